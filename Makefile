@@ -1,0 +1,75 @@
+# Everything here runs inside $(VENV); a target that needs it builds it first. Run `make` for the list.
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV   ?= .venv
+RUNS   ?= runs
+EXP    ?=
+ARGS   ?=
+PROMPT ?=
+export PROMPT
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+PIP   := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help setup train compare generate tensorboard miniature test lint format clean clean-all \
+        require-experiment require-prompt
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'Variables: EXP (a name from experiments/), ARGS (passed on as they are), PROMPT, PYTHON, VENV, RUNS.'
+
+setup: $(STAMP) ## create the virtual environment and install hn with the tested versions
+
+# torch comes first: it is by far the largest download and its version decides which wheels fit beside it.
+$(STAMP): pyproject.toml constraints.txt
+	@[ -x $(BIN)/python ] || command -v $(PYTHON) >/dev/null || \
+	  { echo "$(PYTHON) was not found: install Python 3.11 or name another with PYTHON=..." >&2; exit 2; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt $$(grep -E '^(torch|torchvision)==' constraints.txt)
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+require-experiment:
+	@[ -n '$(EXP)' ] && [ -f 'experiments/$(EXP).yaml' ] || \
+	  { echo "EXP='$(EXP)' names no experiment; available:" \
+	         "$$(cd experiments && find . -maxdepth 1 -name '*.yaml' | sed 's|^\./||; s|\.yaml$$||' | sort | xargs)" >&2; exit 2; }
+
+require-prompt:
+	@[ -n "$$PROMPT" ] || { echo 'PROMPT is empty: make generate EXP=... PROMPT="a photo of a red dog"' >&2; exit 2; }
+
+train: require-experiment $(STAMP) ## train an experiment: make train EXP=name [ARGS="--trainer.max_steps=100"]
+	$(BIN)/hn train --config experiments/$(EXP).yaml $(ARGS)
+
+compare: require-experiment $(STAMP) ## compare an experiment with its baselines: make compare EXP=name
+	$(BIN)/hn compare --config experiments/$(EXP).yaml $(ARGS)
+
+generate: require-experiment require-prompt $(STAMP) ## make images: make generate EXP=name PROMPT="a red dog" [ARGS=...]
+	$(BIN)/hn generate --config experiments/$(EXP).yaml --prompt "$$PROMPT" $(ARGS)
+
+tensorboard: $(STAMP) ## look at the runs in the browser
+	$(BIN)/tensorboard --logdir $(RUNS) $(ARGS)
+
+miniature: $(STAMP) ## train the checkpoints of data/miniature again, from nothing
+	$(BIN)/python -m hn.miniature.recipe $(ARGS)
+
+test: $(STAMP) ## run the tests: make test [ARGS="-m 'not slow'"]
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check style and likely mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## mend what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove build products and caches
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -path './$(VENV)' -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+clean-all: clean ## remove the virtual environment and all runs too
+	rm -rf $(VENV) $(RUNS)
