@@ -1,0 +1,107 @@
+"""A family: the few facts that a pipeline class does not tell by itself."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from hn.generators.base import Conditioning
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """How the backbone is called at pure noise.
+
+    Attributes:
+        timestep: the first timestep, as the backbone takes it.
+        input_scale: what noise ~ N(0, I) is multiplied with to become the backbone's input.
+    """
+
+    timestep: float
+    input_scale: float
+
+
+class Family(ABC):
+    """Facts about one kind of pipeline. Holds options but no state: the pipeline is handed to every method.
+
+    Attributes:
+        pipeline_class: the pipelines it runs.
+        backbone_name: the pipeline's attribute that holds the denoising network.
+        last_layer: name of the backbone's last layer.
+        load_options: keyword arguments for the pipeline's `from_pretrained`.
+    """
+
+    pipeline_class: ClassVar[type[DiffusionPipeline]]
+    backbone_name: ClassVar[str]
+    last_layer: ClassVar[str]
+    load_options: ClassVar[dict[str, Any]] = {}
+
+    def check(self, pipe: DiffusionPipeline) -> None:
+        """Raises:
+        ValueError: if this family cannot run `pipe`.
+        """
+        if not isinstance(pipe, self.pipeline_class):
+            own, given = self.pipeline_class.__name__, type(pipe).__name__
+            raise ValueError(f"The {type(self).__name__} family runs a {own}, not a {given}.")
+
+    @abstractmethod
+    def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
+        """Default height and width in pixels."""
+
+    @abstractmethod
+    def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
+        """Shape of one sample's noise, as the pipeline takes it in `latents`.
+
+        Raises:
+            ValueError: if images of this height and width cannot be generated.
+        """
+
+    @abstractmethod
+    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
+        """The tokenizers whose vocabulary and length limit the prompts."""
+
+    @abstractmethod
+    def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
+        """Conditioning of B prompts, batch first."""
+
+    def call_arguments(self, conditioning: Conditioning) -> dict[str, Any]:
+        """Keyword arguments of the pipeline's call: the conditioning and the family's own, like guidance."""
+        return dict(conditioning)
+
+    @abstractmethod
+    def first_step(self, pipe: DiffusionPipeline) -> FirstStep:
+        """How the backbone is called at pure noise; asked once.
+
+        Raises:
+            ValueError: if the pipeline's schedule does not start at pure noise.
+        """
+
+    @abstractmethod
+    def call_backbone(
+        self,
+        pipe: DiffusionPipeline,
+        backbone: nn.Module,
+        model_input: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+    ) -> Tensor:
+        """Raw output of `backbone`, which is the pipeline's or a copy of it.
+
+        Args:
+            pipe: the pipeline.
+            backbone: the network to call.
+            model_input: [B, *noise_shape] scaled noise, in the backbone's data type.
+            timestep: [B] float32.
+            conditioning: of B prompts.
+        """
+
+    def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:
+        """Images [B, 3, H, W], nominally in [-1, 1], of the latents the pipeline returns; differentiable.
+
+        Must do what the pipeline does after its last step. This one is for pipelines that only undo the scaling.
+        """
+        return pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]

@@ -1,0 +1,131 @@
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.error import URLError
+from urllib.request import Request
+
+import pytest
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError
+
+from hn.pretrained import explain_missing, locate, locate_folder, parse_dtype
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No network, and an empty cache, whose path is returned."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_dtypes_by_name() -> None:
+    assert parse_dtype("bfloat16") is torch.bfloat16
+    with pytest.raises(ValueError, match=r"Unknown dtype 'bf16'; choose one of float64, float32, bfloat16, float16"):
+        parse_dtype("bf16")
+
+
+def test_finds_a_folder_with_its_marker(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert locate(str(tmp_path), "config.json") == str(tmp_path)
+    assert locate_folder(str(tmp_path), "config.json") == tmp_path
+
+
+def test_a_folder_without_the_marker_is_described(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"has no model_index.json; it holds notes.txt. Point to the folder"):
+        locate(str(tmp_path), "model_index.json")
+
+
+def test_a_folder_around_the_right_one_is_recognised(tmp_path: Path) -> None:
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "model_index.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=f"Did you mean {tmp_path / 'pipeline'}"):
+        locate(str(tmp_path), "model_index.json")
+
+
+def test_a_missing_path_is_not_taken_for_a_repository(offline: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"There is no folder checkpoints/mine/step-10\. Check the path"):
+        locate("checkpoints/mine/step-10", "model_index.json")
+
+
+@pytest.mark.parametrize("name", ["data/miniature/pipeline", "data/miniature", "miniature"])
+def test_the_missing_miniature_is_built_by_make(name: str, offline: Path, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"There is no folder {name}.*run `make miniature`"):
+        locate(name, "model_index.json")
+
+
+def test_an_incomplete_miniature_is_built_by_make(tmp_path: Path) -> None:
+    folder = tmp_path / "miniature" / "pipeline"
+    folder.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"it holds nothing.*run `make miniature`"):
+        locate(str(folder), "model_index.json")
+
+
+def test_a_missing_repository_names_the_command_cache_and_licence(offline: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        locate("stabilityai/sd-turbo", "model_index.json")
+    message = str(caught.value)
+    assert "not in the local cache and the Hub cannot be reached" in message
+    assert "run:  hf download stabilityai/sd-turbo\n" in message
+    assert f"cache in use is {offline}; set HF_HOME" in message
+    assert "accept its licence at https://huggingface.co/stabilityai/sd-turbo and run `hf auth login`" in message
+
+
+def test_the_command_has_revision_and_variant(offline: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        locate("owner/name", "model_index.json", revision="v2", variant="fp16")
+    assert "hf download owner/name --revision v2 --include" in str(caught.value)
+    assert '--include "*.fp16*"' in str(caught.value)
+
+
+def test_a_cached_repository_is_found_offline(offline: Path) -> None:
+    repository = offline / "models--owner--name"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    (snapshot / "config.json").write_text("{}")
+    assert locate("owner/name", "config.json") == str(snapshot)
+    assert locate_folder("owner/name", "config.json") == snapshot
+
+
+def test_no_network_is_noticed_without_retries(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    requests: list[str] = []
+
+    def no_network(request: Request, timeout: float) -> None:
+        requests.append(request.full_url)
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr("hn.pretrained.urlopen", no_network)
+    with pytest.raises(FileNotFoundError, match="the Hub cannot be reached"):
+        locate("owner/name", "config.json")
+    assert requests == [constants.ENDPOINT]
+
+
+def test_a_repository_that_the_hub_refuses_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise GatedRepoError("Access restricted", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr("hn.pretrained._hub_is_reachable", lambda: True)
+    monkeypatch.setattr("hn.pretrained.hf_hub_download", refuse)
+    with pytest.raises(FileNotFoundError, match=r"the Hub refused it \(GatedRepoError\)"):
+        locate("owner/name", "config.json")
+
+
+def test_an_interrupted_download_is_explained(offline: Path) -> None:
+    with (
+        pytest.raises(
+            FileNotFoundError, match=r"some of its files are not in the local cache\.\nOn .*hf download owner/name"
+        ),
+        explain_missing("owner/name"),
+    ):
+        raise OSError("no file named model.safetensors")
+
+
+def test_the_librarys_own_message_stays_for_folders(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no file named model.safetensors"), explain_missing(str(tmp_path)):
+        raise OSError("no file named model.safetensors")
