@@ -1,0 +1,152 @@
+"""What every noise hypernetwork offers, and how one is saved."""
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hn.class_path import class_path, import_class
+from hn.generators.base import Conditioning, Generator
+from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
+from hn.pretrained import locate_folder
+
+log = logging.getLogger(__name__)
+
+CONFIG_FILE = "hypernet_config.json"
+
+
+class Hypernet(nn.Module, ABC):
+    """A noise hypernetwork f: (noise, conditioning) -> perturbation of the noise, exactly 0 at initialisation.
+
+    It is described without a generator, so that a configuration file can, and bound to one by `build`:
+
+        hypernet = LoraHypernet(rank=128)
+        hypernet.build(generator)
+        latents = hypernet.modulate(noise, conditioning)      # also the `latents` of a stock pipeline
+
+    Subclasses make their weights in `_build` and compute f in `forward`.
+    """
+
+    weights_file = "hypernet.safetensors"
+
+    def __init__(self) -> None:
+        super().__init__()
+        # In a tuple: as an attribute of its own, the generator would become part of this module.
+        self._built_on: tuple[Generator, ...] = ()
+
+    @property
+    def generator(self) -> Generator:
+        """The generator this hypernetwork is bound to.
+
+        Raises:
+            RuntimeError: before `build`.
+        """
+        if not self._built_on:
+            raise RuntimeError(f"{type(self).__name__} is not bound to a generator yet; call build(generator) first.")
+        return self._built_on[0]
+
+    def build(self, generator: Generator) -> Self:
+        """Make the weights, for this generator. Called once.
+
+        Raises:
+            RuntimeError: if called again.
+            ValueError: if the hypernetwork's options do not fit the generator.
+        """
+        if self._built_on:
+            raise RuntimeError(f"{type(self).__name__} is already bound to a generator; make another one.")
+        self._build(generator)
+        self._built_on = (generator,)
+        return self
+
+    @abstractmethod
+    def _build(self, generator: Generator) -> None: ...
+
+    @abstractmethod
+    def forward(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
+        """The perturbation f, [B, *noise_shape], of noise x0 ~ N(0, I) of that shape; in the noise's data type."""
+
+    def modulate(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
+        """Modulated noise T(x0) = x0 + f(x0), [B, *noise_shape]."""
+        return noise + self(noise, conditioning)
+
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON has them."""
+
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        """The trained weights by parameter name: all that has to be kept beside the generator."""
+        return trainable_state_dict(self)
+
+    def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy in what `trainable_state_dict` gave.
+
+        Raises:
+            ValueError: if a weight is missing or unexpected or has another shape; nothing is changed then.
+        """
+        load_trainable_state_dict(self, state)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights and `hypernet_config.json` to `folder`; `from_pretrained` reads them back exactly."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_weights(folder)
+        (folder / CONFIG_FILE).write_text(json.dumps(self._config(), indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, pretrained: str | Path, generator: Generator, revision: str | None = None) -> Self:
+        """A saved hypernetwork, bound to `generator`.
+
+        Args:
+            pretrained: folder, or id on the Hugging Face Hub.
+            generator: the generator it was trained for.
+            revision: branch, tag or commit on the Hub.
+
+        Raises:
+            FileNotFoundError: if there is no such hypernetwork. A PEFT adapter alone is not one: it does not say what
+                becomes of the last layer.
+            ValueError: if it is of another class, or does not fit the generator.
+        """
+        folder = locate_folder(str(pretrained), CONFIG_FILE, revision)
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        found = import_class(config["hypernet"], Hypernet)
+        if not issubclass(found, cls):
+            raise ValueError(f"{pretrained} holds a {found.__name__}, not a {cls.__name__}.")
+        hypernet = found(**config["arguments"])
+        hypernet._check_config(config, generator)
+        hypernet.build(generator)
+        hypernet._load_weights(folder)
+        return hypernet
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "hypernet": class_path(type(self)),
+            "arguments": self.arguments(),
+            "generator": {
+                "name": self.generator.name,
+                "revision": self.generator.revision,
+                "backbone": type(self.generator.backbone).__name__,
+                "noise_shape": list(self.generator.noise_shape),
+            },
+            "versions": {package: version(package) for package in ("torch", "diffusers", "peft")},
+        }
+
+    def _check_config(self, config: Mapping[str, Any], generator: Generator) -> None:
+        saved, backbone = config["generator"], type(generator.backbone).__name__
+        if saved["backbone"] != backbone:
+            raise ValueError(f"This hypernetwork is for a {saved['backbone']}, but the generator has a {backbone}.")
+        # The same weights can lie in another folder or under another id, so this is for the reader to judge.
+        if saved["name"] != generator.name:
+            log.warning("The hypernetwork was trained for %s and is now used with %s.", saved["name"], generator.name)
+
+    def _save_weights(self, folder: Path) -> None:
+        state = {name: tensor.cpu().contiguous() for name, tensor in self.trainable_state_dict().items()}
+        save_file(state, folder / self.weights_file)
+
+    def _load_weights(self, folder: Path) -> None:
+        self.load_trainable_state_dict(load_file(folder / self.weights_file))

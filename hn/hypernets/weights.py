@@ -1,0 +1,36 @@
+"""The trainable weights of a module: what is saved, and loaded without guessing."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that take gradients, by name, detached (not copied)."""
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def load_trainable_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy `state` into the parameters that take gradients; they must match exactly, in names and shapes.
+
+    Raises:
+        ValueError: if a name is missing or unexpected or a shape differs; nothing is changed then.
+    """
+    own = trainable_state_dict(module)
+    differences = [
+        ("missing", own.keys() - state.keys()),
+        ("unexpected", state.keys() - own.keys()),
+        ("of another shape", {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape}),
+    ]
+    described = [f"{len(names)} {what} ({_some(names)})" for what, names in differences if names]
+    if described:
+        raise ValueError(f"The weights do not fit this {type(module).__name__}: {'; '.join(described)}.")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def _some(names: set[str]) -> str:
+    first = sorted(names)[:3]
+    return ", ".join(first) + (", ..." if len(names) > len(first) else "")

@@ -1,0 +1,133 @@
+import json
+import logging
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from hn.hypernets.adapter import add_lora, load_adapter, save_adapter
+from hn.hypernets.weights import trainable_state_dict
+
+
+class Block(nn.Module):
+    """A depthwise and a pointwise convolution and a linear layer, as in SANA's feed-forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_depth = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.conv_point = nn.Conv2d(8, 8, 1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.proj = nn.Linear(8, 8)
+
+
+@pytest.fixture
+def backbone() -> nn.Module:
+    return nn.Sequential(OrderedDict(first=Block(), second=Block(), conv_depth=nn.Conv2d(8, 8, 3)))
+
+
+def adapted(module: nn.Module) -> set[str]:
+    return {name for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+
+
+def test_every_linear_and_convolution_is_adapted_if_the_rank_fits(backbone: nn.Module) -> None:
+    layers = {f"{block}.{name}" for block in ("first", "second") for name in ("conv_depth", "conv_point", "proj")}
+    config = add_lora(backbone, rank=8, alpha=24)
+    assert adapted(backbone) == {*layers, "conv_depth"}
+    assert (config.r, config.lora_alpha) == (8, 24)
+    assert all(layer.scaling == {"default": 3.0} for layer in backbone.modules() if isinstance(layer, LoraLayer))
+
+
+def test_grouped_convolutions_the_rank_does_not_fit_are_left_out_and_named(
+    backbone: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="hn"):
+        add_lora(backbone, rank=4, alpha=8)
+    # The ungrouped layer of the same name is adapted.
+    expected = {"first.conv_point", "first.proj", "second.conv_point", "second.proj", "conv_depth"}
+    assert adapted(backbone) == expected
+    assert "rank 4 leaves out 2 grouped convolutions" in caplog.text
+    assert "first.conv_depth, second.conv_depth" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        (["proj"], {"first.proj", "second.proj"}),
+        (["second.proj", "conv_point"], {"second.proj", "first.conv_point", "second.conv_point"}),
+        (r"first\..*", {"first.conv_depth", "first.conv_point", "first.proj"}),
+    ],
+)
+def test_layers_can_be_chosen(backbone: nn.Module, targets: list[str] | str, expected: set[str]) -> None:
+    add_lora(backbone, rank=8, alpha=8, target_modules=targets)
+    assert adapted(backbone) == expected
+
+
+def test_only_lora_weights_are_trained_and_the_output_is_unchanged_at_first() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    x = torch.randn(2, 4)
+    before = module(x)
+    add_lora(module, rank=2, alpha=4)
+    assert torch.equal(module(x), before)
+    state = trainable_state_dict(module)
+    assert set(state) == {f"{i}.lora_{ab}.default.weight" for i in (0, 1) for ab in "AB"}
+    assert all((tensor == 0).all() == name.endswith("lora_B.default.weight") for name, tensor in state.items())
+
+
+def test_a_starts_as_a_gaussian_of_standard_deviation_one_over_the_rank() -> None:
+    module = nn.Sequential(nn.Linear(4000, 1))
+    add_lora(module, rank=4, alpha=8)
+    a = module[0].lora_A["default"].weight
+    assert a.std().item() == pytest.approx(1 / 4, rel=0.05)
+    assert a.abs().max() > 3 / 4  # beyond any uniform distribution of that deviation
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 0}, "rank must be at least 1, not 0"),
+        ({"target_modules": ["proj", "porj"]}, "No Linear or Conv2d of Sequential is called 'porj'"),
+        ({"target_modules": "third.*"}, "'third.*' fits no Linear or Conv2d"),
+    ],
+)
+def test_bad_options_are_refused(backbone: nn.Module, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        add_lora(backbone, **{"rank": 8, "alpha": 8, **options})
+
+
+@pytest.fixture
+def saved(backbone: nn.Module, tmp_path: Path) -> Path:
+    config = add_lora(backbone, rank=8, alpha=16, target_modules=["proj"])
+    save_adapter(tmp_path, trainable_state_dict(backbone), config)
+    return tmp_path
+
+
+def test_files_are_in_pefts_layout_and_come_back_exactly(backbone: nn.Module, saved: Path) -> None:
+    keys = {f"base_model.model.{block}.proj.lora_{ab}.weight" for block in ("first", "second") for ab in "AB"}
+    assert set(load_file(saved / "adapter_model.safetensors")) == keys
+    config = json.loads((saved / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 8, 16)
+    state, own = load_adapter(saved, rank=8, alpha=16), trainable_state_dict(backbone)
+    assert state.keys() == own.keys()
+    assert all(torch.equal(state[name], own[name]) for name in own)
+
+
+def test_a_config_that_contradicts_is_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match="says rank 8 and alpha 16, but rank 8 and alpha 8 are asked for"):
+        load_adapter(saved, rank=8, alpha=8)
+
+
+def test_keys_in_another_layout_are_refused(saved: Path) -> None:
+    save_file({"first.proj.lora_A.weight": torch.zeros(1)}, saved / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="no LoRA weight in PEFT's layout: 'first.proj.lora_A.weight'"):
+        load_adapter(saved, rank=8, alpha=16)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"has no {name}"):
+        load_adapter(saved, rank=8, alpha=16)

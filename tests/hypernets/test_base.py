@@ -1,0 +1,106 @@
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hn.generators import Conditioning, DiffusersGenerator, Generator
+from hn.hypernets import Hypernet, LoraHypernet
+
+
+class Bias(Hypernet):
+    """The smallest hypernetwork that does not need the backbone: a learned perturbation for every sample."""
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__()
+        self.scale = scale
+
+    def _build(self, generator: Generator) -> None:
+        self.bias = nn.Parameter(torch.zeros(generator.noise_shape))
+
+    def forward(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
+        return (self.scale * self.bias).expand_as(noise)
+
+    def arguments(self) -> dict[str, Any]:
+        return {"scale": self.scale}
+
+
+@pytest.fixture
+def hypernet(generator: DiffusersGenerator, monkeypatch: pytest.MonkeyPatch) -> Bias:
+    # Test files are no importable modules here; let the class path of Bias lead to it all the same.
+    monkeypatch.setattr("hn.hypernets.base.import_class", lambda path, base: Bias if path.endswith("Bias") else None)
+    return Bias(scale=2.0).build(generator)
+
+
+def test_modulated_noise_is_the_sum(hypernet: Bias, generator: DiffusersGenerator) -> None:
+    noise = generator.sample_noise(2)
+    assert torch.equal(hypernet.modulate(noise, {}), noise)
+    hypernet.bias.data.fill_(0.5)
+    assert torch.equal(hypernet.modulate(noise, {}), noise + 1)
+
+
+def test_the_generator_is_no_part_of_the_hypernetwork(hypernet: Bias, generator: DiffusersGenerator) -> None:
+    assert hypernet.generator is generator
+    assert list(hypernet.state_dict()) == list(hypernet.trainable_state_dict()) == ["bias"]
+
+
+def test_saved_and_loaded_exactly_without_a_backbone(
+    hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path
+) -> None:
+    hypernet.bias.data.normal_()
+    hypernet.save_pretrained(tmp_path / "new" / "folder")
+    loaded = Hypernet.from_pretrained(tmp_path / "new" / "folder", generator)
+    assert isinstance(loaded, Bias) and loaded.scale == 2.0
+    assert torch.equal(loaded.bias, hypernet.bias)
+
+
+def test_the_config_says_what_it_was_trained_for(hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path) -> None:
+    hypernet.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "hypernet_config.json").read_text())
+    assert config["hypernet"].endswith("Bias") and config["arguments"] == {"scale": 2.0}
+    assert config["generator"] == {
+        "name": generator.name,
+        "revision": None,
+        "backbone": "UNet2DConditionModel",
+        "noise_shape": [8, 8, 8],
+    }
+    assert config["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_another_class_is_refused(hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path) -> None:
+    hypernet.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a Bias, not a LoraHypernet"):
+        LoraHypernet.from_pretrained(tmp_path, generator)
+
+
+def test_another_backbone_is_refused(hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path) -> None:
+    hypernet.save_pretrained(tmp_path)
+    path = tmp_path / "hypernet_config.json"
+    path.write_text(path.read_text().replace("UNet2DConditionModel", "FluxTransformer2DModel"))
+    with pytest.raises(ValueError, match="for a FluxTransformer2DModel, but the generator has a UNet2DConditionModel"):
+        Bias.from_pretrained(tmp_path, generator)
+
+
+def test_other_weights_of_the_same_kind_are_pointed_out(
+    hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hypernet.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING, logger="hn"):
+        Bias.from_pretrained(tmp_path, generator)
+        assert not caplog.records
+        path = tmp_path / "hypernet_config.json"
+        path.write_text(path.read_text().replace(json.dumps(generator.name), '"stabilityai/sd-turbo"'))
+        Bias.from_pretrained(tmp_path, generator)
+    assert "was trained for stabilityai/sd-turbo and is now used with" in caplog.text
+
+
+def test_build_comes_first_and_once(generator: DiffusersGenerator) -> None:
+    hypernet = Bias()
+    with pytest.raises(RuntimeError, match=r"call build\(generator\) first"):
+        _ = hypernet.generator
+    hypernet.build(generator)
+    with pytest.raises(RuntimeError, match="already bound"):
+        hypernet.build(generator)

@@ -1,0 +1,110 @@
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from hn.generators import DiffusersGenerator
+from hn.hypernets import LoraFinetune, LoraHypernet
+from hn.rewards import RednessReward
+
+PROMPTS = ["a red cube", "two blue ball"]
+
+
+@pytest.fixture
+def noise(generator: DiffusersGenerator) -> Tensor:
+    return generator.sample_noise(2)
+
+
+def train_a_little(finetune: LoraFinetune, tuned: DiffusersGenerator, noise: Tensor) -> list[float]:
+    """A few steps on redness; its means along the way."""
+    optimizer = torch.optim.SGD([p for p in finetune.parameters() if p.requires_grad], lr=0.02)
+    history = []
+    for _ in range(5):
+        score = RednessReward()(tuned.generate(noise, tuned.encode(PROMPTS)), PROMPTS).mean()
+        optimizer.zero_grad()
+        (-score).backward()
+        optimizer.step()
+        history.append(score.item())
+    return history
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_starts_as_the_generator_itself(generator: DiffusersGenerator, noise: Tensor, steps: int) -> None:
+    tuned = LoraFinetune(rank=4).attach(generator)
+    images, base = (g.generate(noise, g.encode(PROMPTS), steps) for g in (tuned, generator))
+    assert (images - base).abs().max() == 0
+
+
+def test_training_changes_the_tuned_generator_only(
+    make_generator: Callable[..., DiffusersGenerator], noise: Tensor
+) -> None:
+    generator = make_generator()
+    values = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    base = generator.generate(noise, generator.encode(PROMPTS))
+    finetune = LoraFinetune(rank=4)
+    tuned = finetune.attach(generator)
+    history = train_a_little(finetune, tuned, noise)
+    assert history == sorted(history) and history[-1] > history[0]
+    assert torch.equal(generator.generate(noise, generator.encode(PROMPTS)), base)
+    assert generator.state_dict().keys() == values.keys()
+    assert all(torch.equal(tensor, values[name]) for name, tensor in generator.state_dict().items())
+    assert all(p.grad is None for p in generator.parameters())
+
+
+def test_has_the_lora_of_the_hypernetwork(generator: DiffusersGenerator) -> None:
+    finetune = LoraFinetune(rank=4)
+    finetune.attach(generator)
+    hypernet = LoraHypernet(rank=4).build(generator)
+    assert finetune.trainable_state_dict().keys() == hypernet.trainable_state_dict().keys()
+    assert finetune.alpha == hypernet.alpha == 8
+
+
+def test_checkpointed_gradients_equal_plain_ones(generator: DiffusersGenerator, noise: Tensor) -> None:
+    gradients = []
+    for gradient_checkpointing in (False, True):
+        torch.manual_seed(1)
+        finetune = LoraFinetune(rank=4, gradient_checkpointing=gradient_checkpointing).train()
+        tuned = finetune.attach(generator)
+        tuned.generate(noise, tuned.encode(PROMPTS), steps=2).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in finetune.parameters() if p.requires_grad]))
+        assert tuned.backbone.is_gradient_checkpointing == gradient_checkpointing
+    assert gradients[0].norm() > 0
+    assert (gradients[1] - gradients[0]).norm() <= 1e-6 * gradients[0].norm()
+
+
+def test_a_saved_finetune_comes_back_exactly_here_and_in_peft(
+    generator: DiffusersGenerator, noise: Tensor, tmp_path: Path
+) -> None:
+    finetune = LoraFinetune(rank=4, alpha=6)
+    tuned = finetune.attach(generator)
+    train_a_little(finetune, tuned, noise)
+    finetune.save_pretrained(tmp_path)
+    conditioning = generator.encode(PROMPTS)
+    images = tuned.generate(noise, conditioning)
+
+    loaded, again = LoraFinetune.from_pretrained(tmp_path, generator)
+    assert loaded.alpha == 6
+    assert torch.equal(again.generate(noise, conditioning), images)
+
+    peft_model = PeftModel.from_pretrained(copy.deepcopy(generator.backbone), tmp_path)
+    plain = generator.with_backbone(peft_model.base_model.model)
+    assert torch.equal(plain.generate(noise, conditioning), images)
+
+
+def test_refuses_a_hypernetwork(generator: DiffusersGenerator, tmp_path: Path) -> None:
+    LoraHypernet(rank=4).build(generator).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a noise hypernetwork, not a fine-tune"):
+        LoraFinetune.from_pretrained(tmp_path, generator)
+
+
+def test_attach_comes_first_and_once(generator: DiffusersGenerator, tmp_path: Path) -> None:
+    finetune = LoraFinetune(rank=4)
+    with pytest.raises(RuntimeError, match=r"call attach\(generator\) first"):
+        finetune.save_pretrained(tmp_path)
+    finetune.attach(generator)
+    with pytest.raises(RuntimeError, match="already attached"):
+        finetune.attach(generator)
