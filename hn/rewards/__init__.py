@@ -1,0 +1,8 @@
+"""Reward models: images and prompts in, one score per image out, higher is better."""
+
+from hn.rewards.base import Reward
+from hn.rewards.clip import ClipReward
+from hn.rewards.ensemble import RewardEnsemble, RewardOutput
+from hn.rewards.redness import RednessReward
+
+__all__ = ["ClipReward", "RednessReward", "Reward", "RewardEnsemble", "RewardOutput"]

@@ -1,0 +1,15 @@
+"""How red an image is: the toy reward of the published redness study (arXiv 2508.09968)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hn.rewards.base import Reward
+
+
+class RednessReward(Reward):
+    """Mean over the pixels of R - (G + B) / 2; in [-1, 1], whatever the prompt."""
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        red, green, blue = images.unbind(dim=1)
+        return (red - (green + blue) / 2).flatten(1).mean(dim=1)
