@@ -1,0 +1,74 @@
+"""Scores of images: every reward, GenEval's verdict and features for the fidelity distance, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hn.evaluation.geneval import Detection, VerdictOptions, evaluate
+from hn.rewards.ensemble import RewardEnsemble
+
+
+class Detector(Protocol):
+    """Finds objects: images [B, 3, H, W] in [0, 1] -> for each image the detections of every class."""
+
+    def detect(self, images: Tensor) -> list[dict[str, list[Detection]]]: ...
+
+
+class FeatureExtractor(Protocol):
+    """Image features of a distance between sets of images: [B, 3, H, W] in [0, 1] -> [B, D]."""
+
+    def image_features(self, images: Tensor) -> Tensor: ...
+
+
+class Scorer:
+    """What a method's images are judged by.
+
+    Args:
+        reward: the trained ensemble with its held-out members.
+        detector: judges GenEval-style prompts (those with an `include` clause); without it there are no verdicts.
+        features: for the fidelity distance; as a rule a held-out CLIP reward. Without it there is none.
+        options: thresholds of the verdict.
+    """
+
+    def __init__(
+        self,
+        reward: RewardEnsemble,
+        detector: Detector | None = None,
+        features: FeatureExtractor | None = None,
+        options: VerdictOptions | None = None,
+    ) -> None:
+        self.reward, self.detector, self.features = reward, detector, features
+        self.options = options or VerdictOptions()
+
+    @torch.no_grad()
+    def __call__(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Tensor]:
+        """Per-image scores on the CPU: `reward` (the weighted total), `reward/<name>`, `held_out/<name>`, `correct`
+        (1 or 0; NaN for a prompt without clauses) and `features` [B, D]."""
+        output = self.reward(images, prompts)
+        scores = {"reward": output.total}
+        scores |= {f"reward/{name}": score for name, score in output.components.items()}
+        scores |= {f"held_out/{name}": score for name, score in self.reward.score_held_out(images, prompts).items()}
+        if self.detector is not None:
+            scores["correct"] = torch.tensor(self.verdicts(images, metadata))
+        if self.features is not None:
+            scores["features"] = self.features.image_features(images)
+        return {name: score.detach().float().cpu() for name, score in scores.items()}
+
+    def verdicts(self, images: Tensor, metadata: Sequence[Mapping[str, Any]]) -> list[float]:
+        """1.0 for an image that shows what its row asks for, 0.0 for one that does not, NaN where the row asks nothing."""
+        found = self.detector.detect(images)
+        return [
+            float(evaluate(detections, row, self.options).correct) if row.get("include") else float("nan")
+            for detections, row in zip(found, metadata, strict=True)
+        ]
+
+
+def feature_extractor_of(reward: RewardEnsemble) -> nn.Module | None:
+    """The first held-out reward that gives image features, for the fidelity distance."""
+    return next((member for member in reward.held_out.values() if hasattr(member, "image_features")), None)
