@@ -1,0 +1,95 @@
+"""A training order that follows from seed, epoch and position alone: a resumed run sees exactly the batches that the
+interrupted one had left."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from hn.data.prompts import PromptDataset
+
+
+class EpochShuffle(DistributedSampler):
+    """A permutation of the data set for each (seed, epoch), dealt out to the ranks in turn.
+
+    Every rank gets the same number of samples; the remainder is left out of this epoch. It is a `DistributedSampler` so
+    that Lightning takes it as it is, on one device or many, and calls `set_epoch`.
+
+    Nothing is counted here: each pass starts at the batch that `position` names. Lightning restores its own progress
+    when it resumes but starts a loader afresh; its number of batches done is exact even in a checkpoint that was
+    written while a batch was under way.
+
+    Args:
+        dataset: the prompts.
+        batch_size: samples that this rank takes for one batch; the unit of `position`.
+        seed: decides the order together with the epoch.
+        position: tells how many batches of the running epoch are done.
+        num_replicas: number of ranks.
+        rank: this one.
+
+    Raises:
+        ValueError: if there are fewer prompts than one batch of all ranks takes.
+    """
+
+    def __init__(
+        self,
+        dataset: PromptDataset,
+        batch_size: int,
+        seed: int = 0,
+        position: Callable[[], int] = lambda: 0,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ):
+        if len(dataset) < batch_size * num_replicas:
+            raise ValueError(
+                f"{len(dataset)} training prompts do not fill one batch of {batch_size} on {num_replicas} device(s): "
+                "lower batch_size or add prompts"
+            )
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
+        self.batch_size = batch_size
+        self.position = position
+
+    def __len__(self) -> int:
+        return len(self.dataset) // self.num_replicas
+
+    def __iter__(self) -> Iterator[int]:
+        # Hashed rather than added, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
+        digest = hashlib.sha256(f"{self.seed} {self.epoch}".encode()).digest()
+        rng = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        order = torch.randperm(len(self.dataset), generator=rng)[self.rank :: self.num_replicas]
+        return iter(order[self.position() * self.batch_size : len(self)].tolist())
+
+    def describe(self) -> dict[str, Any]:
+        """What the order of batches depends on, beside epoch and position."""
+        prompts = "\n".join(self.dataset.prompts).encode()
+        return {
+            "prompts": hashlib.sha256(prompts).hexdigest(),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "num_replicas": self.num_replicas,
+        }
+
+
+class ResumableLoader(DataLoader):
+    """A `DataLoader` over an `EpochShuffle` that Lightning may resume in the middle of an epoch."""
+
+    def __iter__(self) -> Iterator[Any]:
+        # A generator function, so nothing happens before the first batch is asked for: Lightning makes the iterator
+        # before it has set the epoch and restored its progress, and worker processes would begin at once.
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to continue; the position is in the trainer's own state."""
+        return self.sampler.describe()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Warn if the order of the checkpoint's run cannot be continued."""
+        changed = [name for name, value in self.state_dict().items() if state.get(name) != value]
+        if changed:
+            rank_zero_warn(
+                f"This run resumes with other {', '.join(changed)} than the checkpoint's: the rest of its epoch is in "
+                "a new order, so some prompts may come twice and others not at all until the next epoch."
+            )
