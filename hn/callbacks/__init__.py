@@ -1,0 +1,1 @@
+"""Lightning callbacks: evaluation, image grids, progress, and the record of a run."""

@@ -1,0 +1,51 @@
+"""Pictures of images in rows (methods) and columns (prompts), with labels."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_MARGIN, _LABEL_WIDTH, _LINE = 6, 150, 15
+
+
+def labelled_grid(rows: Mapping[str, Tensor], columns: Sequence[str], upscale: int = 1) -> Image.Image:
+    """One row of images per entry, its name at the left, the column's caption on top.
+
+    Args:
+        rows: name -> images [N, 3, H, W] in [0, 1], N = number of columns.
+        columns: captions; wrapped to the images' width.
+        upscale: each pixel becomes upscale x upscale pixels.
+
+    Raises:
+        ValueError: if a row has not one image per column.
+    """
+    for name, images in rows.items():
+        if len(images) != len(columns):
+            raise ValueError(f"row {name!r} has {len(images)} images for {len(columns)} columns")
+    font = ImageFont.load_default(size=13)
+    height, width = (side * upscale for side in next(iter(rows.values())).shape[-2:])
+    wrapped = [textwrap.wrap(caption, max(8, width // 7)) for caption in columns]
+    top = _MARGIN + _LINE * max(len(lines) for lines in wrapped)
+    size = (_LABEL_WIDTH + len(columns) * (width + _MARGIN), top + len(rows) * (height + _MARGIN) + _MARGIN)
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    for column, lines in enumerate(wrapped):
+        for number, line in enumerate(lines):
+            draw.text((_LABEL_WIDTH + column * (width + _MARGIN), _MARGIN // 2 + number * _LINE), line, "black", font)
+    for row, (name, images) in enumerate(rows.items()):
+        y = top + _MARGIN + row * (height + _MARGIN)
+        draw.text((_MARGIN, y + height // 2 - _LINE // 2), name, "black", font)
+        for column, image in enumerate(images):
+            x = _LABEL_WIDTH + column * (width + _MARGIN)
+            picture.paste(to_pil(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
+    return picture
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """[3, H, W] in [0, 1] -> 8-bit RGB image."""
+    pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
