@@ -1,0 +1,38 @@
+"""Curves of runs from TensorBoard files."""
+
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from hn.report.curves import plot_curves, read_scalars
+
+
+def write_run(folder, values, base=None):
+    with SummaryWriter(folder) as writer:
+        for step, value in values.items():
+            writer.add_scalar("val/reward", value, step)
+            if base is not None:
+                writer.add_scalar("val/base_reward", base, step)
+
+
+def test_scalars_of_a_resumed_run_are_joined_in_order_of_steps(tmp_path):
+    write_run(tmp_path / "first", {10: 0.5, 20: 0.25})
+    write_run(tmp_path / "second", {30: 1.0, 20: 0.75})
+    run = tmp_path / "run"
+    run.mkdir()
+    for number, part in enumerate(("first", "second")):
+        file = next((tmp_path / part).iterdir())
+        file.rename(run / f"events.out.tfevents.{number}.{part}")
+    assert read_scalars(run) == {"val/reward": ([10, 20, 30], [0.5, 0.75, 1.0])}
+
+
+def test_plot_has_a_panel_for_each_scalar_that_a_run_has(tmp_path):
+    write_run(tmp_path / "a", {0: 0.1, 10: 0.2}, base=0.1)
+    write_run(tmp_path / "b", {0: 0.1, 10: 0.4})
+    one = plot_curves({"a": tmp_path / "a", "b": tmp_path / "b"}, tmp_path / "one.png", ["val/reward", "val/none"])
+    two = plot_curves({"a": tmp_path / "a"}, tmp_path / "two.png", ["val/reward", "val/base_reward"])
+    assert Image.open(two).width == 2 * Image.open(one).width
+
+
+def test_no_plot_without_scalars(tmp_path):
+    assert plot_curves({"empty": tmp_path}, tmp_path / "none.png") is None
+    assert not (tmp_path / "none.png").exists()
