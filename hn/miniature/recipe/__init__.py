@@ -1,0 +1,1 @@
+"""The recipe that trains every checkpoint of the miniature: `make miniature`."""

@@ -1,0 +1,141 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hn.generators.pipeline import DiffusersGenerator
+from hn.miniature.detector import GridDetector
+from hn.miniature.recipe.__main__ import main
+from hn.miniature.recipe.report import write_report
+from hn.miniature.recipe.run import STAGES, Product, Recipe, replace_folder
+from hn.rewards.clip import ClipReward
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return Recipe(tmp_path / "work", tmp_path / "out", tmp_path / "prompts", scale=0.0005)
+
+
+@pytest.fixture
+def made(recipe: Recipe) -> list[str]:
+    """Stages that only leave an empty product; the list tells which ran."""
+    names: list[str] = []
+
+    def stand_in(name: str, path: Path) -> Product:
+        def make() -> None:
+            names.append(name)
+            path.mkdir(parents=True, exist_ok=True)
+
+        return Product(path, make)
+
+    recipe.products = {name: stand_in(name, product.path) for name, product in recipe.products.items()}
+    return names
+
+
+def test_stages_run_once_and_in_order(recipe: Recipe, made: list[str], capsys: pytest.CaptureFixture) -> None:
+    recipe.run()
+    assert made == list(STAGES)
+    recipe.run()
+    assert made == list(STAGES)
+    assert capsys.readouterr().out.count("skipped") == len(STAGES)
+
+
+def test_force_and_only_choose(recipe: Recipe, made: list[str]) -> None:
+    recipe.run(["reward", "detector"])
+    assert made == ["detector", "reward"]
+    recipe.run(["reward"], force=True)
+    assert made == ["detector", "reward", "reward"]
+
+
+def test_report_follows_every_change(recipe: Recipe, made: list[str]) -> None:
+    recipe.run()
+    made.clear()
+    recipe.products["detector"].path.rmdir()
+    recipe.run()
+    assert made == ["detector", "report"]
+
+
+def test_autoencoder_is_not_trained_again_for_a_finished_pipeline(recipe: Recipe, made: list[str]) -> None:
+    recipe.products["student"].path.mkdir(parents=True)
+    recipe.run(["autoencoder", "student"])
+    assert made == []
+
+
+def test_work_of_another_length_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match="was begun with --scale 0.0005, its checkpoints do not fit --scale 1"):
+        Recipe(recipe.work, recipe.out, recipe.prompts)
+    Recipe(recipe.work, recipe.out, recipe.prompts, scale=0.0005)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_scale_must_be_positive(scale: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="scale must be a positive number"):
+        Recipe(tmp_path, tmp_path, tmp_path, scale)
+
+
+def test_a_folder_is_replaced_only_by_a_complete_one(tmp_path: Path) -> None:
+    folder = tmp_path / "clip"
+
+    def write(folder: Path, text: str) -> None:
+        (folder / "config.json").write_text(text)
+
+    def fail(folder: Path) -> None:
+        write(folder, "half")
+        raise OSError("disk full")
+
+    replace_folder(folder, lambda partial: write(partial, "first"))
+    with pytest.raises(OSError, match="disk full"):
+        replace_folder(folder, fail)
+    assert (folder / "config.json").read_text() == "first"
+    replace_folder(folder, lambda partial: write(partial, "second"))
+    assert (folder / "config.json").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["clip"]
+
+
+def options(folder: Path) -> list[str]:
+    return ["--work", str(folder / "work"), "--out", str(folder / "out"), "--prompts", str(folder / "prompts")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "teacher"], "invalid choice: 'teacher'"),
+        (["--scale", "0"], "scale must be a positive number"),
+        (["--only", "student"], "run the stage `autoencoder` first"),
+        (["--only", "report"], "run `make miniature`"),
+    ],
+)
+def test_mistakes_end_in_one_clear_line(arguments: list[str], message: str, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "miniature"
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, *options(folder)])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_recipe_makes_checkpoints_that_the_classes_load(tmp_path: Path) -> None:
+    main(["--scale", "0.0005", "--only", *STAGES[:-1], *options(tmp_path)])
+    out = tmp_path / "out"
+    generator = DiffusersGenerator(str(out / "pipeline"), strict_vocabulary=True)
+    prompts = [json.loads(line)["prompt"] for line in (tmp_path / "prompts" / "test.jsonl").open()][:3]
+    noise = generator.sample_noise(3, torch.Generator().manual_seed(0))
+    for steps in (1, 2, 4):
+        images = generator.generate(noise, generator.encode(prompts), steps)
+        assert images.shape == (3, 3, 32, 32) and generator.dtype == torch.float32
+    for name in ("clip", "clip_held_out"):
+        assert ClipReward(str(out / name))(images, prompts).shape == (3,)
+    assert len(GridDetector.from_pretrained(out / "detector").detect(images)) == 3
+    assert "work" not in (out / "pipeline" / "vae" / "config.json").read_text()
+
+    report = write_report(out, per_tag=2, noises=1, flips_of=2)
+    assert report == json.loads((out / "report.json").read_text())
+    assert report["megabytes"]["total"] < 25
+    assert {path.name for path in out.iterdir() if path.is_file()} == {"report.json", "REPORT.md", "samples.png"}
+
+    # Trained stages are loaded, not trained again: the same weights are exported.
+    before = (out / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    main(["--scale", "0.0005", "--only", "student", "--force", *options(tmp_path)])
+    assert (out / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
