@@ -5,177 +5,320 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import diffusers
+import transformers
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
 
 from hn.comparison import Comparison
+from hn.config import read_config
 from hn.module import NoiseHypernetModule
-from hn.run_directory import RunDirectory, latest
+from hn.run_directory import CHECKPOINTS, RunDirectory, find_checkpoint, timestamp
 from hn.trainer import ExperimentTrainer
+
+DESCRIPTION = "Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS]"
+USAGE = "hn {verb} --config experiments/NAME.yaml [--OPTION VALUE ...]"
+
+# What these say is known, wanted here, or of no use to who runs an experiment.
+UNHELPFUL_WARNINGS = (
+    r"Found \d+ module\(s\) in eval mode",  # the generator stays in eval mode on purpose
+    r".*does not have many workers",  # prompts are in memory
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and PyTorch
+    r".*`lr_scheduler.step\(\)` before `optimizer.step\(\)`",  # said of a resumed run, where it is not so
+    r"The number of training batches .* is smaller than the logging interval",
+    r"Checkpoint directory .* exists and is not empty",  # a run that continues
+)
+UNHELPFUL_INFORMATION = ("litlogger", "TPU available", "`weights_only` was not set")
 
 
 class UserError(Exception):
     """Something to mend in the command or the configuration; shown as one message without a traceback."""
 
 
-class HnCLI(LightningCLI):
-    """LightningCLI with run directories and the verbs train, compare and generate."""
+class Parser(LightningArgumentParser):
+    """Says what is wrong with the arguments, without hundreds of lines of usage."""
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {
-            **LightningCLI.subcommands(),
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(f"{message}\nThe options of a verb are listed by: hn VERB --help")
+
+
+class HnCLI(LightningCLI):
+    """LightningCLI with configurations that extend others, run directories and three more verbs.
+
+    Args:
+        arguments: the command line after `hn`.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = list(arguments)
+        verbs = {verb: {"usage": USAGE.format(verb=verb)} for verb in self.subcommands()}
+        super().__init__(
+            NoiseHypernetModule,
+            LightningDataModule,
+            trainer_class=ExperimentTrainer,
+            parser_class=Parser,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"parser_mode": "omegaconf+", "description": DESCRIPTION, **verbs},
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:
+        """The verbs, and the arguments of the trainer's methods that are no options.
+
+        If the command line has a verb it is the only one: making the options of all of them takes a while.
+        """
+        verbs = LightningCLI.subcommands()
+        verbs = {
             "train": {"model", "datamodule"},
             "compare": {"model", "datamodule", "comparison"},
             "generate": {"model"},
+            **verbs,
+            "predict": verbs["predict"] | {"return_predictions"},
         }
+        asked = [verb for verb in self.arguments if verb in verbs][:1]
+        return {verb: verbs[verb] for verb in asked or verbs}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        kwargs.setdefault("parser_mode", "omegaconf+")
+        return super().init_parser(**kwargs)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, noise and data order.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--extends", type=list[str], default=[], help="Configuration files that this one builds on."
-        )
         parser.add_class_arguments(RunDirectory, "run")
+        parser.add_argument(
+            "--callbacks",
+            type=dict[str, Callback | None],
+            default={},
+            help="Callbacks by a name of your choice, so that experiments can change or drop (null) one of them.",
+        )
         parser.add_class_arguments(Comparison, "comparison")
+        parser.add_argument(
+            "--vars", type=dict[str, Any], default={}, help="Values of your own to refer to, as in ${vars.rank}."
+        )
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, each `--config FILE` in it replaced by the content with all that it extends."""
+        arguments, self.experiment_file = expand_configs(self.arguments)
+        try:
+            self.config = parser.parse_args(arguments)
+        except OmegaConfBaseException as error:
+            raise UserError(f"A ${{...}} in the configuration cannot be resolved: {error}") from error
+        except UserError as error:
+            raise UserError(f"{error}{self._nearest_options()}") from None
+
     def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
-        files = config.get("config") or []
-        self.experiment_file = str(files[-1]) if files else None
+        """Settle the run's directory, and that there is what the verb needs, before anything heavy happens."""
+        verb, config = self.subcommand, self.config[self.subcommand]
+        if config.run.experiment is None:
+            config.run.experiment = Path(self.experiment_file).stem if self.experiment_file else "unnamed"
         run = RunDirectory(**vars(config.run))
-        if self.subcommand in ("compare", "generate") and run.name is None:
-            run.name = f"{self.subcommand}_{RunDirectory.timestamp()}"
-        self.directory = run.path(self.experiment_file)
-        config.trainer.default_root_dir = str(self.directory)
+        self.weights = None
+        with user_errors():
+            if config.get("ckpt_path") is not None:
+                config.ckpt_path = find_checkpoint(run.path, config.ckpt_path)
+            elif verb in ("fit", "train"):
+                if (run.path / CHECKPOINTS).is_dir():
+                    raise UserError(
+                        f"{run.path} holds a run already; continue it with --ckpt_path last, or choose another name."
+                    )
+            elif verb == "compare":
+                self._find_or_train(config, run)
+            elif verb == "generate":
+                config.hypernet = config.hypernet or find_weights(run)
+            else:
+                self.weights = find_weights(run)
+        # Beside the runs, so that a comparison does not write over a run's results.
+        name = run.name or timestamp()
+        run.name = f"{verb}_{name}" if verb in ("compare", "generate") else name
+        config.trainer.default_root_dir = str(run.path)
         if config.trainer.logger is None:  # straight into the run's directory, so that everything of a run is there
-            arguments = Namespace(save_dir=str(self.directory), name="", version="")
+            options = Namespace(save_dir=str(run.path), name="", version="", default_hp_metric=False)
             config.trainer.logger = Namespace(
-                class_path="lightning.pytorch.loggers.TensorBoardLogger", init_args=arguments
+                class_path="lightning.pytorch.loggers.TensorBoardLogger", init_args=options
             )
+        file = "config.yaml" if verb in ("fit", "train") else f"{verb}_config.yaml"
+        self.save_config_kwargs = {"overwrite": True, "config_filename": file}
 
     def instantiate_classes(self) -> None:
-        try:
+        with user_errors():
             super().instantiate_classes()
-        except (ValueError, OSError) as error:
-            raise UserError(str(error)) from error
+            if self.weights is not None:
+                self.model.load_trained(self.weights)
+
+    def instantiate_trainer(self, **kwargs: Any) -> ExperimentTrainer:
+        named = [callback for callback in self._get(self.config_init, "callbacks").values() if callback is not None]
+        others = self._get(self.config_init, "trainer").callbacks or []
+        others = others if isinstance(others, list) else [others]
+        return super().instantiate_trainer(callbacks=[*named, *others], **kwargs)
+
+    def predict(self, **options: Any) -> None:
+        """Images are written as they come, not kept in memory until the end."""
+        self.trainer.predict(**options, return_predictions=False)
+
+    def generate(self, **options: Any) -> None:
+        """The prompts are on the command line, not in the data module."""
+        options.pop("datamodule", None)
+        self.trainer.generate(**options)
+
+    def compare(self, **options: Any) -> None:
+        self.trainer.compare(**options, comparison=self._get(self.config_init, "comparison"))
 
     def _run_subcommand(self, subcommand: str) -> None:
-        try:
+        with user_errors(only_if=lambda: not self.trainer.is_working):
             super()._run_subcommand(subcommand)
-        except (ValueError, OSError) as error:
-            if self.trainer.fit_loop.epoch_loop.total_batch_idx >= 0:
-                raise  # in the middle of training it is a failure, not a slip of the user's
-            raise UserError(str(error)) from error
 
-    def compare(
-        self,
-        model: NoiseHypernetModule,
-        datamodule: LightningDataModule,
-        hypernet: str | None = None,
-        finetune: str | None = None,
-        **_: Any,
-    ) -> None:
-        """Find the trained hypernetwork and fine-tune, train what is missing, and compare."""  # fmt: skip
-        comparison = self.config_init["compare"]["comparison"]
-        hypernet = hypernet or str(self._trained(self.experiment_file))
-        if finetune is None and comparison.finetune:
-            finetune = str(self._trained(comparison.finetune))
-        self.trainer.compare(model, datamodule, comparison, hypernet, finetune)
+    def _find_or_train(self, config: Namespace, run: RunDirectory) -> None:
+        """Fill in the weights that a comparison needs; trained now, with this command's options, if there are none."""
+        finetune = config.comparison.finetune
+        if finetune is not None and Path(finetune).stem == run.experiment:
+            raise UserError(f"{finetune} is the comparison's fine-tune; compare the experiment that names it.")
+        if config.hypernet is None:
+            config.hypernet = self._trained(RunDirectory(run.root, run.experiment), self.experiment_file)
+        if config.finetune is None and finetune is not None:
+            config.finetune = self._trained(RunDirectory(run.root, Path(finetune).stem), finetune)
 
-    def generate(self, model: NoiseHypernetModule, hypernet: str | None = None, **options: Any) -> None:
-        """Take the newest trained hypernetwork of the experiment, or the one that comes with it."""
-        options.pop("datamodule", None)
-        run = self.config_init["generate"]["run"]
-        found = hypernet or latest(run.root, self._experiment(self.experiment_file), "hypernet/hypernet_config.json")
-        if not (found or run.pretrained):
-            raise UserError(
-                "There is no trained hypernetwork yet: train the experiment first, or name one with --hypernet."
-            )
-        chosen = hypernet or (str(found / "hypernet") if found else run.pretrained)
-        self.trainer.generate(model, hypernet=chosen, **options)
+    def _trained(self, newest: RunDirectory, experiment_file: str) -> str:
+        if newest.trained() is None:
+            print(f"{newest.experiment_path} has no trained run yet: training {experiment_file} first.")
+            overrides = without_options(self.arguments[1:], ("config", "c", "hypernet", "finetune", "run.name"))
+            run_hn(["train", "--config", experiment_file, *overrides])
+        return str(newest.trained())
 
-    def _trained(self, experiment_file: str) -> Path:
-        """The weights of the newest finished run of an experiment; trained now if there is none."""
-        run = self.config[self.subcommand].run
-        found = latest(run.root, self._experiment(experiment_file), "results.json", beside="hypernet")
-        if found is None:
-            print(f"No finished run of {experiment_file} yet: training it first.")
-            main(["train", "--config", experiment_file, "--run.root", run.root])
-            found = latest(run.root, self._experiment(experiment_file), "results.json", beside="hypernet")
-        return found / "hypernet"
-
-    def _experiment(self, experiment_file: str | None) -> str:
-        own = self.config[self.subcommand].run.experiment if experiment_file == self.experiment_file else None
-        return RunDirectory(experiment=own).experiment_of(experiment_file)
+    def _nearest_options(self) -> str:
+        """Known options that are spelled like unknown ones of the command line."""
+        verb = next((word for word in self.arguments if word in self._subcommand_parsers), None)
+        if verb is None:
+            return ""
+        known = [option for action in self._subcommand_parsers[verb]._actions for option in action.option_strings]
+        given = [word.partition("=")[0] for word in self.arguments if word.startswith("--")]
+        unknown = [word for word in given if word not in known and not re.search(r"\.(init_args|class_path)\b", word)]
+        nearest = {word: difflib.get_close_matches(word, known, n=1) for word in unknown}
+        return "".join(f"\n{word}: did you mean {found[0]}?" for word, found in nearest.items() if found)
 
 
-def expand_extends(arguments: Sequence[str]) -> list[str]:
-    """Put the files that each `--config` file `extends` before it, so that it overrides them.
+def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments with each `--config FILE` replaced by `--config CONTENT`, and the last file's path.
+
+    The content is that of the file over all that it extends.
 
     Raises:
-        UserError: if a file is missing or is no YAML mapping.
+        UserError: if a file is missing or wrong.
     """
     expanded: list[str] = []
+    file = None
     words = iter(arguments)
     for word in words:
         option, equals, value = word.partition("=")
         if option in ("--config", "-c"):
-            for file in _with_bases(Path(value if equals else next(words, "")), ()):
-                expanded += ["--config", str(file)]
+            file = value if equals else next(words, "")
+            with user_errors():
+                content = read_config(file)
+            expanded += ["--config", yaml.safe_dump(content, sort_keys=False)]
         else:
             expanded.append(word)
-    return expanded
+    return expanded, file
 
 
-def _with_bases(file: Path, chain: tuple[Path, ...]) -> Iterator[Path]:
-    if not file.is_file():
-        siblings = sorted(path.stem for path in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
-        hint = f"; {file.parent} has: {', '.join(siblings)}" if siblings else ""
-        raise UserError(f"There is no configuration file {file}{hint}.")
-    if file in chain:
-        raise UserError(f"{file} extends itself: {' -> '.join(map(str, (*chain, file)))}.")
+def without_options(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The arguments without the options of these names and their values."""
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if option.startswith("-") and option.lstrip("-") in names:
+            if not equals:
+                next(words, None)
+        else:
+            kept.append(word)
+    return kept
+
+
+def find_weights(run: RunDirectory) -> str:
+    """Folder of trained weights: the named run's, else the experiment's newest, else those that come with it.
+
+    Raises:
+        UserError: if there are none.
+    """
+    folder = run.trained() or run.pretrained
+    if folder is None:
+        raise UserError(
+            f"{run.experiment_path} has no trained run: train the experiment first (hn train), or name trained weights "
+            "(--ckpt_path for validate, test and predict; --hypernet for generate)."
+        )
+    return str(folder)
+
+
+@contextmanager
+def user_errors(only_if: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Turn errors that stand for something the user can mend into `UserError`."""
     try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} must hold a mapping of options.")
-    for base in content.get("extends") or []:
-        yield from _with_bases(file.parent / base, (*chain, file))
-    yield file
+        yield
+    except (ValueError, OSError, MisconfigurationException) as error:
+        if not only_if():
+            raise
+        raise UserError(str(error)) from error
+
+
+@contextmanager
+def helpful_messages_only() -> Iterator[None]:
+    """Keep back what libraries say that means nothing to who runs an experiment."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    handlers = logging.getLogger("lightning.pytorch").handlers
+
+    def is_helpful(record: logging.LogRecord) -> bool:
+        return not any(part in record.getMessage() for part in UNHELPFUL_INFORMATION)
+
+    for handler in handlers:
+        handler.addFilter(is_helpful)
+    try:
+        with warnings.catch_warnings():
+            for message in UNHELPFUL_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_helpful)
+
+
+def run_hn(arguments: Sequence[str]) -> None:
+    """Run one command.
+
+    Raises:
+        UserError: if the command or the configuration is wrong.
+    """
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    HnCLI(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with status 2 and one message for an error of the user's."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    program, sys.argv = sys.argv, sys.argv[:1]  # all that LightningCLI parses is what it is handed here
     try:
-        HnCLI(
-            NoiseHypernetModule,
-            LightningDataModule,
-            trainer_class=ExperimentTrainer,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"parser_mode": "omegaconf+"},
-            args=expand_extends(arguments),
-        )
+        with helpful_messages_only():
+            run_hn(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         if os.environ.get("HN_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    finally:
-        sys.argv = program

@@ -12,9 +12,10 @@ class Comparison:
     """Baselines of `hn compare`.
 
     Args:
-        searches: test-time searches on the trained reward, by their key in `results.json`, for example `best_of_50`.
+        searches: test-time searches on the trained reward, by their key in `results.json`, for example `best_of_50`;
+            null leaves one out.
         finetune: configuration file of the direct fine-tune with the same budget; trained if it has no run yet.
     """
 
-    searches: dict[str, Search] = field(default_factory=dict)
+    searches: dict[str, Search | None] = field(default_factory=dict)
     finetune: str | None = None

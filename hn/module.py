@@ -1,10 +1,9 @@
-"""The LightningModule: a frozen generator, a noise hypernetwork and a reward ensemble, trained on the tilted objective."""
+"""The LightningModule: frozen generator, noise hypernetwork and reward ensemble, trained on the tilted objective."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -12,40 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from hn.class_path import class_path
+from hn.data.prompts import PromptBatch
+from hn.evaluation.methods import Method, MethodOutput, Modulated, Sampled
+from hn.evaluation.samples import Samples
 from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base import Hypernet
 from hn.hypernets.finetune import LoraFinetune
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
-from hn.noise import NoiseType, evaluation_noise, training_noise
+from hn.noise import NoiseType, training_noise, training_stream
 from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble
 
 OptimizerFactory = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
-
-
-@dataclass(frozen=True)
-class EvaluationBatch:
-    """What a validation or test step hands to the callbacks; P prompts with K images each, prompt by prompt.
-
-    Attributes:
-        prompts: P * K prompts, each repeated K times.
-        metadata: the prompts' rows, repeated likewise.
-        index: [P * K] the prompt's number in its set.
-        f: [P * K, *noise_shape] the perturbation of the noise; zeros for a fine-tune.
-        images: [P * K, 3, H, W] of the trained model, in [0, 1].
-        base_images: the frozen generator's images of the same noise; None where they are not needed.
-        seconds: time that `images` took, conditioning encoded beforehand.
-        base_seconds: time that `base_images` took.
-    """
-
-    prompts: list[str]
-    metadata: list[dict[str, Any]]
-    index: Tensor
-    f: Tensor
-    images: Tensor
-    base_images: Tensor | None
-    seconds: float
-    base_seconds: float
+"""Trainable parameters -> their optimiser."""
 
 
 class NoiseHypernetModule(L.LightningModule):
@@ -57,16 +36,20 @@ class NoiseHypernetModule(L.LightningModule):
     Args:
         generator: the frozen generator g.
         hypernet: the noise hypernetwork f, or a `LoraFinetune`.
-        reward: the reward ensemble.
+        reward: the reward ensemble r.
         optimizer: makes the optimiser of the trainable weights.
         regulariser: "mean" for the published code's 1/2 mean(f^2), "sum" for the paper's 1/2 |f|^2.
         reward_weight: multiplies the reward.
         noise_type: noise per update: "inf" fresh for every sample; "batch" one noise shared by the batch, new at each
             update; "one" a single noise for the whole run; "multi" one fixed batch of noises.
         warmup_steps: updates over which the learning rate rises linearly; constant afterwards.
-        images_per_prompt: images a prompt gets in validation and test.
-        seed: of weights and training noise; a step's noise depends on this and the step alone.
-        evaluation_seed: of the noise in validation and test, the same for every method and training seed.
+        images_per_prompt: images that each prompt gets in validation, test and prediction.
+        seed: of weights and training noise; an update's noise depends on this and the update's number alone.
+        evaluation_seed: of the noise in validation, test and prediction, the same for all methods and training seeds.
+
+    Raises:
+        ValueError: if `images_per_prompt` is below 1 or `warmup_steps` negative, or if the hypernetwork does not fit
+            the generator.
     """
 
     def __init__(
@@ -84,78 +67,99 @@ class NoiseHypernetModule(L.LightningModule):
         evaluation_seed: int = 0,
     ) -> None:
         super().__init__()
+        if images_per_prompt < 1 or warmup_steps < 0:
+            raise ValueError(
+                "images_per_prompt must be at least 1 and warmup_steps not negative; "
+                f"got {images_per_prompt} and {warmup_steps}."
+            )
         self.generator, self.hypernet, self.reward = generator, hypernet, reward
         self.optimizer_factory, self.warmup_steps = optimizer, warmup_steps
         self.regulariser, self.reward_weight = regulariser, reward_weight
         self.noise_type, self.images_per_prompt = noise_type, images_per_prompt
         self.seed, self.evaluation_seed = seed, evaluation_seed
-        self.base_images_needed = True  # switched off by callbacks that hold the base's scores already
         self.strict_loading = False  # checkpoints hold the trainable weights alone; on_load_checkpoint checks them
-        torch.manual_seed(seed)
         self.tuned: Generator | None = None
-        if isinstance(hypernet, LoraFinetune):
-            self.tuned = hypernet.attach(generator)
-        else:
-            hypernet.build(generator)
+        with torch.random.fork_rng(devices=[]):  # weights are made on the CPU, from the seed and nothing else
+            torch.manual_seed(seed)
+            if isinstance(hypernet, LoraFinetune):
+                self.tuned = hypernet.attach(generator)
+            else:
+                hypernet.build(generator)
 
     @property
     def mode(self) -> Literal["hypernetwork", "finetune"]:
-        """What is trained."""
+        """What is trained; also the method's name in results."""
         return "hypernetwork" if self.tuned is None else "finetune"
+
+    def setup(self, stage: str) -> None:
+        """Have the generator look at all prompts of the stage.
+
+        Raises:
+            ValueError: if it cannot take one of them, before any work is done.
+        """
+        for dataset in getattr(self.trainer.datamodule, "datasets", {}).values():
+            self.generator.check_prompts(dataset.prompts)
 
     def forward(
         self, noise: Tensor, conditioning: Conditioning, steps: int | None = None, rng: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, H, W] in [0, 1] of the trained model, and f [B, *noise_shape]."""  # fmt: skip
+        """Images of the model in training, and f.
+
+        Args:
+            noise: [B, *noise_shape] ~ N(0, I).
+            conditioning: of B prompts.
+            steps: sampling steps; the generator's own number if not given.
+            rng: source of the noise that some schedulers draw after the first step.
+
+        Returns:
+            Images [B, 3, H, W] in [0, 1] and f [B, *noise_shape] (zeros for a fine-tune), both differentiable in the
+            trainable weights.
+        """
         if self.tuned is not None:
             return self.tuned.generate(noise, conditioning, steps, rng), torch.zeros_like(noise)
         f = self.hypernet(noise, conditioning)
         return self.generator.generate(noise + f, conditioning, steps, rng), f
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         prompts = batch["prompt"]
-        noise = training_noise(
-            self.noise_type, len(prompts), self.generator, self.seed, self.global_step, batch_idx, self.global_rank
-        )
-        images, f = self(noise, self.generator.encode(prompts))
+        # Gradients of `accumulate_grad_batches` batches make one update; the part tells these batches apart.
+        accumulated = self.trainer.accumulate_grad_batches if self._trainer is not None else 1
+        key = self.seed, self.global_step, batch_idx % accumulated, self.global_rank
+        noise = training_noise(self.noise_type, len(prompts), self.generator, *key)
+        images, f = self(noise, self.generator.encode(prompts), rng=training_stream(*key))
         scores = self.reward(images, prompts)
         terms = noise_hypernetwork_loss(scores.total, f, self.regulariser, self.reward_weight)
+        reward, regulariser = terms.reward.detach(), terms.regulariser.detach()
         size = len(prompts)
-        self.log("train/loss", terms.loss.detach(), batch_size=size)
-        self.log("train/kl_nats", terms.kl, batch_size=size)
-        self.log("reward", terms.reward.detach(), prog_bar=True, logger=False, batch_size=size)
-        self.log("regulariser", terms.regulariser.detach(), prog_bar=True, logger=False, batch_size=size)
-        self.log("train/reward", terms.reward.detach(), batch_size=size)
-        self.log("train/regulariser", terms.regulariser.detach(), batch_size=size)
-        for name, score in scores.components.items():
-            self.log(f"train/reward_{name}", score.detach().mean(), batch_size=size)
+        self.log_dict({"reward": reward, "regulariser": regulariser}, prog_bar=True, logger=False, batch_size=size)
+        logged = {"loss": terms.loss.detach(), "reward": reward, "regulariser": regulariser, "kl_nats": terms.kl}
+        logged |= {f"reward_{name}": score.detach().mean() for name, score in scores.components.items()}
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=size)
         return terms.loss
 
-    @torch.no_grad()
-    def evaluation_batch(self, batch: dict[str, Any]) -> EvaluationBatch:
-        """Images of the base and of the trained model for one batch of evaluation prompts, from the same noise."""
-        copies = self.images_per_prompt
-        prompts = [prompt for prompt in batch["prompt"] for _ in range(copies)]
-        metadata = [row for row in batch["metadata"] for _ in range(copies)]
-        index = batch["index"].repeat_interleave(copies)
-        noise = evaluation_noise(self.generator, batch["index"].tolist(), copies, self.evaluation_seed)
-        conditioning = self.generator.encode(prompts)
-        marks = [_now(noise)]
-        base_images = self.generator.generate(noise, conditioning) if self.base_images_needed else None
-        marks.append(_now(noise))
-        images, f = self(noise, conditioning)
-        marks.append(_now(noise))
-        seconds, base_seconds = marks[2] - marks[1], marks[1] - marks[0]
-        return EvaluationBatch(prompts, metadata, index, f, images, base_images, seconds, base_seconds)
+    def base_method(self, steps: int | None = None) -> Method:
+        """The frozen generator by itself."""
+        return Sampled("base", self.generator, is_base=True, steps=steps)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> EvaluationBatch:
-        return self.evaluation_batch(batch)
+    def trained_method(self, steps: int | None = None) -> Method:
+        """The model in training: generator and hypernetwork, or the fine-tuned generator."""
+        if self.tuned is not None:
+            return Sampled(self.mode, self.tuned, is_base=False, steps=steps)
+        return Modulated(self.mode, self.hypernet, steps)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> EvaluationBatch:
-        return self.evaluation_batch(batch)
+    def evaluation_step(self, batch: PromptBatch) -> tuple[Samples, MethodOutput]:
+        """Samples of a batch of evaluation prompts, and what the model in training makes of them."""
+        samples = Samples.draw(self.generator, batch, self.images_per_prompt, self.evaluation_seed)
+        return samples, self.trained_method()(samples)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> EvaluationBatch:
-        return self.evaluation_batch(batch)
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> tuple[Samples, MethodOutput]:
+        return self.evaluation_step(batch)
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> tuple[Samples, MethodOutput]:
+        return self.evaluation_step(batch)
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> tuple[Samples, MethodOutput]:
+        return self.evaluation_step(batch)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer_factory([p for p in self.hypernet.parameters() if p.requires_grad])
@@ -163,25 +167,48 @@ class NoiseHypernetModule(L.LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = trainable_state_dict(self.hypernet)
-        checkpoint["hn_mode"] = self.mode
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the weights against this module's and load them.
+    def load_trained(self, folder: str | Path) -> None:
+        """Replace the model in training by one that `save_pretrained` wrote; its own options count, not this module's.
 
         Raises:
-            ValueError: if the checkpoint is not one of this model: another mode, rank or generator.
+            FileNotFoundError: if there is none in `folder`.
+            ValueError: if it does not fit the generator, or is a fine-tune where a hypernetwork is trained or the
+                other way round.
         """
-        if checkpoint.get("hn_mode") != self.mode:
-            found = checkpoint.get("hn_mode", "something that hn did not write")
-            raise ValueError(f"The checkpoint holds a {found}, but this experiment trains a {self.mode}; use its own.")
+        if self.tuned is None:
+            self.hypernet = Hypernet.from_pretrained(folder, self.generator)
+        else:
+            self.hypernet, self.tuned = LoraFinetune.from_pretrained(folder, self.generator)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trainable weights alone, and what they are weights of."""
+        checkpoint["state_dict"] = trainable_state_dict(self.hypernet)
+        checkpoint["hn_model"] = self._description()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint is one of this model, and take its weights.
+
+        Raises:
+            ValueError: if it is not; names what differs.
+        """
+        found, own = checkpoint.get("hn_model"), self._description()
+        if found is None:
+            raise ValueError("The checkpoint was not written by hn, or by a version that cannot be read any more.")
+        differences = [
+            f"{name} is {found.get(name)} there and {own.get(name)} here"
+            for name in dict.fromkeys([*own, *found])
+            if found.get(name) != own.get(name)
+        ]
+        if differences:
+            raise ValueError(
+                f"The checkpoint is one of another model: {'; '.join(differences)}. "
+                "Use the configuration that it was trained with, or start anew without it."
+            )
         load_trainable_state_dict(self.hypernet, checkpoint["state_dict"])
-        checkpoint["state_dict"] = {}
+        checkpoint["state_dict"] = {}  # for Lightning, which would look for the frozen weights too
 
-
-def _now(tensor: Tensor) -> float:
-    """The clock, once the accelerator has caught up."""
-    if tensor.is_cuda:
-        torch.cuda.synchronize(tensor.device)
-    return time.perf_counter()
+    def _description(self) -> dict[str, Any]:
+        """What the trainable weights mean something for; how gradients are computed is no part of it."""
+        arguments = {k: v for k, v in self.hypernet.arguments().items() if k != "gradient_checkpointing"}
+        network, backbone = class_path(type(self.hypernet)), class_path(type(self.generator.backbone))
+        return {"model": self.mode, "class": network, "backbone": backbone, **arguments}

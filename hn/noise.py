@@ -12,6 +12,8 @@ from hn.generators.base import Generator
 
 NoiseType = Literal["inf", "batch", "one", "multi"]
 
+_MASK = 2**64 - 1
+
 
 def seeded(*key: int) -> torch.Generator:
     """A CPU generator whose seed mixes all numbers of the key (SplitMix64), so that near keys give unrelated draws."""
@@ -24,28 +26,30 @@ def seeded(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(state & (2**63 - 1))
 
 
-_MASK = 2**64 - 1
+# The second number of every key tells what a draw is for, so that no two purposes share a stream.
+_INF, _BATCH, _ONE, _MULTI, _EVALUATION, _EVALUATION_STEPS, _TRAINING_STEPS = range(7)
 
 
 def training_noise(
-    noise_type: NoiseType, batch_size: int, generator: Generator, seed: int, step: int, batch_idx: int, rank: int = 0
+    noise_type: NoiseType, batch_size: int, generator: Generator, seed: int, step: int, part: int = 0, rank: int = 0
 ) -> Tensor:
-    """Noise [B, *noise_shape] of one training batch.
+    """Noise [B, *noise_shape] of one training batch, a function of the arguments alone.
 
     Args:
-        noise_type: "inf" fresh per sample; "batch" one noise shared by all samples (ranks and accumulated batches too)
-            of an update; "one" the same single noise always; "multi" the same batch of noises always.
+        noise_type: "inf" fresh per sample; "batch" one noise shared by all samples of an update (those of other ranks
+            and accumulated batches too), new at each update; "one" the same single noise always; "multi" the same batch
+            of noises always.
         batch_size: B.
         generator: whose noise is drawn.
         seed: of the run.
-        step: optimiser steps done.
-        batch_idx: of the batch, so that accumulated batches differ.
+        step: updates done.
+        part: number of the batch within the update, where gradients are accumulated.
         rank: of the process.
 
     Raises:
         ValueError: for an unknown type.
     """
-    keys = {"inf": (0, step, batch_idx, rank), "batch": (1, step), "one": (2,), "multi": (3, rank)}
+    keys = {"inf": (_INF, step, part, rank), "batch": (_BATCH, step), "one": (_ONE,), "multi": (_MULTI, rank)}
     if noise_type not in keys:
         raise ValueError(f"Unknown noise type {noise_type!r}; choose one of {', '.join(keys)}.")
     shared = noise_type in ("batch", "one")
@@ -53,7 +57,18 @@ def training_noise(
     return noise.expand(batch_size, *noise.shape[1:])
 
 
-def evaluation_noise(generator: Generator, index: Sequence[int], copies: int, seed: int) -> Tensor:
-    """Noise [P * copies, *noise_shape]: that of a prompt's k-th image depends on (seed, prompt's index, k) alone."""
-    samples = [generator.sample_noise(1, seeded(seed, 4, i, k)) for i in index for k in range(copies)]
-    return torch.cat(samples)
+def training_stream(seed: int, step: int, part: int = 0, rank: int = 0) -> torch.Generator:
+    """Source of the noise that a scheduler may draw after the first sampling step, for one training batch."""
+    return seeded(seed, _TRAINING_STEPS, step, part, rank)
+
+
+def evaluation_noise(generator: Generator, index: Sequence[int], copy: Sequence[int], seed: int) -> Tensor:
+    """Noise [B, *noise_shape]: image `copy[b]` of the prompt number `index[b]`; depends on them and the seed alone."""
+    return torch.cat(
+        [generator.sample_noise(1, seeded(seed, _EVALUATION, i, k)) for i, k in zip(index, copy, strict=True)]
+    )
+
+
+def evaluation_streams(index: Sequence[int], copy: Sequence[int], seed: int) -> list[torch.Generator]:
+    """One fresh source per image of what a scheduler or a search draws, keyed as `evaluation_noise` is."""
+    return [seeded(seed, _EVALUATION_STEPS, i, k) for i, k in zip(index, copy, strict=True)]

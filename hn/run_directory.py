@@ -6,6 +6,9 @@ import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "hypernet"
+
 
 @dataclass
 class RunDirectory:
@@ -15,7 +18,8 @@ class RunDirectory:
         root: all runs' directory.
         experiment: name of the experiment; the configuration file's name if not given.
         name: name of the run; the time if not given. Name an interrupted run, with `--ckpt_path last`, to continue it.
-        pretrained: hypernetwork that `hn generate` takes where the experiment has no run yet.
+        pretrained: folder of the trained network that comes with the experiment, for `generate`, `validate`, `test` and
+            `predict` where the experiment has no run yet.
     """
 
     root: str = "runs"
@@ -23,23 +27,46 @@ class RunDirectory:
     name: str | None = None
     pretrained: str | None = None
 
-    def experiment_of(self, config: str | None) -> str:
-        """Name of the experiment of a configuration file."""
-        return self.experiment or (Path(config).stem if config else "unnamed")
+    @property
+    def experiment_path(self) -> Path:
+        """The directory of the experiment's runs."""
+        return Path(self.root) / (self.experiment or "unnamed")
 
-    def path(self, config: str | None) -> Path:
-        """The run's directory, for the experiment's configuration file if there is one."""
-        return Path(self.root) / self.experiment_of(config) / (self.name or self.timestamp())
+    @property
+    def path(self) -> Path:
+        """The run's directory."""
+        return self.experiment_path / (self.name or timestamp())
 
-    @staticmethod
-    def timestamp() -> str:
-        """The local time as a name that sorts."""
-        return datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    def trained(self) -> Path | None:
+        """Folder of trained weights: the named run's, else those of the experiment's newest; None without any."""
+        if self.name is not None and (self.path / WEIGHTS).is_dir():
+            return self.path / WEIGHTS
+        folders = self.experiment_path.glob(f"*/{WEIGHTS}")
+        return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
-def latest(root: str, experiment: str, holding: str, beside: str | None = None) -> Path | None:
-    """The newest run of an experiment that has the file `holding`, and beside it another file or folder."""
-    folder = Path(root, experiment)
-    runs = {folder / file.relative_to(folder).parts[0]: file for file in folder.glob(f"*/{holding}")}
-    complete = [run for run in runs if beside is None or (run / beside).exists()]
-    return max(complete, key=lambda run: runs[run].stat().st_mtime, default=None)
+def find_checkpoint(run: Path, which: str) -> str:
+    """The file that `--ckpt_path` means, of a run.
+
+    Args:
+        run: the run's directory.
+        which: "last", "best" or the path of a file.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+    """
+    if which in ("last", "best"):
+        path = run / CHECKPOINTS / f"{which}.ckpt"
+        siblings = sorted(folder.parent.name for folder in run.parent.glob(f"*/{CHECKPOINTS}"))
+        known = f" Runs with checkpoints in {run.parent}: {', '.join(siblings)}." if siblings else ""
+        advice = f"Name the run with --run.name, or leave --ckpt_path out.{known}"
+    else:
+        path, advice = Path(which), "Give the path of a .ckpt file, or `last` or `best` for those of the run."
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {path}. {advice}")
+    return str(path)
+
+
+def timestamp() -> str:
+    """The local time as a name that sorts."""
+    return datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")

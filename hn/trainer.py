@@ -3,70 +3,82 @@
 from __future__ import annotations
 
 import json
-import logging
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from tqdm import tqdm
 
 from hn.callbacks.evaluation import Evaluation
 from hn.callbacks.images import ImageGrid
 from hn.comparison import Comparison
 from hn.evaluation.compare import measure, reference_features
-from hn.evaluation.methods import Method, Modulated, Sampled, Searched
-from hn.hypernets.base import Hypernet
+from hn.evaluation.methods import Method, Sampled, Searched
+from hn.evaluation.samples import Samples
 from hn.hypernets.finetune import LoraFinetune
 from hn.module import NoiseHypernetModule
-from hn.noise import evaluation_noise
 from hn.report.grid import labelled_grid, to_pil
 from hn.report.results import write_results
 from hn.report.table import results_table
+from hn.run_directory import WEIGHTS
 
-log = logging.getLogger(__name__)
+C = TypeVar("C", bound=Callback)
 
 
 class ExperimentTrainer(L.Trainer):
-    """A `lightning.Trainer` with three more verbs; `default_root_dir` is the run's directory."""
+    """A `lightning.Trainer` with three more verbs. `default_root_dir` is the run's directory."""
+
+    _measuring = False
 
     @property
     def directory(self) -> Path:
         """The run's directory."""
         return Path(self.default_root_dir)
 
+    @property
+    def is_working(self) -> bool:
+        """Whether batches have been worked on; errors before that are mostly the user's to mend."""
+        loops = (self.fit_loop.epoch_loop, self.validate_loop, self.test_loop, self.predict_loop)
+        return self._measuring or any(loop.batch_progress.total.ready > 0 for loop in loops)
+
+    def callback(self, kind: type[C]) -> C | None:
+        """The first callback of a class; None if there is none."""
+        return next((callback for callback in self.callbacks if isinstance(callback, kind)), None)
+
     def train(
         self, model: NoiseHypernetModule, datamodule: L.LightningDataModule, ckpt_path: str | None = None
     ) -> None:
-        """Fit, take the best checkpoint (the last weights if none is monitored), test it, write and print the results.
+        """Train, then test the best checkpoint: weights, results, pictures and a table.
+
+        Without a `ModelCheckpoint` that monitors something, the last weights are tested.
 
         Args:
             model: the module.
             datamodule: its prompts.
-            ckpt_path: checkpoint to continue from; "last" for the newest of this run directory.
-
-        Raises:
-            FileNotFoundError: if there is nothing to continue from.
+            ckpt_path: checkpoint to continue from: "last", "best" or a file; "last" needs the run's name.
         """
-        if ckpt_path == "last" and not list(self.directory.glob("checkpoints/last*.ckpt")):
-            raise FileNotFoundError(
-                f"{self.directory}/checkpoints holds no last.ckpt to continue from; name the interrupted run with "
-                "--run.name, or leave --ckpt_path out to start anew."
-            )
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
-        if self.interrupted:
-            return
-        best = next(
-            (path for c in self.callbacks if isinstance(c, ModelCheckpoint) and (path := c.best_model_path)), None
-        )
+        timer = self.callback(Timer)
+        training = {
+            "steps": self.global_step,
+            "seconds": timer.time_elapsed("train") if timer else None,
+            "best_step": None,
+            "best_checkpoint": None,
+        }
+        best = next((c.best_model_path for c in self.callbacks if isinstance(c, ModelCheckpoint) and c.monitor), "")
         if best:
-            log.info("Evaluating the best checkpoint, %s", best)
-            model.on_load_checkpoint(torch.load(best, map_location="cpu", weights_only=True))
-        model.hypernet.save_pretrained(self.directory / "hypernet")
+            checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+            model.on_load_checkpoint(checkpoint)
+            training |= {"best_step": checkpoint["global_step"], "best_checkpoint": Path(best).name}
+        if self.is_global_zero:
+            model.hypernet.save_pretrained(self.directory / WEIGHTS)
         self.test(model, datamodule=datamodule, verbose=False)
-        evaluation = next((c for c in self.callbacks if isinstance(c, Evaluation)), None)
+        evaluation = self.callback(Evaluation)
         if evaluation is not None and self.is_global_zero:
-            self._report(model, evaluation.summaries("test"), best_checkpoint=Path(best).name if best else None)
+            self._report(model, evaluation.summaries("test"), training=training)
 
     def compare(
         self,
@@ -79,102 +91,116 @@ class ExperimentTrainer(L.Trainer):
         """Measure base, hypernetwork, fine-tune and test-time searches on the test prompts, from the same noise.
 
         Args:
-            model: the module; its own, untrained hypernetwork is not used.
+            model: the module; its hypernetwork is replaced by the trained one.
             datamodule: its prompts.
             comparison: the searches.
             hypernet: folder of the trained hypernetwork; by default the newest run's, trained if there is none.
-            finetune: folder of the trained fine-tune; by default the newest run's of the comparison's experiment.
-        """
-        generator, reward = model.generator, model.reward
-        methods: list[Method] = [
-            Sampled("base", generator, base=True),
-            Modulated("hypernetwork", generator, Hypernet.from_pretrained(hypernet, generator)),
-        ]
-        if finetune:
-            methods.append(Sampled("finetune", LoraFinetune.from_pretrained(finetune, generator)[1], base=False))
-        methods += [Searched(name, generator, search, reward) for name, search in comparison.searches.items()]
+            finetune: folder of the trained fine-tune; by default the newest run's of the comparison's experiment,
+                trained if there is none; without such an experiment there is no fine-tune.
 
-        evaluation = next((c for c in self.callbacks if isinstance(c, Evaluation)), None)
+        Raises:
+            ValueError: if the module trains a fine-tune, or there is no `Evaluation` callback to judge.
+        """
+        evaluation, grid = self.callback(Evaluation), self.callback(ImageGrid)
         if evaluation is None:
-            raise ValueError("A comparison needs the callback hn.callbacks.evaluation.Evaluation in trainer.callbacks.")
-        evaluation.setup(self, model.to(self.strategy.root_device), "test")
+            raise ValueError("A comparison needs the callback hn.callbacks.evaluation.Evaluation.")
+        if model.mode != "hypernetwork":
+            raise ValueError("This experiment trains a fine-tune; compare the hypernetwork experiment that names it.")
+        model.to(self.strategy.root_device)
+        model.load_trained(hypernet)
+        methods = [model.base_method(), model.trained_method()]
+        if finetune is not None:
+            _, tuned = LoraFinetune.from_pretrained(finetune, model.generator)
+            methods.append(Sampled("finetune", tuned, is_base=False))
+        searches = {name: search for name, search in comparison.searches.items() if search is not None}
+        methods += [Searched(name, model.generator, search, model.reward) for name, search in searches.items()]
         datamodule.setup("test")
         batches = list(datamodule.test_dataloader())
+        model.generator.check_prompts([prompt for batch in batches for prompt in batch["prompt"]])
+        for callback in self.callbacks:
+            callback.setup(self, model, "test")
+
+        self._measuring = True
         settings = {"images_per_prompt": model.images_per_prompt, "seed": model.evaluation_seed}
-        scorer = evaluation.scorer
-        reference = reference_features(generator, scorer, batches, **settings)
-        records = [measure(m, scorer, generator, batches, **settings, progress=_progress) for m in methods]
-        base = records[0]
-        summaries = {r.name: r.summary(None if r is base else base, reference) for r in records}
-        grid = next((c for c in self.callbacks if isinstance(c, ImageGrid)), None)
-        if grid is not None:
-            grid.last_path = self._comparison_picture(methods, generator, grid)
-        self._report(model, summaries, hypernet=str(hypernet), finetune=finetune and str(finetune))
+        records = {}
+        with self.precision_plugin.forward_context():
+            reference = reference_features(model.generator, evaluation.scorer, batches, **settings)
+            for method in methods:
+                shown = tqdm(batches, desc=method.name, disable=None, dynamic_ncols=True, file=sys.stderr)
+                records[method.name] = measure(method, evaluation.scorer, model.generator, shown, **settings)
+            if grid is not None:
+                grid.last_path = self._comparison_picture(methods, grid)
+        base = records["base"]
+        summaries = {name: r.summary(None if r is base else base, reference) for name, r in records.items()}
+        self._report(model, summaries, weights={"hypernetwork": hypernet, "finetune": finetune})
 
     def generate(
         self,
         model: NoiseHypernetModule,
-        prompt: list[str],
+        prompt: list[str] | str,
         hypernet: str | None = None,
         count: int = 4,
         seed: int = 0,
         steps: int | None = None,
         upscale: int = 1,
     ) -> None:
-        """Write images of prompts, base and hypernetwork from the same noise: PNGs, their metadata, and an overview.
+        """Write images of prompts, base and trained model from the same noise: PNGs, their metadata and an overview.
 
         Args:
-            model: the module.
-            prompt: one or more prompts.
-            hypernet: folder of a saved hypernetwork; the experiment's newest if not given.
+            model: the module; its hypernetwork (or fine-tune) is replaced by the trained one.
+            prompt: a prompt, or a list of prompts like '["a red star", "two hearts"]'.
+            hypernet: folder of the trained weights; by default the newest run's, else the experiment's own.
             count: images of each prompt.
             seed: of the noise.
             steps: sampling steps; the generator's own number if not given.
-            upscale: each pixel becomes so many in the overview.
+            upscale: each pixel becomes upscale x upscale pixels of the overview.
+
+        Raises:
+            ValueError: if there are no prompts, the generator cannot take one of them, or a number is below 1.
         """
-        generator = model.generator
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts or not all(text.strip() for text in prompts):
+            raise ValueError("The prompt is empty.")
+        if count < 1 or upscale < 1 or (steps is not None and steps < 1):
+            raise ValueError(f"count ({count}), steps ({steps}) and upscale ({upscale}) must be at least 1.")
+        model.generator.check_prompts(prompts)
         model.to(self.strategy.root_device)
-        trained = Hypernet.from_pretrained(hypernet, generator)
-        methods = [Sampled("base", generator, True, steps), Modulated("hypernetwork", generator, trained, steps)]
-        prompts = [text for text in prompt for _ in range(count)]
-        noise = evaluation_noise(generator, range(len(prompt)), count, seed)
-        rows, metadata = {}, []
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for method in methods:
-            images = method(noise, prompts).images.cpu()
-            rows[method.name] = images
-            for number, (image, text) in enumerate(zip(images, prompts, strict=True)):
-                name = f"{number:04d}_{method.name}.png"
-                to_pil(image).save(self.directory / name)
-                metadata.append(
-                    {"file": name, "prompt": text, "method": method.name, "seed": seed, "steps": method.steps}
-                )
-        (self.directory / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
-        labelled_grid(rows, prompts, upscale).save(self.directory / "overview.png")
-        print(f"{len(metadata)} images and overview.png in {self.directory}")
+        model.load_trained(hypernet)
 
-    def _report(self, model: NoiseHypernetModule, summaries: dict[str, dict], **facts: Any) -> None:
-        path = self.directory / "results.json"
+        self._measuring = True
+        samples = Samples.of_prompts(model.generator, prompts, count, seed)
         self.directory.mkdir(parents=True, exist_ok=True)
-        dimensions = torch.Size(model.generator.noise_shape).numel()
-        results = write_results(path, self.directory.parent.name, summaries, dimensions, **facts)
-        print(f"\n{results_table(results)}")
-        grid = next((c.last_path for c in self.callbacks if isinstance(c, ImageGrid)), None)
-        print(f"results      {path}")
-        if grid:
-            print(f"images       {grid}")
-        print(f"tensorboard  {self.directory}")
+        rows, images = {}, []
+        for method in (model.base_method(steps), model.trained_method(steps)):
+            with self.precision_plugin.forward_context():
+                rows[method.name] = method(samples).images
+            for number, (image, text) in enumerate(zip(rows[method.name], samples.prompts, strict=True)):
+                file = f"{number:04d}_{method.name}.png"
+                to_pil(image).save(self.directory / file)
+                images.append({"file": file, "prompt": text, "method": method.name, "nfe": method.nfe})
+        metadata = {"weights": hypernet, "seed": seed, "images": images}
+        (self.directory / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        overview = self.directory / "overview.png"
+        labelled_grid(rows, samples.prompts, upscale).save(overview)
+        print(f"weights      {hypernet}")
+        print(f"images       {self.directory} ({len(samples)} each of {' and '.join(rows)})")
+        print(f"overview     {overview}")
 
-    def _comparison_picture(self, methods: list[Method], generator, grid: ImageGrid) -> Path:
-        noise = evaluation_noise(generator, range(len(grid.prompts)), 1, grid.seed)
-        rows = {method.name: method(noise, grid.prompts).images.cpu() for method in methods}
+    def _comparison_picture(self, methods: list[Method], grid: ImageGrid) -> Path:
+        samples = Samples.of_prompts(methods[0].generator, grid.prompts, 1, grid.seed)
         path = self.directory / "images" / "comparison.png"
         path.parent.mkdir(parents=True, exist_ok=True)
+        rows = {method.name: method(samples).images for method in methods}
         labelled_grid(rows, grid.prompts, grid.upscale).save(path)
         return path
 
-
-def _progress(batches, name: str):
-    from tqdm import tqdm
-
-    return tqdm(batches, desc=f"{name:>14}", unit="batch", leave=True)
+    def _report(self, model: NoiseHypernetModule, summaries: dict[str, dict[str, Any]], **facts: Any) -> None:
+        path = self.directory / "results.json"
+        dimensions = torch.Size(model.generator.noise_shape).numel()
+        results = write_results(path, self.directory.parent.name, summaries, dimensions, **facts)
+        grid = self.callback(ImageGrid)
+        print(f"\n{results_table(results)}\n\nresults      {path}")
+        if grid is not None and grid.last_path is not None:
+            print(f"images       {grid.last_path}")
+        if self.loggers:
+            print(f"tensorboard  {self.log_dir}")

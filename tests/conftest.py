@@ -1,14 +1,27 @@
 """Tiny random models of the real classes, written to disk once per session, and paths to parity fixtures."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from lightning.pytorch.callbacks import Checkpoint
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from hn.data import PromptDataModule
+from hn.evaluation.geneval import COLORS
 from hn.generators import DiffusersGenerator
+from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet
+from hn.miniature.detector import GridDetector
+from hn.module import NoiseHypernetModule
+from hn.rewards import ClipReward, RednessReward, RewardEnsemble
+from hn.trainer import ExperimentTrainer
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 WORDS = ("a", "above", "and", "ball", "blue", "cube", "green", "left", "of", "photo", "red", "the", "two", ",", ".")
 WINDOW = 12  # tokens, with start and end
@@ -158,6 +171,128 @@ def stock_pipeline(tiny_pipeline_folder: Path) -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(
+    tiny_pipeline_folder: Path, tiny_clip_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """All checkpoints of an experiment on the miniature, tiny: pipeline, clip, clip_held_out, detector."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    shutil.copytree(tiny_pipeline_folder, folder / "pipeline")
+    shutil.copytree(tiny_clip_folder, folder / "clip")
+    shutil.copytree(tiny_clip_folder, folder / "clip_held_out")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = CLIPModel(CLIPModel.from_pretrained(tiny_clip_folder).config)  # held out: other weights
+        model.save_pretrained(folder / "clip_held_out")
+        GridDetector(("ball", "cube"), COLORS, width=8).save_pretrained(folder / "detector")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_module(tiny_checkpoints: Path) -> Callable[..., NoiseHypernetModule]:
+    """A module on the tiny checkpoints, rewarded by CLIP (red is watched), with the module's options given."""
+
+    def make(
+        hypernet: Hypernet | LoraFinetune | None = None, dtype: str = "float32", steps: int = 1, **options
+    ) -> NoiseHypernetModule:
+        settings = {"dtype": dtype, "encode_batch_size": 1}
+        generator = DiffusersGenerator(
+            str(tiny_checkpoints / "pipeline"), steps=steps, strict_vocabulary=True, **settings
+        )
+        clip, held_out = (
+            ClipReward(str(tiny_checkpoints / name), scale="cosine", **settings) for name in ("clip", "clip_held_out")
+        )
+        rewards = {"clip": clip, "redness": RednessReward()}
+        reward = RewardEnsemble(rewards, {"clip": 1.0, "redness": 0.0}, {"clip_held_out": held_out})
+        return NoiseHypernetModule(generator, hypernet or LoraHypernet(rank=2), reward, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_detector(tiny_checkpoints: Path) -> GridDetector:
+    """The tiny, random detector."""
+    return GridDetector.from_pretrained(tiny_checkpoints / "detector")
+
+
+@pytest.fixture
+def make_data(tiny_prompts: Path) -> Callable[..., PromptDataModule]:
+    """The tiny prompts in batches of 4 (three an epoch), with the options given."""
+    files = {name: str(tiny_prompts / f"{name}.jsonl") for name in ("train", "val", "test")}
+    return lambda **options: PromptDataModule(**{**files, "predict": files["test"], "batch_size": 4, **options})
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., ExperimentTrainer]:
+    """A quiet trainer of two updates whose run directory is `tmp_path`, with the options given."""
+    defaults = {
+        "accelerator": "cpu",
+        "default_root_dir": str(tmp_path),
+        "max_epochs": -1,
+        "max_steps": 2,
+        "check_val_every_n_epoch": None,
+        "val_check_interval": 2,
+        "num_sanity_val_steps": 0,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+
+    def make(**options) -> ExperimentTrainer:
+        checkpoints = any(isinstance(callback, Checkpoint) for callback in options.get("callbacks", ()))
+        return ExperimentTrainer(**{**defaults, "enable_checkpointing": checkpoints, **options})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.jsonl (14 prompts), val.jsonl and test.jsonl (5 each), with GenEval's metadata, in the tiny vocabulary."""
+    folder = tmp_path_factory.mktemp("prompts")
+    colors, shapes = ("blue", "green", "red"), ("ball", "cube")
+    train = [f"{start} {color} {shape}" for start in ("a", "the") for color in colors for shape in shapes]
+    rows = {
+        "train": [{"prompt": prompt} for prompt in [*train, "a ball left of a cube", "a cube above a ball"]],
+        "val": [_row("colors", f"a photo of a {c} {s}", c, s) for c in ("red", "blue") for s in shapes]
+        + [_row("counting", "two ball", None, "ball", count=2)],
+        "test": [_row("colors", f"a photo of the {c} {s}", c, s) for c in ("red", "green") for s in shapes]
+        + [_row("counting", "two cube", None, "cube", count=2)],
+    }
+    for name, lines in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def experiment(tiny_checkpoints: Path, tiny_prompts: Path, tmp_path: Path) -> Path:
+    """`tiny.yaml`: experiments/miniature.yaml on the tiny checkpoints, with runs of seconds in `tmp_path/runs`."""
+    changes = {
+        "extends": str(EXPERIMENTS / "miniature.yaml"),
+        "vars": {"checkpoints": str(tiny_checkpoints), "prompts": str(tiny_prompts), "rank": 2},
+        "model": {"images_per_prompt": 2, "warmup_steps": 2},
+        "data": {"init_args": {"batch_size": 4, "eval_batch_size": 4}},
+        "trainer": {"accelerator": "cpu", "max_steps": 2, "val_check_interval": 2, "log_every_n_steps": 1},
+        "callbacks": {"images": {"init_args": {"prompts": ["a red ball", "two cube"]}}},
+        "comparison": {
+            "finetune": None,
+            "searches": {
+                "best_of_8": {"init_args": {"n": 3}},
+                "best_of_50": None,
+                "reno_50": {"init_args": {"iterations": 2}},
+            },
+        },
+        "run": {"root": str(tmp_path / "runs"), "pretrained": None},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(changes))
+    return path
+
+
+def _row(tag: str, prompt: str, color: str | None, shape: str, count: int = 1) -> dict:
+    clause = {"class": shape, "count": count} | ({"color": color} if color else {})
+    return {"tag": tag, "include": [clause], "exclude": [], "prompt": prompt}
 
 
 def _special_tokens(tokenizer: CLIPTokenizer) -> dict[str, int]:

@@ -1,1 +1,1 @@
-"""Lightning callbacks: evaluation, image grids, progress, and the record of a run."""
+"""Lightning callbacks: evaluation, image grids, written predictions, the last checkpoint and progress."""

@@ -1,4 +1,4 @@
-"""Fixed prompts and noises, base above trained model, to TensorBoard and PNG."""
+"""Fixed prompts and noises, generator above trained model, to PNG and TensorBoard."""
 
 from __future__ import annotations
 
@@ -7,30 +7,39 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from torchvision.transforms.functional import to_tensor
 
+from hn.evaluation.samples import Samples
 from hn.module import NoiseHypernetModule
-from hn.noise import evaluation_noise
 from hn.report.grid import labelled_grid
 
 
 class ImageGrid(L.Callback):
-    """Draws the same prompts from the same noise at every validation, at the start and at the end.
+    """Draws the same prompts from the same noise after every validation and after the test.
+
+    Written to `images/step_<step>.png` and `images/final.png` in the run's directory, and to TensorBoard as "images".
 
     Args:
         prompts: one column each.
-        images_per_prompt: pairs of rows (base, trained model).
+        images_per_prompt: pairs of rows (generator, trained model).
         seed: of the noise.
-        upscale: each pixel becomes so many in the file; for tiny images.
+        upscale: each pixel becomes upscale x upscale pixels of the picture; for tiny images.
+
+    Raises:
+        ValueError: if there are no prompts, or a number is below 1.
     """
 
     def __init__(self, prompts: list[str], images_per_prompt: int = 2, seed: int = 7, upscale: int = 1) -> None:
-        if not prompts:
-            raise ValueError("ImageGrid needs at least one prompt.")
+        if not prompts or images_per_prompt < 1 or upscale < 1:
+            raise ValueError(
+                "ImageGrid needs at least one prompt, image per prompt and pixel per pixel; got "
+                f"prompts {prompts}, images_per_prompt {images_per_prompt}, upscale {upscale}."
+            )
         self.prompts, self.images_per_prompt, self.seed, self.upscale = prompts, images_per_prompt, seed, upscale
         self.last_path: Path | None = None
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: NoiseHypernetModule) -> None:
-        pl_module.generator.encode(self.prompts)  # a prompt that the generator refuses stops the run before training
+    def setup(self, trainer: L.Trainer, pl_module: NoiseHypernetModule, stage: str) -> None:
+        pl_module.generator.check_prompts(self.prompts)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: NoiseHypernetModule) -> None:
         if not trainer.sanity_checking:
@@ -44,15 +53,10 @@ class ImageGrid(L.Callback):
         if not trainer.is_global_zero:
             return
         copies = self.images_per_prompt
-        prompts = [prompt for prompt in self.prompts for _ in range(copies)]
-        noise = evaluation_noise(module.generator, range(len(self.prompts)), copies, self.seed)
-        conditioning = module.generator.encode(prompts)
-        base = module.generator.generate(noise, conditioning).cpu()
-        trained = module(noise, conditioning)[0].cpu()
-        rows = {}
-        for copy in range(copies):
-            rows[f"base {copy + 1}"] = base[copy::copies]
-            rows[f"{module.mode} {copy + 1}"] = trained[copy::copies]
+        samples = Samples.of_prompts(module.generator, self.prompts, copies, self.seed)
+        with trainer.precision_plugin.forward_context():
+            images = {method.name: method(samples).images for method in (module.base_method(), module.trained_method())}
+        rows = {f"{name} {copy + 1}": images[name][copy::copies] for copy in range(copies) for name in images}
         picture = labelled_grid(rows, self.prompts, self.upscale)
         folder = Path(trainer.default_root_dir) / "images"
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,6 +64,4 @@ class ImageGrid(L.Callback):
         picture.save(self.last_path)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                from torchvision.transforms.functional import to_tensor
-
                 logger.experiment.add_image("images", to_tensor(picture), trainer.global_step)

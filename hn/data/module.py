@@ -77,8 +77,9 @@ class PromptDataModule(LightningDataModule):
             self._read("train")
         if stage == "validate" or (stage == "fit" and self.paths["val"]):
             self._read("val")
-        if stage in ("test", "predict"):
-            self._read(stage)
+        for name in ("test", "predict"):
+            if stage == name:
+                self._read(name)
 
     def train_dataloader(self) -> DataLoader:
         sampler = EpochShuffle(
@@ -91,7 +92,7 @@ class PromptDataModule(LightningDataModule):
         )
         return ResumableLoader(
             self.datasets["train"],
-            self.batch_size,
+            batch_size=self.batch_size,
             sampler=sampler,
             drop_last=True,
             collate_fn=collate_prompts,
@@ -112,8 +113,12 @@ class PromptDataModule(LightningDataModule):
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
 
     def _eval_loader(self, name: str) -> DataLoader:
+        # Lightning makes another loader of this one for predictions, for which its arguments must be named.
         return DataLoader(
-            self.datasets[name], self.eval_batch_size, collate_fn=collate_prompts, num_workers=self.num_workers
+            self.datasets[name],
+            batch_size=self.eval_batch_size,
+            collate_fn=collate_prompts,
+            num_workers=self.num_workers,
         )
 
     def _read(self, name: str) -> None:
@@ -121,7 +126,7 @@ class PromptDataModule(LightningDataModule):
             raise ValueError(f"no prompts to {name} on: set `{name}` of PromptDataModule to a .jsonl or .txt file")
         held_out = self._eval_prompts() if name == "train" and self.exclude_eval_prompts else []
         self.datasets[name] = dataset = PromptDataset(self.paths[name], self.limits[name], held_out)
-        if held_out:
+        if dataset.n_excluded:
             rank_zero_info(
                 f"{dataset.n_excluded} training prompts are evaluation prompts too and are left out; "
                 f"{len(dataset)} remain"

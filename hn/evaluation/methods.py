@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hn.generators.base import Generator
+from hn.evaluation.samples import Samples
+from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base import Hypernet
-from hn.noise import seeded
 from hn.objective import noise_kl
 from hn.rewards.ensemble import RewardEnsemble
 from hn.search.base import Search
@@ -19,73 +19,107 @@ from hn.search.base import Search
 
 @dataclass(frozen=True)
 class MethodOutput:
-    """Images [B, 3, H, W] in [0, 1], and the noise-space cost [B] in nats where the method has one."""
+    """What a method made of B samples.
+
+    Attributes:
+        images: [B, 3, H, W] in [0, 1].
+        kl_nats: [B] the cost in noise space in nats, where the method has one.
+        seconds: that the images took, prompts encoded beforehand.
+    """
 
     images: Tensor
     kl_nats: Tensor | None
+    seconds: float
 
 
 class Method(ABC):
     """One way to make images of prompts.
 
-    Attributes:
+    Args:
         name: its key in `results.json`.
+        generator: the generator whose backbone is counted.
         nfe: forward passes of the backbone for one image.
     """
 
-    name: str
-    nfe: float
+    def __init__(self, name: str, generator: Generator, nfe: float) -> None:
+        self.name, self.generator, self.nfe = name, generator, nfe
+
+    def __call__(self, samples: Samples) -> MethodOutput:
+        """Images of the samples, and the time they took; the prompts are encoded before the clock starts."""
+        conditioning = self.generator.encode(samples.prompts)
+        started = _now(samples.noise)
+        images, kl_nats = self.run(samples, conditioning)
+        return MethodOutput(images, kl_nats, _now(images) - started)
 
     @abstractmethod
-    def __call__(self, noise: Tensor, prompts: Sequence[str]) -> MethodOutput:
-        """Images for noise [B, *noise_shape] ~ N(0, I) and B prompts."""
+    def run(self, samples: Samples, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        """Images [B, 3, H, W] in [0, 1], and the cost in noise space [B] in nats where the method has one."""
 
 
 class Sampled(Method):
-    """A generator as it is: the base, or a fine-tuned one (whose cost in noise space does not exist: `kl_nats` is None)."""
+    """A generator as it is: the base, or a fine-tuned one, whose cost in noise space does not exist.
 
-    def __init__(self, name: str, generator: Generator, base: bool, steps: int | None = None) -> None:
-        self.name, self.generator, self.base = name, generator, base
+    Args:
+        name: key in `results.json`.
+        generator: the generator.
+        is_base: whether this is the frozen generator; its cost is 0.
+        steps: sampling steps; the generator's own number if not given.
+    """
+
+    def __init__(self, name: str, generator: Generator, is_base: bool, steps: int | None = None) -> None:
         self.steps = generator.steps if steps is None else steps
-        self.nfe = self.steps
+        super().__init__(name, generator, nfe=self.steps)
+        self.is_base = is_base
 
     @torch.no_grad()
-    def __call__(self, noise: Tensor, prompts: Sequence[str]) -> MethodOutput:
-        images = self.generator.generate(noise, self.generator.encode(prompts), self.steps, seeded(noise.shape[0]))
-        return MethodOutput(images, noise.new_zeros(len(noise)) if self.base else None)
+    def run(self, samples: Samples, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        images = self.generator.generate(samples.noise, conditioning, self.steps, samples.streams())
+        return images, samples.noise.new_zeros(len(samples)) if self.is_base else None
 
 
 class Modulated(Method):
-    """The generator on the hypernetwork's noise: one more pass of the backbone. KL: 1/2 |f|^2."""
+    """The generator on the hypernetwork's noise, for one more pass of the backbone. KL: 1/2 |f|^2.
 
-    def __init__(self, name: str, generator: Generator, hypernet: Hypernet, steps: int | None = None) -> None:
-        self.name, self.generator, self.hypernet = name, generator, hypernet
-        self.steps = generator.steps if steps is None else steps
-        self.nfe = self.steps + 1
+    Args:
+        name: key in `results.json`.
+        hypernet: a hypernetwork that is bound to its generator.
+        steps: sampling steps; the generator's own number if not given.
+    """
+
+    def __init__(self, name: str, hypernet: Hypernet, steps: int | None = None) -> None:
+        self.steps = hypernet.generator.steps if steps is None else steps
+        super().__init__(name, hypernet.generator, nfe=self.steps + 1)
+        self.hypernet = hypernet
 
     @torch.no_grad()
-    def __call__(self, noise: Tensor, prompts: Sequence[str]) -> MethodOutput:
-        conditioning = self.generator.encode(prompts)
-        f = self.hypernet(noise, conditioning)
-        images = self.generator.generate(noise + f, conditioning, self.steps, seeded(noise.shape[0]))
-        return MethodOutput(images, noise_kl(f))
+    def run(self, samples: Samples, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        f = self.hypernet(samples.noise, conditioning)
+        images = self.generator.generate(samples.noise + f, conditioning, self.steps, samples.streams())
+        return images, noise_kl(f)
 
 
 class Searched(Method):
-    """A test-time search on the trained reward.
+    """A test-time search on the trained reward. `nfe` is read off its trace, so it is known after the first call.
 
     Args:
         name: key in `results.json`.
         generator: the frozen generator.
-        search: the search; its trace tells the passes of the backbone.
+        search: the search.
         reward: what it maximises.
     """
 
     def __init__(self, name: str, generator: Generator, search: Search, reward: RewardEnsemble) -> None:
-        self.name, self.generator, self.search, self.reward = name, generator, search, reward
-        self.nfe = float("nan")
+        super().__init__(name, generator, nfe=float("nan"))
+        self.search, self.reward = search, reward
 
-    def __call__(self, noise: Tensor, prompts: Sequence[str]) -> MethodOutput:
-        result = self.search(self.generator, self.reward.total, prompts, noise, seeded(len(prompts)))
+    def run(self, samples: Samples, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        result = self.search(self.generator, self.reward.total, samples.prompts, samples.noise, samples.streams())
         self.nfe = result.trace[-1]["nfe"]
-        return MethodOutput(result.images, self.search.kl_nats(noise, result.noises.to(noise)))
+        return result.images, self.search.kl_nats(samples.noise, result.noises.to(samples.noise))
+
+
+def _now(tensor: Tensor) -> float:
+    """The clock, once the accelerator has caught up."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+    return time.perf_counter()

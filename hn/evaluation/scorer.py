@@ -48,12 +48,19 @@ class Scorer:
     def __call__(
         self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
     ) -> dict[str, Tensor]:
-        """Per-image scores on the CPU: `reward` (the weighted total), `reward/<name>`, `held_out/<name>`, `correct`
-        (1 or 0; NaN for a prompt without clauses) and `features` [B, D]."""
-        output = self.reward(images, prompts)
+        """Scores of images [B, 3, H, W] in [0, 1] for B prompts and their rows.
+
+        Returns:
+            Float32 on the CPU, [B] each: `reward` (the weighted total) and `reward/<name>`; `held_out` (the mean of the
+            held-out rewards) and `held_out/<name>`, where there are any; `correct`, 1 or 0, NaN for a row that asks
+            nothing, with a detector; `features` [B, D], with a feature extractor.
+        """
+        output, held_out = self.reward(images, prompts), self.reward.score_held_out(images, prompts)
         scores = {"reward": output.total}
         scores |= {f"reward/{name}": score for name, score in output.components.items()}
-        scores |= {f"held_out/{name}": score for name, score in self.reward.score_held_out(images, prompts).items()}
+        if held_out:
+            scores["held_out"] = torch.stack(list(held_out.values())).mean(dim=0)
+        scores |= {f"held_out/{name}": score for name, score in held_out.items()}
         if self.detector is not None:
             scores["correct"] = torch.tensor(self.verdicts(images, metadata))
         if self.features is not None:
@@ -61,7 +68,7 @@ class Scorer:
         return {name: score.detach().float().cpu() for name, score in scores.items()}
 
     def verdicts(self, images: Tensor, metadata: Sequence[Mapping[str, Any]]) -> list[float]:
-        """1.0 for an image that shows what its row asks for, 0.0 for one that does not, NaN where the row asks nothing."""
+        """1.0 for an image that shows what its row asks for, 0.0 for one that does not, NaN if the row asks nothing."""
         found = self.detector.detect(images)
         return [
             float(evaluate(detections, row, self.options).correct) if row.get("include") else float("nan")

@@ -35,6 +35,13 @@ class Generator(nn.Module, ABC):
     def backbone(self) -> nn.Module:
         """The denoising network: a UNet or a transformer."""
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Look at prompts before any work is done with them; every prompt is fine unless a generator says otherwise.
+
+        Raises:
+            ValueError: if the generator cannot take one of them; says what is wrong with it.
+        """
+
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of B prompts, on the generator's device, without gradients."""
@@ -45,7 +52,7 @@ class Generator(nn.Module, ABC):
         noise: Tensor,
         conditioning: Conditioning,
         steps: int | None = None,
-        rng: torch.Generator | None = None,
+        rng: torch.Generator | list[torch.Generator] | None = None,
     ) -> Tensor:
         """Images [B, 3, H, W] in [0, 1], differentiable in the noise.
 
@@ -53,7 +60,7 @@ class Generator(nn.Module, ABC):
             noise: [B, *noise_shape], distributed as N(0, I).
             conditioning: what `encode` returned for the B prompts.
             steps: number of sampling steps, `self.steps` by default.
-            rng: source of the noise that some schedulers draw after the first step.
+            rng: source of the noise that some schedulers draw after the first step, or one source per sample.
         """
 
     @abstractmethod

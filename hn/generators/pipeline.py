@@ -41,7 +41,8 @@ class DiffusersGenerator(Generator):
         strict_vocabulary: refuse prompts with words that are not in the tokenizer's vocabulary; for generators with a
             small, word-level vocabulary.
         prompt_cache_size: number of prompts whose conditioning is kept, on the generator's device.
-        encode_batch_size: most prompts encoded in one call of the text encoder.
+        encode_batch_size: most prompts encoded in one call of the text encoder. With 1 a prompt's conditioning does not
+            depend, to the last bit, on the prompts that happen to be new with it.
 
     Raises:
         FileNotFoundError: if there are no such weights; says how to get them.
@@ -190,11 +191,21 @@ class DiffusersGenerator(Generator):
         samples = self._prompt_cache.get(prompts, self._encode_new)
         return {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`.
+
+        Raises:
+            ValueError: names the words, and the nearest ones that are known.
+        """
+        if self.strict_vocabulary:
+            for tokenizer in self.family.tokenizers(self.pipe):
+                for prompt in prompts:
+                    require_known_words(tokenizer, prompt)
+
     def _encode_new(self, prompts: list[str]) -> list[Conditioning]:
+        self.check_prompts(prompts)
         for tokenizer in self.family.tokenizers(self.pipe):
             for prompt in prompts:
-                if self.strict_vocabulary:
-                    require_known_words(tokenizer, prompt)
                 self._warn_if_too_long(tokenizer, prompt)
         samples: list[Conditioning] = []
         for start in range(0, len(prompts), self.encode_batch_size):
@@ -223,7 +234,7 @@ class DiffusersGenerator(Generator):
         noise: Tensor,
         conditioning: Conditioning,
         steps: int | None = None,
-        rng: torch.Generator | None = None,
+        rng: torch.Generator | list[torch.Generator] | None = None,
     ) -> Tensor:
         """Images [B, 3, H, W] in [0, 1], in the generator's data type, differentiable in the noise.
 
@@ -231,7 +242,7 @@ class DiffusersGenerator(Generator):
             noise: [B, *noise_shape], distributed as N(0, I).
             conditioning: what `encode` returned for the B prompts.
             steps: number of sampling steps, `self.steps` by default.
-            rng: source of the noise that some schedulers draw after the first step.
+            rng: source of the noise that some schedulers draw after the first step, or one source per sample.
 
         Raises:
             ValueError: if the shapes do not fit or `steps` is below 1.
@@ -243,7 +254,7 @@ class DiffusersGenerator(Generator):
         noise: Tensor,
         conditioning: Conditioning,
         steps: int | None = None,
-        rng: torch.Generator | None = None,
+        rng: torch.Generator | list[torch.Generator] | None = None,
     ) -> Tensor:
         """The latents [B, *noise_shape] that the pipeline's sampler makes of the noise; arguments as for `generate`."""
         self._check(noise, conditioning)

@@ -24,9 +24,13 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[str]:
 
 
 def nearest_words(tokenizer: PreTrainedTokenizerBase, word: str, n: int = 3) -> list[str]:
-    """Up to `n` words of the vocabulary spelled most like `word`, the nearest first."""
-    words = [token.removesuffix(_END_OF_WORD) for token in tokenizer.get_vocab() if token.endswith(_END_OF_WORD)]
-    return difflib.get_close_matches(word.lower(), sorted(words), n=n, cutoff=0.5)
+    """Up to `n` words of the vocabulary spelled most like `word`, the nearest first.
+
+    Ends of longer words are left out: byte-pair encoding has "ure" on its way to "picture".
+    """
+    ends = sorted(token.removesuffix(_END_OF_WORD) for token in tokenizer.get_vocab() if token.endswith(_END_OF_WORD))
+    words = [end for end in ends if not any(other != end and other.endswith(end) for other in ends)]
+    return difflib.get_close_matches(word.lower(), words, n=n, cutoff=0.5)
 
 
 def require_known_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> None:

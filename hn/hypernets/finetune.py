@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -68,6 +68,16 @@ class LoraFinetune(nn.Module):
         if self.backbone is not None:
             self.backbone.eval()
         return self
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON has them."""
+        targets = self.target_modules
+        return {
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "target_modules": targets if targets is None or isinstance(targets, str) else list(targets),
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """The LoRA weights by parameter name."""

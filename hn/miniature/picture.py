@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from hn.evaluation.methods import Modulated, Sampled, Searched
+from hn.evaluation.samples import Samples
 from hn.generators.pipeline import DiffusersGenerator
 from hn.hypernets.base import Hypernet
 from hn.miniature.captions import split_captions
@@ -19,7 +20,6 @@ from hn.miniature.coupling import couple
 from hn.miniature.renderer import render
 from hn.miniature.scenes import scenes_of
 from hn.miniature.world import TAGS
-from hn.noise import evaluation_noise
 from hn.report.grid import labelled_grid
 from hn.rewards.clip import ClipReward
 from hn.rewards.ensemble import RewardEnsemble
@@ -39,14 +39,14 @@ def picture(folder: str | Path = "data/miniature", seed: int = 3) -> Image.Image
     generator = DiffusersGenerator(str(folder / "pipeline"))
     reward = RewardEnsemble({"clip": ClipReward(str(folder / "clip"), scale="cosine")}, {"clip": 1.0})
     methods = [
-        Sampled("generator, 1 step", generator, base=True),
-        Modulated("+ hypernetwork", generator, Hypernet.from_pretrained(folder / "hypernet", generator)),
+        Sampled("generator, 1 step", generator, is_base=True),
+        Modulated("+ hypernetwork", Hypernet.from_pretrained(folder / "hypernet", generator)),
         Searched("+ ReNO, 50 steps", generator, Reno(iterations=50), reward),
     ]
-    noise = evaluation_noise(generator, range(len(prompts)), 1, seed)
+    samples = Samples.of_prompts(generator, prompts, 1, seed)
     rng = torch.Generator().manual_seed(seed)
-    rows = {"render": render(scenes_of(captions, rng)), "procedural sampler": render(couple(noise, captions))}
-    rows |= {method.name: method(noise, prompts).images for method in methods}
+    rows = {"render": render(scenes_of(captions, rng)), "procedural sampler": render(couple(samples.noise, captions))}
+    rows |= {method.name: method(samples).images for method in methods}
     return labelled_grid(rows, prompts, upscale=3)
 
 

@@ -9,38 +9,41 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-_MARGIN, _LABEL_WIDTH, _LINE = 6, 150, 15
+_MARGIN, _LINE, _FONT_SIZE = 6, 15, 13  # pixels
 
 
 def labelled_grid(rows: Mapping[str, Tensor], columns: Sequence[str], upscale: int = 1) -> Image.Image:
     """One row of images per entry, its name at the left, the column's caption on top.
 
     Args:
-        rows: name -> images [N, 3, H, W] in [0, 1], N = number of columns.
+        rows: name -> images [N, 3, H, W] in [0, 1] of one size, N = number of columns.
         columns: captions; wrapped to the images' width.
         upscale: each pixel becomes upscale x upscale pixels.
 
     Raises:
-        ValueError: if a row has not one image per column.
+        ValueError: if there are no rows or columns, or a row has not one image per column.
     """
+    if not rows or not columns:
+        raise ValueError(f"a grid needs rows and columns, not {len(rows)} by {len(columns)}")
     for name, images in rows.items():
         if len(images) != len(columns):
             raise ValueError(f"row {name!r} has {len(images)} images for {len(columns)} columns")
-    font = ImageFont.load_default(size=13)
+    font = ImageFont.load_default(_FONT_SIZE)
     height, width = (side * upscale for side in next(iter(rows.values())).shape[-2:])
     wrapped = [textwrap.wrap(caption, max(8, width // 7)) for caption in columns]
+    left = 3 * _MARGIN + int(max(font.getlength(name) for name in rows))
     top = _MARGIN + _LINE * max(len(lines) for lines in wrapped)
-    size = (_LABEL_WIDTH + len(columns) * (width + _MARGIN), top + len(rows) * (height + _MARGIN) + _MARGIN)
+    size = (left + len(columns) * (width + _MARGIN), top + len(rows) * (height + _MARGIN) + _MARGIN)
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
     for column, lines in enumerate(wrapped):
         for number, line in enumerate(lines):
-            draw.text((_LABEL_WIDTH + column * (width + _MARGIN), _MARGIN // 2 + number * _LINE), line, "black", font)
+            draw.text((left + column * (width + _MARGIN), _MARGIN // 2 + number * _LINE), line, "black", font)
     for row, (name, images) in enumerate(rows.items()):
         y = top + _MARGIN + row * (height + _MARGIN)
         draw.text((_MARGIN, y + height // 2 - _LINE // 2), name, "black", font)
         for column, image in enumerate(images):
-            x = _LABEL_WIDTH + column * (width + _MARGIN)
+            x = left + column * (width + _MARGIN)
             picture.paste(to_pil(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
     return picture
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -12,42 +13,66 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft", "hn")
+import hn
+
+_PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device and git commit of this process."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    """Versions, device and git commit (with "-dirty" for a changed working tree) of this process."""
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {"hn": hn.__version__, **{name: version(name) for name in _PACKAGES}},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "threads": torch.get_num_threads(),
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": _git_commit(),
     }
+
+
+def write_results(
+    path: Path, experiment: str, methods: dict[str, dict[str, Any]], dimensions: int, **facts: Any
+) -> dict[str, Any]:
+    """Write and return `{"experiment", "environment", <facts>, "methods": {...}}`; the file is replaced in one step.
+
+    Each method gets `penalty_per_dimension` beside its `kl_nats`: the same number divided by the noise dimensions, the
+    published code's regulariser. JSON knows no NaN and no infinity: they become null.
+
+    Args:
+        path: of the JSON file; its directory is made.
+        experiment: name of the experiment.
+        methods: the summaries of the `MethodRecord`s.
+        dimensions: number of noise dimensions.
+        facts: more top-level entries.
+    """
+    per_dimension = {
+        name: None if method["kl_nats"] is None else method["kl_nats"] / dimensions for name, method in methods.items()
+    }
+    methods = {name: {**method, "penalty_per_dimension": per_dimension[name]} for name, method in methods.items()}
+    results = _json({"experiment": experiment, "environment": environment(), **facts, "methods": methods})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return results
+
+
+def _json(value: Any) -> Any:
+    """`value` with null for every number that is not finite."""
+    if isinstance(value, dict):
+        return {name: _json(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _processor() -> str:
     return f"CPU, {os.cpu_count()} cores, {platform.machine()}"
 
 
-def write_results(
-    path: Path, experiment: str, methods: dict[str, dict], dimensions: int, **facts: Any
-) -> dict[str, Any]:
-    """Write and return `{"experiment", "environment", "methods": {...}}`; the file is replaced in one step.
-
-    Args:
-        path: of the JSON file.
-        experiment: name of the experiment.
-        methods: the summaries of the `MethodRecord`s.
-        dimensions: of the noise, for the KL per dimension.
-        facts: more top-level entries.
-    """
-    for method in methods.values():
-        kl = method["kl_nats"]
-        method["penalty_per_dimension"] = None if kl is None else kl / dimensions
-    results = {"experiment": experiment, "environment": environment(), **facts, "methods": methods}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=2) + "\n")
-    partial.replace(path)
-    return results
+def _git_commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return None
+    return found.stdout.strip()

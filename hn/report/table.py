@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -11,32 +13,35 @@ _TAGS = {
     "single_object": "single",
     "two_object": "two",
     "counting": "count",
-    "colors": "colour",
-    "position": "position",
-    "color_attr": "attrib.",
+    "colors": "color",
+    "position": "pos.",
+    "color_attr": "attr.",
+}
+_INTERVALS = {
+    "reward": "reward_delta_ci95",
+    "held-out reward": "held_out_reward_delta_ci95",
+    "GenEval": "geneval_delta_ci95",
 }
 
 
-def results_table(results: dict[str, Any], width: int = 150) -> str:
-    """A row per method: rewards, GenEval-style scores, cost, the noise-space KL per dimension and fidelity."""
+def results_table(results: dict[str, Any], width: int = 120) -> str:
+    """What `write_results` returned, for people.
+
+    A row per method: reward, held-out reward, GenEval-style scores (mean and per tag), seconds and backbone passes per
+    image, 1/2 f^2 per noise dimension and the fidelity distance; below, the paired intervals of the differences to the
+    base.
+
+    Args:
+        results: of `write_results`.
+        width: columns of the terminal; a table of six tags needs 115.
+    """
     methods = results["methods"]
-    tags = list(dict.fromkeys(tag for m in methods.values() for tag in (m["geneval"] or {}) if tag != "overall"))
-    table = Table(
-        title=f"{results['experiment']}: {next(iter(methods.values()))['images']} images a method, held-out prompts"
-    )
-    headers = [
-        "method",
-        "reward",
-        "held-out",
-        "GenEval",
-        *(_TAGS.get(tag, tag) for tag in tags),
-        "s/image",
-        "NFE",
-        "½f²/dim",
-        "fidelity",
-    ]
-    for header in headers:
-        table.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
+    tags = list(dict.fromkeys(tag for m in methods.values() for tag in m["geneval"] or {} if tag != "overall"))
+    images = max(method["images"] for method in methods.values())
+    table = _table(f"{results['experiment']}: {images} images a method")
+    tag_names = [_TAGS.get(tag, tag) for tag in tags]
+    for header in ("reward", "held-out", "GenEval", *tag_names, "s/image", "NFE", "½f²/dim", "fidelity"):
+        table.add_column(header, justify="right", no_wrap=True)
     for name, method in methods.items():
         geneval = method["geneval"] or {}
         table.add_row(
@@ -47,34 +52,39 @@ def results_table(results: dict[str, Any], width: int = 150) -> str:
             *(_number(geneval.get(tag), 2) for tag in tags),
             _number(method["seconds_per_image"], 4),
             _number(method["nfe"], 0),
-            _number(method.get("penalty_per_dimension"), 4),
+            _number(method["penalty_per_dimension"], 4),
             _number(method["fidelity"], 2),
         )
-    console = Console(width=width, record=True, file=_Nowhere())
+    console = Console(width=width, file=io.StringIO(), record=True, highlight=False)
     console.print(table)
+    intervals = _intervals(methods)
+    if intervals is not None:
+        console.print(intervals)
+    return "\n".join(line.rstrip() for line in console.export_text().splitlines()).strip("\n")
+
+
+def _intervals(methods: dict[str, dict[str, Any]]) -> Table | None:
+    shown = {label: key for label, key in _INTERVALS.items() if any(method.get(key) for method in methods.values())}
+    if not shown:
+        return None
+    table = _table("95 % intervals of the difference to the base")
+    for label in shown:
+        table.add_column(label, justify="right", no_wrap=True)
     for name, method in methods.items():
         if "reward_delta_ci95" in method:
-            parts = [f"{label} {_interval(method[key])}" for key, label in _DELTAS.items() if method.get(key)]
-            console.print(f"{name} - base, 95 % paired bootstrap: {'; '.join(parts)}", highlight=False)
-    return console.export_text()
+            table.add_row(name, *(_interval(method[key]) for key in shown.values()))
+    return table
 
 
-_DELTAS = {
-    "reward_delta_ci95": "reward",
-    "held_out_reward_delta_ci95": "held-out reward",
-    "geneval_delta_ci95": "GenEval",
-}
-
-
-class _Nowhere:
-    def write(self, text: str) -> None: ...
-
-    def flush(self) -> None: ...
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    return table
 
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _interval(bounds: list[float]) -> str:
-    return f"[{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
+def _interval(bounds: list[float] | None) -> str:
+    return "-" if bounds is None else f"{bounds[0]:+.3f} .. {bounds[1]:+.3f}"

@@ -35,10 +35,12 @@ class ClipReward(Reward):
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
         scale: "logit" for exp(logit_scale) * cos (about 100 * cos), "percent" for a hundredth of it, "cosine" for cos.
         prompt_cache_size: number of prompts whose features are kept.
+        encode_batch_size: most prompts encoded in one call of the text tower. With 1 a prompt's features do not depend,
+            to the last bit, on the prompts that happen to be new with it.
 
     Raises:
         FileNotFoundError: if there are no such weights; says how to get them.
-        ValueError: if an argument is unknown.
+        ValueError: if an argument is unknown or out of range.
     """
 
     def __init__(
@@ -49,8 +51,11 @@ class ClipReward(Reward):
         dtype: str = "float32",
         scale: Scale = "logit",
         prompt_cache_size: int = 16384,
+        encode_batch_size: int = 64,
     ):
         super().__init__()
+        if encode_batch_size < 1:
+            raise ValueError(f"encode_batch_size must be at least 1, not {encode_batch_size}.")
         if scale not in ("logit", "percent", "cosine"):
             raise ValueError(f"Unknown scale {scale!r}; choose 'logit', 'percent' or 'cosine'.")
         torch_dtype = parse_dtype(dtype)
@@ -66,6 +71,7 @@ class ClipReward(Reward):
         with explain_missing(tokenizer, tokenizer_revision):
             self.tokenizer = CLIPTokenizer.from_pretrained(found, revision=tokenizer_revision)
         self.scale = scale
+        self.encode_batch_size = encode_batch_size
         self.preprocess = ClipPreprocess(self.model.config.vision_config.image_size, mean, std)
         self._prompt_cache: PromptCache[Tensor] = PromptCache(prompt_cache_size)
         self.freeze()
@@ -94,7 +100,12 @@ class ClipReward(Reward):
         return self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
 
     def _features_of_prompts(self, prompts: list[str]) -> list[Tensor]:
-        # Padded to the full window, so that a prompt's features do not depend on the others beside it.
+        size = self.encode_batch_size
+        batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+        return [features for batch in batches for features in self._encode_prompts(batch)]
+
+    def _encode_prompts(self, prompts: list[str]) -> list[Tensor]:
+        # Padded to the full window, so that a prompt's features do not depend on the lengths of the others.
         tokens = self.tokenizer(
             prompts,
             padding="max_length",

@@ -104,7 +104,7 @@ class Search(ABC):
         reward: RewardFunction,
         prompts: Sequence[str],
         noise: Tensor | None = None,
-        rng: torch.Generator | None = None,
+        rng: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> SearchResult:
         """Search for all prompts at once; the result equals that of searching for one prompt after the other.
 
@@ -115,19 +115,24 @@ class Search(ABC):
             reward: (images, prompts) -> scores [B].
             prompts: B prompts.
             noise: where to start, [B, *noise_shape]; drawn from N(0, I) if not given.
-            rng: the source of all randomness; torch's default one if not given.
+            rng: the source of all randomness, or one source per prompt, so that a prompt's result does not depend on
+                the others in the batch; torch's default one if not given.
 
         Raises:
-            ValueError: if there are no prompts, the noise does not fit them, or the reward is not one score per image.
+            ValueError: if there are no prompts, noise or sources do not fit them, or the reward is not one score per
+                image.
         """
         if isinstance(prompts, str) or not len(prompts):
             raise ValueError(f"a search takes a list of one or more prompts, not {prompts!r}")
         shape = (len(prompts), *generator.noise_shape)
         if noise is not None and tuple(noise.shape) != shape:
             raise ValueError(f"the noise for {len(prompts)} prompts must be {list(shape)}, not {list(noise.shape)}")
-        seeds = torch.randint(
-            2**62, (len(prompts), 2), generator=rng, device=None if rng is None else rng.device
-        ).tolist()
+        if isinstance(rng, Sequence):
+            if len(rng) != len(prompts):
+                raise ValueError(f"{len(prompts)} prompts need as many sources of randomness, not {len(rng)}")
+            seeds = [_draw_seeds(1, source)[0] for source in rng]
+        else:
+            seeds = _draw_seeds(len(prompts), rng)
         streams = [torch.Generator().manual_seed(seed) for seed, _ in seeds]
         # Tensors made in inference mode cannot be differentiated through, hence the clones.
         with torch.inference_mode(False):
@@ -155,3 +160,8 @@ class Search(ABC):
     @abstractmethod
     def search(self, problem: SearchProblem) -> SearchResult:
         """Solve a checked problem; gradients may be switched off when it is called."""
+
+
+def _draw_seeds(n: int, rng: torch.Generator | None) -> list[list[int]]:
+    """n pairs of seeds."""
+    return torch.randint(2**62, (n, 2), generator=rng, device=None if rng is None else rng.device).tolist()

@@ -149,9 +149,14 @@ def test_conditioning_of_inference_mode_serves_training(make_generator: Callable
     assert noise.grad.abs().sum() > 0
 
 
-def test_strict_vocabulary_refuses_unknown_words(make_generator: Callable[..., DiffusersGenerator]) -> None:
+@pytest.mark.parametrize("method", ["encode", "check_prompts"])
+def test_strict_vocabulary_refuses_unknown_words(
+    make_generator: Callable[..., DiffusersGenerator], method: str
+) -> None:
+    prompts = ["a red ball", "two cubes"]
     with pytest.raises(ValueError, match=r"outside the generator's vocabulary: 'cubes' \(did you mean 'cube'"):
-        make_generator(strict_vocabulary=True).encode(["a red ball", "two cubes"])
+        getattr(make_generator(strict_vocabulary=True), method)(prompts)
+    getattr(make_generator(), method)(prompts)
     make_generator().encode(["two cubes"])  # left to the tokenizer
 
 

@@ -32,6 +32,12 @@ def train_a_little(finetune: LoraFinetune, tuned: DiffusersGenerator, noise: Ten
     return history
 
 
+def test_arguments_make_another_one_like_it() -> None:
+    arguments = {"rank": 3, "alpha": 7, "target_modules": ["to_q", "to_k"], "gradient_checkpointing": True}
+    assert LoraFinetune(**arguments).arguments() == arguments
+    assert LoraFinetune(rank=3).arguments()["alpha"] == 6
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_starts_as_the_generator_itself(generator: DiffusersGenerator, noise: Tensor, steps: int) -> None:
     tuned = LoraFinetune(rank=4).attach(generator)

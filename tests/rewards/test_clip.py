@@ -148,3 +148,19 @@ def test_missing_weights_and_bad_options_are_reported(
         ClipReward(str(tiny_clip_folder), scale="logits")
     with pytest.raises(ValueError, match="Unknown dtype"):
         ClipReward(str(tiny_clip_folder), dtype="fp32")
+
+
+def test_prompts_encoded_one_at_a_time_do_not_depend_on_each_other(tiny_clip_folder: Path) -> None:
+    prompts = ["a red ball", "two cube", "the green cube left of a ball"]
+    reward = ClipReward(str(tiny_clip_folder), encode_batch_size=1)
+    sizes = []
+    encode = reward.encode_tokens
+    reward.encode_tokens = lambda ids, mask: (sizes.append(len(ids)), encode(ids, mask))[1]
+    together = reward._features_of_prompts(prompts)
+    assert sizes == [1, 1, 1]
+    for prompt, features in zip(prompts, together, strict=True):
+        assert torch.equal(reward._features_of_prompts([prompt])[0], features)
+    several = ClipReward(str(tiny_clip_folder), encode_batch_size=2)._features_of_prompts(prompts)
+    torch.testing.assert_close(several, together, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="encode_batch_size must be at least 1, not 0"):
+        ClipReward(str(tiny_clip_folder), encode_batch_size=0)

@@ -97,3 +97,18 @@ def test_needs_no_gradient(generator, prompts, noise):
 def test_bad_n_is_named():
     with pytest.raises(ValueError, match="n must be at least 1"):
         BestOfN(n=0)
+
+
+def test_sources_of_its_own_make_a_prompt_independent_of_the_batch(generator, reward, prompts, noise):
+    def sources(seeds):
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    search = BestOfN(n=4, steps=3)
+    together = search(generator, reward, prompts, noise, rng=sources(range(8)))
+    some = search(generator, reward, prompts[2:5], noise[2:5], rng=sources([2, 3, 4]))
+    torch.testing.assert_close(some.images, together.images[2:5], rtol=1e-5, atol=1e-6)
+    other = search(generator, reward, prompts[2:5], noise[2:5], rng=sources([2, 9, 4]))
+    assert torch.allclose(other.images[0], some.images[0], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(other.images[1], some.images[1], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="3 prompts need as many sources of randomness, not 2"):
+        search(generator, reward, prompts[2:5], noise[2:5], rng=sources([2, 3]))

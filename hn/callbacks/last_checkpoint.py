@@ -1,0 +1,113 @@
+"""The checkpoint that an interrupted run continues from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from hn.run_directory import CHECKPOINTS
+
+log = logging.getLogger(__name__)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `checkpoints/last.ckpt` in the run's directory: every so many updates, after each validation, at the last
+    update, and when training is interrupted or fails.
+
+    A run that continues from it, wherever it was stopped, trains the same weights as one that was not stopped: what the
+    batch or the validation under way had done is taken back, and done again. (Lightning's own
+    `ModelCheckpoint(save_last=True)` writes only where it found a new best; and going on from a checkpoint that was
+    written in the middle of a batch, Lightning counts that batch twice, in the middle of a validation, it does the rest
+    of it alone.) Place this callback after those whose state it must hold, like `ModelCheckpoint`.
+
+    The file is replaced in one step, so a run that is killed while it writes keeps the one before.
+
+    Args:
+        every_n_steps: updates between two checkpoints.
+
+    Raises:
+        ValueError: if `every_n_steps` is below 1.
+    """
+
+    def __init__(self, every_n_steps: int = 100) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, not {every_n_steps}.")
+        self.every_n_steps = every_n_steps
+        self._saved_step = 0
+        self._in_training = False
+        self._was_interrupted = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved_step, self._in_training = trainer.global_step, True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Not in on_train_end: by then Lightning has closed the epoch, and would begin the next one.
+        done = trainer.global_step - self._saved_step
+        if done >= self.every_n_steps or (done > 0 and _is_last_update(trainer)):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._in_training:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._in_training = False
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if self._in_training:
+            self._in_training, self._was_interrupted = False, True
+            self._save(trainer)
+            log.warning("Stopped after update %d; --ckpt_path last continues from there.", trainer.global_step)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        fit_loop = checkpoint["loops"]["fit_loop"]
+        if self._was_interrupted and not trainer.validating:
+            take_back_batch(fit_loop["epoch_loop.batch_progress"], trainer.accumulate_grad_batches)
+        settle_validation(fit_loop["epoch_loop.val_loop.batch_progress"], self._was_interrupted and trainer.validating)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt")
+            self._saved_step = trainer.global_step
+
+
+def take_back_batch(progress: dict[str, Any], accumulated: int) -> None:
+    """Set the training progress in a checkpoint back to the last finished update, if a batch is under way.
+
+    Args:
+        progress: the state of Lightning's batch progress, changed in place.
+        accumulated: batches whose gradients make one update; those of an unfinished update are lost.
+    """
+    current, total = progress["current"], progress["total"]
+    if current["processed"] < current["ready"]:
+        lost = current["completed"] % accumulated
+        for counts in (current, total):
+            counts |= dict.fromkeys(counts, counts["completed"] - lost)
+        progress["is_last_batch"] = False
+
+
+def settle_validation(progress: dict[str, Any], is_under_way: bool) -> None:
+    """Have a run that continues do a validation that is under way anew, and no other.
+
+    Lightning knows such a validation by a batch that was started and not processed.
+
+    Args:
+        progress: the state of Lightning's batch progress of validations, changed in place.
+        is_under_way: whether a validation is.
+    """
+    started = int(is_under_way)
+    for counts in (progress["current"], progress["total"]):
+        finished = 0 if is_under_way else counts["completed"]
+        counts |= {"ready": finished + started, "started": finished + started}
+        counts |= {"processed": finished, "completed": finished}
+
+
+def _is_last_update(trainer: L.Trainer) -> bool:
+    epochs_done = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+    return trainer.should_stop or trainer.global_step == trainer.max_steps or epochs_done

@@ -1,0 +1,68 @@
+"""Configuration files that build on others: `extends: [shared/base.yaml]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+EXTENDS = "extends"
+
+
+def read_config(file: str | Path) -> dict[str, Any]:
+    """A YAML file merged over the files that it `extends`, which are named relative to its own folder.
+
+    Later files win over earlier ones and the file itself over all of them; a file that is reached twice counts once, at
+    its first place. Mappings are merged key by key, anything else is replaced. Where a `class_path` changes, the other
+    class's `init_args` are dropped with it. Interpolations like `${trainer.max_steps}` are left as they are.
+
+    Raises:
+        FileNotFoundError: if a file is missing; lists what is there.
+        ValueError: if a file is no YAML mapping, or extends itself.
+    """
+    contents: dict[Path, dict[str, Any]] = {}
+    _collect(Path(file), (), contents)
+    merged: dict[str, Any] = {}
+    for content in contents.values():
+        merged = merge(merged, content)
+    return merged
+
+
+def merge(base: Any, change: Any) -> Any:
+    """`change` over `base`; neither is altered."""
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    base = dict(base)
+    if "class_path" in change and change["class_path"] != base.get("class_path"):
+        base.pop("init_args", None)
+    return base | {key: merge(base[key], value) if key in base else value for key, value in change.items()}
+
+
+def _collect(file: Path, chain: tuple[Path, ...], contents: dict[Path, dict[str, Any]]) -> None:
+    """Add the contents of a file, after those of the files it extends, to `contents`; `chain` is how we came here."""
+    key = file.resolve()
+    if key in (seen.resolve() for seen in chain):
+        raise ValueError(f"A configuration file extends itself: {' -> '.join(map(str, (*chain, file)))}.")
+    if key in contents:
+        return
+    if not file.is_file():
+        raise FileNotFoundError(_missing(file, chain))
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else repr(content)
+        raise ValueError(f"{file} must hold a mapping of options, not {found}.")
+    names = content.pop(EXTENDS, None) or []
+    for name in [names] if isinstance(names, str) else names:
+        _collect(file.parent / name, (*chain, file), contents)
+    contents[key] = content
+
+
+def _missing(file: Path, chain: tuple[Path, ...]) -> str:
+    by = f", which {chain[-1]} extends" if chain else ""
+    there = sorted(path.stem for path in file.parent.glob("*.yaml"))
+    hint = f" {file.parent} has: {', '.join(there)}." if there else ""
+    return f"There is no configuration file {file}{by}.{hint}"

@@ -1,0 +1,145 @@
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from hn.callbacks.evaluation import Evaluation
+from hn.callbacks.last_checkpoint import LastCheckpoint, settle_validation, take_back_batch
+from hn.trainer import ExperimentTrainer
+
+STEPS = 6
+
+
+class Failure(Callback):
+    """Fails in the hook named: at its n-th call."""
+
+    def __init__(self, hook: str, call: int):
+        self.left = call
+
+        def fail(*args):
+            self.left -= 1
+            if self.left == 0:
+                raise RuntimeError("failed on purpose")
+
+        setattr(self, hook, fail)
+
+
+@pytest.fixture
+def fit(make_module, make_data, make_trainer, tmp_path):
+    """Trains for `STEPS` updates, three an epoch, with a validation after every second batch."""
+
+    def run(*callbacks, ckpt_path=None, every_n_steps=100, **options):
+        # The KL grows all the time: every validation is a new best.
+        best = ModelCheckpoint(tmp_path / "best", "best", monitor="val/kl_nats", mode="max")
+        watching = [*callbacks, Evaluation(), best, LastCheckpoint(every_n_steps)]
+        trainer = make_trainer(**{"max_steps": STEPS, "callbacks": watching, **options})
+        trainer.fit(make_module(images_per_prompt=1), datamodule=make_data(), ckpt_path=ckpt_path)
+
+    return run
+
+
+@pytest.fixture
+def last(tmp_path):
+    return tmp_path / "checkpoints" / "last.ckpt"
+
+
+def outcome(path) -> dict:
+    """What must not depend on interruptions: weights, optimiser, schedule, last validation."""
+    checkpoint = torch.load(path, weights_only=True)
+    best = next(state for key, state in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint"))
+    kept = {key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")}
+    return kept | {"kl_nats": best["best_model_score"]}
+
+
+@pytest.fixture(scope="module")
+def kept():
+    """Outcomes of uninterrupted runs by their options, so that each is made once."""
+    return {}
+
+
+@pytest.fixture
+def check(fit, last, kept):
+    """Checks that a run that fails, and then continues, has the outcome of one that does not fail."""
+
+    def run(hook, call, **options):
+        key = str(options)
+        if key not in kept:
+            fit(**options)
+            kept[key] = outcome(last)
+            assert kept[key]["global_step"] == options.get("max_steps", STEPS)
+            last.unlink()
+        with pytest.raises(RuntimeError, match="on purpose"):
+            fit(Failure(hook, call), **options)
+        fit(ckpt_path=last, **options)
+        torch.testing.assert_close(outcome(last), kept[key], rtol=0, atol=0)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("hook", "call"),
+    [
+        ("on_train_batch_start", 1),
+        ("on_train_batch_start", 4),  # the first batch of an epoch, not after a validation
+        ("on_before_optimizer_step", 5),  # after a validation
+        ("on_train_batch_end", 3),  # the last batch of an epoch, its update is done
+        ("on_validation_batch_end", 2),  # in the middle of the first validation
+        ("on_validation_epoch_end", 2),
+    ],
+)
+def test_a_failed_run_continues_as_if_nothing_had_been(check, hook, call):
+    check(hook, call)
+
+
+@pytest.mark.parametrize("call", [2, 5])  # in the middle of an update, and at the first batch after a short one
+def test_accumulated_batches_of_an_unfinished_update_are_done_again(check, call):
+    check("on_train_batch_start", call, accumulate_grad_batches=2, max_steps=4, val_check_interval=3)
+
+
+def test_it_is_written_at_intervals_after_validations_and_at_the_last_update(fit, monkeypatch):
+    written = []
+
+    def save(trainer, path, *args):
+        if path.name == "last.ckpt":
+            written.append(trainer.global_step)
+
+    monkeypatch.setattr(ExperimentTrainer, "save_checkpoint", save)
+    monkeypatch.setattr(ModelCheckpoint, "_save_checkpoint", lambda *args: None)
+    fit(every_n_steps=2, max_steps=5, val_check_interval=3)
+    assert written == [2, 3, 5]
+    written.clear()
+    fit(max_steps=-1, max_epochs=1, limit_val_batches=0)
+    assert written == [3]
+
+
+def test_validating_alone_writes_nothing(make_module, make_data, make_trainer, last):
+    trainer = make_trainer(callbacks=[Evaluation(), LastCheckpoint()])
+    trainer.validate(make_module(images_per_prompt=1), datamodule=make_data(), verbose=False)
+    assert not last.exists()
+
+
+def test_taking_back_a_batch_under_way():
+    def progress(ready, processed, completed):
+        counts = {"ready": ready, "started": ready, "processed": processed, "completed": completed}
+        later = {name: count + 10 for name, count in counts.items()}
+        return {"current": counts, "total": later, "is_last_batch": True}
+
+    under_way = progress(5, 4, 4)
+    take_back_batch(under_way, accumulated=3)
+    assert under_way == progress(3, 3, 3) | {"is_last_batch": False}
+    finished = progress(5, 5, 4)  # written by a callback at the end of the batch: Lightning counts it as done
+    take_back_batch(finished, accumulated=3)
+    assert finished == progress(5, 5, 4)
+
+
+@pytest.mark.parametrize(("is_under_way", "expected"), [(False, (2, 2, 2, 2)), (True, (1, 1, 0, 0))])
+def test_settling_a_validation(is_under_way, expected):
+    names = ("ready", "started", "processed", "completed")
+    state = {which: dict(zip(names, (3, 3, 2, 2), strict=True)) for which in ("current", "total")}
+    settle_validation(state, is_under_way)
+    assert state == {which: dict(zip(names, expected, strict=True)) for which in ("current", "total")}
+
+
+def test_an_interval_of_none_is_refused():
+    with pytest.raises(ValueError, match="every_n_steps must be at least 1, not 0"):
+        LastCheckpoint(every_n_steps=0)

@@ -1,0 +1,128 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hn.evaluation.bootstrap import paired_bootstrap
+from hn.evaluation.fidelity import cmmd
+from hn.evaluation.methods import MethodOutput
+from hn.evaluation.record import MethodRecord
+from hn.evaluation.samples import Samples
+
+NAN = float("nan")
+TAGS = {0: "colors", 1: "colors", 2: "counting", 3: "counting", 4: None}
+
+
+def add(record, index, scores, kl=None, seconds=1.0):
+    rows = [{"tag": TAGS[i]} if TAGS[i] else {} for i in index]
+    samples = Samples(["x"] * len(index), rows, index, [0] * len(index), 0, torch.zeros(len(index), 1))
+    output = MethodOutput(torch.zeros(len(index), 3, 1, 1), None if kl is None else torch.tensor(kl), seconds)
+    record.add(samples, output, {name: torch.tensor(value) for name, value in scores.items()})
+
+
+@pytest.fixture
+def record():
+    """Two batches, the prompts out of order, two images each of the first three prompts."""
+    record = MethodRecord("hypernetwork", nfe=2)
+    first = {"reward": [1.0, 3.0, 5.0, 7.0], "reward/clip": [1.0, 3.0, 5.0, 7.0], "correct": [1.0, 0.0, 1.0, 1.0]}
+    add(record, [2, 2, 0, 0], first, kl=[1.0, 2.0, 3.0, 4.0], seconds=3.0)
+    second = {"reward": [2.0, 4.0, 9.0, 6.0], "reward/clip": [2.0, 4.0, 9.0, 6.0], "correct": [0.0, 0.0, 0.0, NAN]}
+    add(record, [1, 1, 3, 4], second, kl=[5.0, 6.0, 7.0, 8.0], seconds=1.0)
+    return record
+
+
+def test_prompts_are_averaged_and_ordered(record):
+    means, tags = record.per_prompt("reward")
+    np.testing.assert_array_equal(means, [6.0, 3.0, 2.0, 9.0, 6.0])
+    assert tags.tolist() == ["colors", "colors", "counting", "counting", "all"]
+
+
+def test_geneval_is_the_mean_over_tags_of_what_can_be_judged(record):
+    # colors: 2 of 4 images; counting: 1 of 3; "all" asks nothing that could be judged
+    assert record.geneval() == pytest.approx({"overall": (2 / 4 + 1 / 3) / 2, "colors": 2 / 4, "counting": 1 / 3})
+
+
+def test_no_verdicts_is_none_not_zero():
+    record = MethodRecord("base", 1)
+    add(record, [0], {"reward": [1.0]})
+    assert record.geneval() is None
+    add(record, [1], {"reward": [1.0], "correct": [NAN]})
+    unjudged = MethodRecord("base", 1)
+    add(unjudged, [0], {"reward": [1.0], "correct": [NAN]})
+    assert unjudged.geneval() is None
+
+
+def test_summary_of_the_base_alone(record):
+    summary = record.summary()
+    assert summary == {
+        "reward": pytest.approx(37 / 8),
+        "rewards": {"clip": pytest.approx(37 / 8)},
+        "held_out_reward": None,
+        "held_out_rewards": {},
+        "geneval": record.geneval(),
+        "seconds_per_image": 0.5,
+        "nfe": 2,
+        "kl_nats": 4.5,
+        "fidelity": None,
+        "images": 8,
+    }
+    json.dumps(summary, allow_nan=False)
+
+
+def test_intervals_are_those_of_a_paired_bootstrap_over_prompts():
+    rng = np.random.default_rng(0)
+    base, better = MethodRecord("base", 1), MethodRecord("better", 2)
+    columns = {}
+    for record, gain in ((base, 0.0), (better, 0.5)):
+        rewards = (rng.normal(size=4) + gain).round(3)
+        correct = [0.0, gain > 0, 0.0, 1.0]
+        columns[record.name] = (rewards, np.array(correct, dtype=float))
+        scores = {"reward": rewards.tolist(), "held_out": (2 * rewards).tolist(), "correct": [*map(float, correct)]}
+        scores["held_out/clip"] = scores["held_out"]
+        order = [0, 1, 2, 3] if record is base else [3, 1, 0, 2]  # prompts are matched by number
+        add(record, order, {name: [values[i] for i in order] for name, values in scores.items()})
+    summary = better.summary(base)
+    tags = ["colors", "colors", "counting", "counting"]
+    reward = paired_bootstrap(columns["base"][0], columns["better"][0])
+    geneval = paired_bootstrap(columns["base"][1], columns["better"][1], tags)
+    assert summary["reward_delta_ci95"] == pytest.approx([reward.low, reward.high])
+    assert summary["held_out_reward_delta_ci95"] == pytest.approx([2 * reward.low, 2 * reward.high])
+    assert summary["geneval_delta_ci95"] == pytest.approx([geneval.low, geneval.high])
+    assert "reward_delta_ci95" not in base.summary()
+
+
+def test_missing_measurements_are_none_beside_the_base(record):
+    bare, base = MethodRecord("finetune", 1), MethodRecord("base", 1)
+    for one in (bare, base):
+        add(one, [0, 1], {"reward": [1.0, 2.0]})
+    summary = bare.summary(base)
+    missing = {"kl_nats", "geneval", "geneval_delta_ci95", "held_out_reward", "held_out_reward_delta_ci95", "fidelity"}
+    assert {name for name, value in summary.items() if value is None} == missing
+    assert summary["reward_delta_ci95"] == [0.0, 0.0]
+
+
+def test_a_method_that_diverged_has_no_interval():
+    diverged, base = MethodRecord("finetune", 1), MethodRecord("base", 1)
+    add(diverged, [0, 2], {"reward": [1.0, NAN], "correct": [0.0, 1.0]})
+    add(base, [0, 2], {"reward": [1.0, 2.0], "correct": [0.0, 1.0]})
+    summary = diverged.summary(base)
+    assert math.isnan(summary["reward"])
+    assert summary["reward_delta_ci95"] is None
+    assert summary["geneval_delta_ci95"] == [0.0, 0.0]
+
+
+def test_prompts_without_verdict_are_left_out_of_the_interval():
+    one, base = MethodRecord("one", 1), MethodRecord("base", 1)
+    add(one, [0, 4], {"reward": [1.0, 2.0], "correct": [1.0, NAN]})
+    add(base, [0, 4], {"reward": [1.0, 2.0], "correct": [0.0, NAN]})
+    assert one.summary(base)["geneval_delta_ci95"] == [1.0, 1.0]
+
+
+def test_fidelity_is_the_distance_to_the_reference():
+    record = MethodRecord("base", 1)
+    features, reference = torch.randn(2, 4).tolist(), torch.randn(5, 4)
+    add(record, [0, 1], {"reward": [1.0, 2.0], "features": features})
+    assert record.summary(reference=reference)["fidelity"] == pytest.approx(cmmd(torch.tensor(features), reference))
+    assert math.isfinite(record.summary(reference=reference)["fidelity"])

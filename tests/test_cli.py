@@ -1,0 +1,426 @@
+"""The command line, end to end on tiny checkpoints."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import hn
+from hn.cli import expand_configs, main, without_options
+
+METHOD = {
+    "reward", "rewards", "held_out_reward", "held_out_rewards", "geneval", "seconds_per_image", "nfe", "kl_nats",
+    "penalty_per_dimension", "fidelity", "images",
+}  # fmt: skip
+INTERVALS = {"reward_delta_ci95", "held_out_reward_delta_ci95", "geneval_delta_ci95"}
+
+
+@pytest.fixture
+def run(experiment, capsys):
+    """Runs a verb on the tiny experiment and returns what it printed; `.directory` gives a run's directory."""
+
+    def call(verb: str, *options: str) -> str:
+        main([verb, "--config", str(experiment), *options])
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def runs(experiment) -> Path:
+    """The directory of the tiny experiment's runs."""
+    return experiment.parent / "runs" / "tiny"
+
+
+@pytest.fixture
+def resolved(experiment, capsys):
+    """The configuration that a verb would run with."""
+
+    def read(verb: str, *options: str, config: Path = experiment) -> dict:
+        with pytest.raises(SystemExit) as caught:
+            main([verb, "--config", str(config), *options, "--print_config"])
+        assert caught.value.code == 0
+        return yaml.safe_load(capsys.readouterr().out)
+
+    return read
+
+
+@pytest.fixture
+def refused(capsys):
+    """The one message with which a command is refused."""
+
+    def message(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as caught:
+            main(list(arguments))
+        assert caught.value.code == 2
+        written = capsys.readouterr()
+        assert "Traceback" not in written.err
+        assert written.out == ""
+        errors = written.err.split("error: ")
+        assert len(errors) == 2
+        assert len(errors[1].splitlines()) < 13
+        return errors[1]
+
+    return message
+
+
+def make_weights(make_module, folder: Path) -> Path:
+    """Trained weights, as it were, of a run."""
+    module = make_module()
+    with torch.no_grad():
+        for parameter in module.hypernet.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05
+    module.hypernet.save_pretrained(folder)
+    return folder
+
+
+def test_train_leaves_a_complete_run_directory(run, runs, resolved):
+    printed = run("train", "--run.name", "one", "--model.images_per_prompt", "3")
+    folder = runs / "one"
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml", "results.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "images/step_000002.png",
+        "images/final.png", "hypernet/hypernet_config.json", "hypernet/adapter_model.safetensors",
+    } <= names  # fmt: skip
+    assert any("tfevents" in name for name in names)
+
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results) == ["experiment", "environment", "training", "methods"]
+    assert results["experiment"] == "tiny"
+    assert results["environment"]["packages"]["hn"] == hn.__version__
+    training = results["training"]
+    assert (training["steps"], training["best_step"], training["best_checkpoint"]) == (2, 2, "best.ckpt")
+    assert training["seconds"] > 0
+    assert list(results["methods"]) == ["base", "hypernetwork"]
+    assert results["methods"]["base"].keys() == METHOD
+    assert results["methods"]["hypernetwork"].keys() == METHOD | INTERVALS
+    assert results["methods"]["hypernetwork"]["images"] == 15
+    assert results["methods"]["base"]["geneval"].keys() == {"overall", "colors", "counting"}
+    assert results["methods"]["hypernetwork"]["kl_nats"] > 0
+
+    assert "tiny: 15 images a method" in printed
+    for path in (folder / "results.json", folder / "images" / "final.png"):
+        assert str(path) in printed
+    assert f"tensorboard  {folder}" in printed
+
+    # the saved configuration is complete: it gives the same one again, and stays with the experiment
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert saved["model"]["images_per_prompt"] == 3
+    again = resolved("train", config=folder / "config.yaml")
+    assert again["run"]["experiment"] == "tiny"
+    differing = {"trainer": {"default_root_dir", "logger"}}
+    for section in saved:
+        if isinstance(saved[section], dict):
+            ignored = differing.get(section, set())
+            expected = {key: value for key, value in saved[section].items() if key not in ignored}
+            assert {key: again[section][key] for key in expected} == expected
+
+
+def test_a_run_is_not_written_over(run, runs, refused, experiment):
+    run("fit", "--run.name", "one", "--callbacks.images", "null", "--callbacks.evaluation", "null",
+        "--callbacks.best", "null")  # fmt: skip
+    before = (runs / "one" / "checkpoints" / "last.ckpt").read_bytes()
+    message = refused("fit", "--config", str(experiment), "--run.name", "one")
+    assert "tiny/one holds a run already; continue it with --ckpt_path last" in message
+    assert (runs / "one" / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_the_last_weights_are_tested_where_no_best_is_chosen(run, runs):
+    run("train", "--run.name", "one", "--callbacks.best", "null", "--callbacks.images", "null")
+    training = json.loads((runs / "one" / "results.json").read_text())["training"]
+    assert (training["best_step"], training["best_checkpoint"]) == (None, None)
+    assert not (runs / "one" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_compare_trains_what_is_missing_and_measures_everything(run, runs, experiment):
+    finetune = experiment.parent / "tiny_finetune.yaml"
+    network = {"class_path": "hn.hypernets.finetune.LoraFinetune", "init_args": {"rank": "${vars.rank}"}}
+    finetune.write_text(yaml.safe_dump({"extends": "tiny.yaml", "model": {"hypernet": network}}))
+    options = ["--comparison.finetune", str(finetune), "--trainer.max_steps", "1", "--vars.rank", "3"]
+    printed = run("compare", *options, "--run.name", "x", "--comparison.searches.reno_50.init_args.iterations", "3")
+    for kind, name in (("tiny", "hypernetwork"), ("tiny_finetune", "finetune")):
+        assert f"{kind} has no trained run yet" in printed
+        (trained,) = (runs.parent / kind).glob("*/hypernet")
+        results = json.loads((trained.parent / "results.json").read_text())
+        assert list(results["methods"]) == ["base", name]
+        assert results["training"]["steps"] == 1
+        adapter = json.loads((trained / "adapter_config.json").read_text())
+        assert adapter["r"] == 3
+
+    results = json.loads((runs / "compare_x" / "results.json").read_text())
+    methods = results["methods"]
+    assert list(methods) == ["base", "hypernetwork", "finetune", "best_of_8", "reno_50"]
+    assert [method["nfe"] for method in methods.values()] == [1, 2, 1, 3, 3]
+    for name, method in methods.items():
+        assert method.keys() == (METHOD if name == "base" else METHOD | INTERVALS)
+    assert methods["finetune"]["kl_nats"] is None
+    assert methods["best_of_8"]["reward"] > methods["base"]["reward"]
+    assert results["weights"]["hypernetwork"] in [str(path) for path in runs.glob("*/hypernet")]
+    assert Image.open(runs / "compare_x" / "images" / "comparison.png").height > 5 * 96
+    assert "reno_50" in printed
+    assert (runs / "compare_x" / "compare_config.yaml").exists()
+
+    # now there is something to compare
+    assert "no trained run yet" not in run("compare", *options, "--comparison.searches", "{}")
+
+
+def test_generate_takes_one_prompt_or_several(run, runs, make_module):
+    make_weights(make_module, runs / "one" / "hypernet")
+    printed = run("generate", "--prompt", "a red ball", "--run.name", "a", "--upscale", "2")
+    folder = runs / "generate_a"
+    assert str(runs / "one" / "hypernet") in printed
+    assert str(folder / "overview.png") in printed
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert (metadata["weights"], metadata["seed"]) == (str(runs / "one" / "hypernet"), 0)
+    entries = metadata["images"]
+    assert [entry["file"] for entry in entries] == [
+        f"{number:04d}_{method}.png" for method in ("base", "hypernetwork") for number in range(4)
+    ]
+    assert {entry["prompt"] for entry in entries} == {"a red ball"}
+    assert {(entry["method"], entry["nfe"]) for entry in entries} == {("base", 1), ("hypernetwork", 2)}
+    pixels = [(folder / entry["file"]).read_bytes() for entry in entries]
+    assert len(set(pixels)) == 8
+    assert Image.open(folder / "0000_base.png").size == (32, 32)
+
+    options = ["--run.name", "b", "--count", "2", "--steps", "2", "--seed", "1"]
+    run("generate", "--prompt", '["a red ball", "two cube"]', *options)
+    entries = json.loads((runs / "generate_b" / "metadata.json").read_text())["images"]
+    assert [entry["prompt"] for entry in entries] == ["a red ball", "a red ball", "two cube", "two cube"] * 2
+    assert {entry["nfe"] for entry in entries} == {2, 3}
+    assert (runs / "generate_b" / "0000_base.png").read_bytes() not in pixels
+
+
+def test_generate_uses_the_weights_that_come_with_the_experiment(run, runs, make_module, tmp_path):
+    folder = make_weights(make_module, tmp_path / "pretrained")
+    assert f"weights      {folder}" in run("generate", "--prompt", "a ball", "--run.pretrained", str(folder))
+    other = make_weights(make_module, tmp_path / "other")
+    assert f"weights      {other}" in run("generate", "--prompt", "a ball", "--hypernet", str(other))
+
+
+def test_validate_test_and_predict_use_the_trained_weights(run, runs, make_module, capsys):
+    make_weights(make_module, runs / "one" / "hypernet")
+    for verb, prefix in (("validate", "val"), ("test", "test")):
+        printed = run(verb, "--run.name", "one")
+        rows = [line.split("│") for line in printed.splitlines() if "│" in line]
+        numbers = {row[1].strip(): row[2].strip() for row in rows}
+        assert float(numbers[f"{prefix}/kl_nats"]) > 1
+        assert float(numbers[f"{prefix}/base_kl_nats"]) == 0
+        assert (runs / "one" / f"{verb}_config.yaml").exists()
+    printed = run("predict", "--run.name", "images", "--data.init_args.limit_predict", "1")
+    assert f"images       {runs / 'images' / 'images'}" in printed
+    assert len(list((runs / "images" / "images" / "00000" / "samples").iterdir())) == 2
+
+
+def test_every_verb_prints_its_configuration(resolved):
+    for verb in ("fit", "validate", "test", "predict", "train", "compare", "generate"):
+        options = ["--prompt", "a ball"] if verb == "generate" else []
+        config = resolved(verb, *options)
+        assert config["model"]["hypernet"]["init_args"]["rank"] == 2
+        assert "extends" not in config
+
+
+def test_options_of_the_command_line_reach_the_configuration(resolved):
+    options = {
+        "model.regulariser": "sum",
+        "model.reward_weight": 3.5,
+        "model.noise_type": "batch",
+        "model.warmup_steps": 7,
+        "model.optimizer.init_args.lr": 0.25,
+        "model.reward.init_args.weights.redness": 0.5,
+        "model.reward.init_args.rewards.clip.init_args.scale": "percent",
+        "trainer.gradient_clip_val": 0.125,
+        "callbacks.images.init_args.upscale": 5,
+        "comparison.searches.reno_50.init_args.iterations": 9,
+        "seed_everything": 11,
+    }
+    config = resolved("train", *(word for name, value in options.items() for word in (f"--{name}", str(value))))
+    for name, value in options.items():
+        found = config
+        for key in name.split("."):
+            found = found[key]
+        assert found == value, name
+    assert config["model"]["reward"]["init_args"]["weights"]["clip"] == 1.0
+
+
+def test_the_configuration_reaches_the_run(run, runs, monkeypatch):
+    """What cannot be seen in a printed configuration: that it is used."""
+    seen = {}
+
+    def record(self, model, datamodule, **options):
+        group = model.configure_optimizers()["optimizer"].param_groups[0]
+        seen.update(lr=group["initial_lr"], module=model, clip=self.gradient_clip_val, max_steps=self.max_steps)
+        seen["data_seed"] = datamodule.seed
+
+    monkeypatch.setattr("hn.trainer.ExperimentTrainer.fit", record)
+    run("fit", "--model.optimizer.init_args.lr", "0.25", "--trainer.gradient_clip_val", "0.125", "--model.regulariser",
+        "sum", "--model.reward_weight", "3.5", "--model.noise_type", "batch", "--seed_everything", "11",
+        "--model.reward.init_args.weights.redness", "0.5")  # fmt: skip
+    module = seen["module"]
+    assert (seen["lr"], seen["clip"], seen["max_steps"]) == (0.25, 0.125, 2)
+    assert (module.regulariser, module.reward_weight, module.noise_type) == ("sum", 3.5, "batch")
+    assert (module.seed, seen["data_seed"], module.evaluation_seed) == (11, 11, 0)
+    assert module.reward.weights == {"clip": 1.0, "redness": 0.5}
+    assert module.warmup_steps == 2
+
+
+def test_an_override_reaches_every_place_that_refers_to_the_value(resolved, experiment):
+    child = experiment.parent / "child.yaml"
+    child.write_text(
+        yaml.safe_dump(
+            {
+                "extends": "tiny.yaml",
+                "vars": {"place": "here"},
+                "model": {"warmup_steps": "${trainer.max_steps}"},
+                "callbacks": {"last": {"init_args": {"every_n_steps": "${trainer.max_steps}"}}},
+                "comparison": {"searches": {"best_of_8": {"init_args": {"n": "${model.images_per_prompt}"}}}},
+                "run": {"root": "${vars.place}/runs"},
+            }
+        )
+    )
+    for options, expected in (
+        ([], (2, 2, 2, "here/runs", 2)),
+        (["--trainer.max_steps", "9", "--model.images_per_prompt", "5"], (9, 9, 5, "here/runs", 2)),
+        (["--vars.place", "there", "--vars.rank", "7"], (2, 2, 2, "there/runs", 7)),
+    ):
+        config = resolved("train", *options, config=child)
+        assert (
+            config["model"]["warmup_steps"],
+            config["callbacks"]["last"]["init_args"]["every_n_steps"],
+            config["comparison"]["searches"]["best_of_8"]["init_args"]["n"],
+            config["run"]["root"],
+            config["model"]["hypernet"]["init_args"]["rank"],
+        ) == expected
+        assert config["data"]["init_args"]["predict"] == config["data"]["init_args"]["test"]
+
+
+def test_python_m_hn_is_the_same(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-m", "hn", "train", "--config", str(tmp_path / "nothing.yaml")],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 2
+    assert found.stdout == ""
+    assert found.stderr == f"error: There is no configuration file {tmp_path}/nothing.yaml.\n"
+
+
+def test_help_is_short_and_lists_the_verbs(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) < 60
+    for verb in ("train", "compare", "generate", "fit", "validate", "test", "predict"):
+        assert f"\n    {verb} " in shown
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: hn train --config experiments/NAME.yaml [--OPTION VALUE ...]\n")
+    assert "--model.reward_weight" in shown
+
+
+def test_an_unknown_verb_lists_those_there_are(refused):
+    message = refused("trian")
+    assert "trian" in message
+    for verb in ("train", "compare", "generate", "fit", "validate", "test", "predict"):
+        assert f"'{verb}'" in message
+
+
+def test_an_unknown_experiment_lists_those_there_are(refused, experiment):
+    message = refused("train", "--config", str(experiment.parent / "tinny.yaml"))
+    assert "tinny.yaml" in message
+    assert "has: tiny." in message
+    assert "There is no configuration file" in refused("train", "--config")
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        (["--trainer.max_stepz", "4"], ["--trainer.max_stepz", "did you mean --trainer.max_steps?"]),
+        (["--model.reward_wieght", "4"], ["did you mean --model.reward_weight?"]),
+        (["--model.hypernet.init_args.rnk", "4"], ["model.hypernet", "Option 'rnk' is not accepted"]),
+        (["--model.regulariser", "median"], ["model.regulariser", "'mean', 'sum'", "median"]),
+        (["--trainer.max_steps", "many"], ["trainer.max_steps", "many"]),
+        (["--vars.rank", "${vars.rnk}"], ["cannot be resolved", "vars.rnk"]),
+        (["--model.hypernet.class_path", "hn.hypernets.Lora"], ["no attribute 'Lora'"]),
+        (["--vars.checkpoints", "data/miniature/nothing"], ["data/miniature/nothing", "make miniature"]),
+        (["--model.generator.init_args.pretrained", "data/miniature/nothing"], ["`make miniature`"]),
+        (["--model.hypernet.init_args.rank", "0"], ["rank must be at least 1, not 0"]),
+        (["--model.images_per_prompt", "0"], ["images_per_prompt must be at least 1"]),
+        (["--trainer.precision", "31"], ["31"]),
+        (["--ckpt_path", "last"], ["There is no checkpoint", "--run.name"]),
+        (["--ckpt_path", "nothing.ckpt"], ["There is no checkpoint nothing.ckpt"]),
+        (["--callbacks.images.init_args.prompts", '["a red cow"]'], ["'cow'", "outside the generator's vocabulary"]),
+        (["--data.init_args.train", "nothing.jsonl"], ["nothing.jsonl", "no such prompt file"]),
+        (["--data.init_args.batch_size", "99"], ["do not fill one batch of 99"]),
+    ],
+)
+def test_a_slip_gives_one_message(refused, experiment, runs, options, messages):
+    message = refused("train", "--config", str(experiment), *options)
+    for part in messages:
+        assert part in message
+    assert not list(runs.glob("*/checkpoints"))
+
+
+def test_a_misspelt_key_in_a_file_is_named(refused, experiment):
+    child = experiment.parent / "child.yaml"
+    child.write_text("extends: tiny.yaml\ntrainer: {max_stepz: 3}\n")
+    assert "max_stepz" in refused("train", "--config", str(child))
+
+
+def test_weights_of_another_rank_are_not_continued_with(refused, run, runs, experiment):
+    run("fit", "--run.name", "one", "--callbacks.images", "null", "--trainer.max_steps", "1")
+    message = refused(
+        "fit", "--config", str(experiment), "--run.name", "one", "--ckpt_path", "last", "--vars.rank", "3"
+    )
+    assert "The checkpoint is one of another model: rank is 2 there and 3 here" in message
+
+
+def test_generate_and_evaluations_need_trained_weights(refused, experiment, runs, make_module):
+    for verb in ("test", "validate", "predict", "generate"):
+        prompt = ["--prompt", "a ball"] if verb == "generate" else []
+        assert "tiny has no trained run: train the experiment first" in refused(
+            verb, "--config", str(experiment), *prompt
+        )
+    make_weights(make_module, runs / "one" / "hypernet")
+    message = refused("generate", "--config", str(experiment), "--prompt", "a bleu cow")
+    assert "'bleu' (did you mean 'blue'" in message
+    assert "'cow'" in message
+    no_prompts = refused("test", "--config", str(experiment), "--data.init_args.test", "null")
+    assert "no prompts to test on: set `test`" in no_prompts
+    assert "The prompt is empty" in refused("generate", "--config", str(experiment), "--prompt", " ")
+    assert "count (0)" in refused("generate", "--config", str(experiment), "--prompt", "a ball", "--count", "0")
+
+
+def test_a_fine_tune_is_no_experiment_to_compare(refused, experiment):
+    message = refused("compare", "--config", str(experiment), "--comparison.finetune", str(experiment))
+    assert "compare the experiment that names it" in message
+
+
+def test_an_error_in_the_middle_of_training_keeps_its_traceback(experiment, monkeypatch):
+    def fail(*args):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("hn.module.NoiseHypernetModule.training_step", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["fit", "--config", str(experiment), "--run.name", "one"])
+
+
+def test_configurations_are_expanded_in_place(experiment):
+    words = ["fit", "--a", "1", f"--config={experiment}", "-c", str(experiment), "--b=2"]
+    expanded, file = expand_configs(words)
+    assert [*expanded[:4], expanded[5], expanded[7]] == ["fit", "--a", "1", "--config", "--config", "--b=2"]
+    assert yaml.safe_load(expanded[4])["vars"]["rank"] == 2
+    assert file == str(experiment)
+
+
+def test_options_can_be_left_out():
+    words = ["--config", "x.yaml", "-c", "y", "--run.name=a", "--run.root", "b", "--hypernet", "c", "--d"]
+    assert without_options(words, ("config", "c", "run.name", "hypernet")) == ["--run.root", "b", "--d"]

@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from hn.noise import evaluation_noise, evaluation_streams, seeded, training_noise, training_stream
+
+N = 3
+
+
+def draw(noise_type, generator, step=0, part=0, rank=0, seed=0):
+    return training_noise(noise_type, N, generator, seed, step, part, rank)
+
+
+def same(a, b) -> bool:
+    return torch.equal(a, b)
+
+
+def test_keys_that_differ_in_anything_give_unrelated_draws():
+    keys = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (2**40, 5)]
+    draws = torch.stack([torch.randn(1000, generator=seeded(*key)) for key in keys])
+    assert torch.equal(draws[2], torch.randn(1000, generator=seeded(0, 0)))
+    correlation = torch.corrcoef(draws) - torch.eye(len(keys))
+    assert correlation.abs().max() < 0.15  # five standard deviations of unrelated draws
+
+
+def test_inf_is_fresh_for_every_sample_step_part_and_rank(generator):
+    first = draw("inf", generator)
+    assert first.shape == (N, *generator.noise_shape)
+    assert not same(first[0], first[1])
+    assert same(first, draw("inf", generator))
+    for other in (
+        draw("inf", generator, step=1),
+        draw("inf", generator, part=1),
+        draw("inf", generator, rank=1),
+        draw("inf", generator, seed=1),
+    ):
+        assert not same(first, other)
+
+
+def test_batch_is_one_noise_per_update(generator):
+    first = draw("batch", generator)
+    assert same(first[0], first[1])
+    assert same(first, draw("batch", generator, part=1, rank=2))
+    assert not same(first, draw("batch", generator, step=1))
+    assert not same(first, draw("batch", generator, seed=1))
+
+
+def test_one_is_the_same_noise_always(generator):
+    first = draw("one", generator)
+    assert same(first[0], first[1])
+    assert same(first, draw("one", generator, step=9, part=1, rank=2))
+    assert not same(first, draw("one", generator, seed=1))
+
+
+def test_multi_is_the_same_batch_always_and_another_on_each_rank(generator):
+    first = draw("multi", generator)
+    assert not same(first[0], first[1])
+    assert same(first, draw("multi", generator, step=9, part=1))
+    assert not same(first, draw("multi", generator, rank=1))
+    assert not same(first, draw("multi", generator, seed=1))
+
+
+def test_an_unknown_type_is_refused(generator):
+    with pytest.raises(ValueError, match="Unknown noise type 'infinite'; choose one of inf, batch, one, multi"):
+        draw("infinite", generator)
+
+
+def test_evaluation_noise_is_a_matter_of_prompt_and_copy_alone(generator):
+    noise = evaluation_noise(generator, [7, 7, 2], [0, 1, 0], seed=5)
+    assert same(noise[2:], evaluation_noise(generator, [2], [0], seed=5))
+    assert same(noise[1:2], evaluation_noise(generator, [7], [1], seed=5))
+    assert not same(noise[0], noise[1])
+    assert not same(noise, evaluation_noise(generator, [7, 7, 2], [0, 1, 0], seed=6))
+
+
+def test_streams_are_fresh_each_time_and_unrelated_to_the_noise(generator):
+    a, b = evaluation_streams([7, 2], [0, 1], seed=5)
+    size = torch.Size(generator.noise_shape).numel()
+    drawn = torch.randn(size, generator=a)
+    assert not same(drawn, torch.randn(size, generator=b))
+    assert same(drawn, torch.randn(size, generator=evaluation_streams([7], [0], seed=5)[0]))
+    assert not same(drawn, evaluation_noise(generator, [7], [0], seed=5).flatten())
+    drawn = [torch.randn(size, generator=training_stream(0, step)) for step in (3, 3, 4)]
+    assert same(drawn[0], drawn[1])
+    assert not same(drawn[0], drawn[2])
+    assert not same(drawn[0], draw("inf", generator, step=3)[0].flatten())

@@ -1,0 +1,78 @@
+"""A run that was cut in two is the same run, from the command line."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from hn.cli import main
+
+INTERRUPTION = '''
+from lightning.pytorch import Callback
+
+class Interruption(Callback):
+    """Presses Ctrl-C when a batch begins after so many updates."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+'''
+
+
+@pytest.fixture
+def fit(experiment, monkeypatch, tmp_path):
+    """Runs `hn fit` with six updates, three an epoch, and a validation after every second one."""
+    (tmp_path / "interruption.py").write_text(INTERRUPTION)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["--trainer.max_steps", "6", "--callbacks.images", "null"]
+    # The KL grows all the time, so that every validation is a new best and its number is in the checkpoint.
+    options += ["--callbacks.best.init_args.monitor", "val/kl_nats"]
+    return lambda name, *more: main(["fit", "--config", str(experiment), "--run.name", name, *options, *more])
+
+
+def last(experiment: Path, name: str) -> dict:
+    """What the run's last checkpoint says of weights, optimiser, schedule and validation."""
+    path = experiment.parent / "runs" / "tiny" / name / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    best = next(state for key, state in checkpoint["callbacks"].items() if key.startswith("ModelCheckpoint"))
+    kept = {key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")}
+    return kept | {"kl_nats": best["best_model_score"]}
+
+
+@pytest.fixture(scope="module")
+def kept():
+    """Holds the uninterrupted run's last checkpoint, so that it is made once."""
+    return {}
+
+
+@pytest.fixture
+def uninterrupted(kept, fit, experiment):
+    if not kept:
+        fit("whole")
+        kept.update(last(experiment, "whole"))
+        assert kept["global_step"] == 6
+        assert any(weight.abs().max() > 0 for name, weight in kept["state_dict"].items() if "lora_B" in name)
+    return kept
+
+
+@pytest.mark.parametrize("at", [2, 3, 4])  # at a validation, at the end of an epoch, in the middle of one
+def test_stopped_and_continued_is_uninterrupted(fit, experiment, uninterrupted, at):
+    fit("parts", "--trainer.max_steps", str(at))
+    assert last(experiment, "parts")["global_step"] == at
+    fit("parts", "--ckpt_path", "last")
+    torch.testing.assert_close(last(experiment, "parts"), uninterrupted, rtol=0, atol=0)
+
+
+def test_interrupted_and_continued_is_uninterrupted(fit, experiment, uninterrupted, capsys):
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as caught:
+        fit("parts", "--callbacks.stop", "{class_path: interruption.Interruption, init_args: {step: 4}}")
+    signal.signal(signal.SIGINT, handler)  # Lightning ignores further Ctrl-C while it shuts down
+    assert caught.value.code == 1
+    assert last(experiment, "parts")["global_step"] == 4
+    fit("parts", "--ckpt_path", "last")
+    torch.testing.assert_close(last(experiment, "parts"), uninterrupted, rtol=0, atol=0)

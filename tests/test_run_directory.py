@@ -1,0 +1,45 @@
+import os
+import re
+
+import pytest
+
+from hn.run_directory import RunDirectory, find_checkpoint, timestamp
+
+
+def test_a_run_is_known_by_experiment_and_name(tmp_path):
+    run = RunDirectory(str(tmp_path), "miniature", "one")
+    assert run.path == tmp_path / "miniature" / "one"
+    unnamed = RunDirectory(str(tmp_path))
+    assert unnamed.path.parent == tmp_path / "unnamed"
+    assert re.fullmatch(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}", unnamed.path.name)
+    assert re.fullmatch(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}", timestamp())
+
+
+def test_trained_weights_are_the_named_runs_or_the_newest(tmp_path):
+    run = RunDirectory(str(tmp_path), "x")
+    assert run.trained() is None
+    for age, name in enumerate(("b", "c", "a")):
+        folder = tmp_path / "x" / name / "hypernet"
+        folder.mkdir(parents=True)
+        os.utime(folder, (1000 - age, 1000 - age))
+    (tmp_path / "x" / "compare_1").mkdir()
+    assert run.trained() == tmp_path / "x" / "b" / "hypernet"
+    assert RunDirectory(str(tmp_path), "x", "a").trained() == tmp_path / "x" / "a" / "hypernet"
+    assert RunDirectory(str(tmp_path), "x", "new").trained() == tmp_path / "x" / "b" / "hypernet"
+    assert RunDirectory(str(tmp_path), "y").trained() is None
+
+
+def test_checkpoints_are_found_by_name_or_path(tmp_path):
+    folder = tmp_path / "x" / "one" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "last.ckpt").touch()
+    (folder / "best.ckpt").touch()
+    assert find_checkpoint(folder.parent, "last") == str(folder / "last.ckpt")
+    assert find_checkpoint(folder.parent, "best") == str(folder / "best.ckpt")
+    assert find_checkpoint(tmp_path, str(folder / "best.ckpt")) == str(folder / "best.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"two/checkpoints/last\.ckpt\. Name the run.* in .*/x: one\."):
+        find_checkpoint(tmp_path / "x" / "two", "last")
+    with pytest.raises(FileNotFoundError, match=r"leave --ckpt_path out\.$"):
+        find_checkpoint(tmp_path / "y" / "two", "best")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint nowhere\.ckpt\. Give the path"):
+        find_checkpoint(folder.parent, "nowhere.ckpt")
