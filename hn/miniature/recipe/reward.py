@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from hn.miniature.captions import Caption, sample_caption, training_pools
+from hn.miniature.recipe.content import ContentHead, content_of_captions, content_of_scenes
 from hn.miniature.recipe.degrade import degrade
 from hn.miniature.recipe.stage import Stage
 from hn.miniature.renderer import SceneBatch, color_table, render
@@ -26,9 +27,10 @@ MEAN, STD = 0.5, 0.5
 class RewardStage(Stage):
     """Contrastive, with hard negatives.
 
-    Each step takes captions and, for each, one of its flips as a caption of another scene, so that hard negatives stand
-    on the image side too; every image also meets `NEGATIVES` flipped texts. A dense auxiliary task (what covers each
-    patch), dropped afterwards, teaches the image tower to see. Captions and flips use the training combinations alone.
+    Each step takes captions and, for each, one of its flips as a caption of another scene, so that hard negatives
+    stand on the image side too; every image also meets `NEGATIVES` flipped texts. Two auxiliary tasks, dropped
+    afterwards, teach the towers what to look for: what covers each patch, and what an embedding contains. Captions
+    and flips use the training combinations alone.
 
     Args:
         tokenizer: becomes the model's.
@@ -45,7 +47,7 @@ class RewardStage(Stage):
     def __init__(
         self,
         tokenizer: CLIPTokenizer,
-        steps: int = 2400,
+        steps: int = 2000,
         batch_size: int = 128,
         learning_rate: float = 1.5e-3,
         seed: int = 2,
@@ -82,6 +84,7 @@ class RewardStage(Stage):
         )
         self.tokenizer, self.clip = tokenizer, CLIPModel(config)
         self.dense = nn.Linear(width, len(SHAPES) + 1 + len(COLOR_NAMES) + 1)
+        self.content = ContentHead(projection)
         self.pools = training_pools()
 
     def loss(self, rng: torch.Generator, words: random.Random) -> dict[str, Tensor]:
@@ -109,14 +112,18 @@ class RewardStage(Stage):
         hard = torch.cat((logits.diagonal()[:, None], hard.masked_fill(~valid.to(self.device), -1e4)), 1)
         hard_loss = F.cross_entropy(hard, torch.zeros_like(target))
         dense = self._dense_loss(vision.last_hidden_state[:, 1:], scenes)
+        seen = self.content.loss(image, content_of_scenes(scenes).to(self.device))
+        read = self.content.loss(own, content_of_captions(captions).to(self.device))
         won = (hard.argmax(1) == 0).float()
         position = torch.tensor([caption.tag == "position" for caption in captions], device=self.device)
         return {
-            "loss": contrastive + hard_loss + 0.5 * dense,
+            "loss": contrastive + hard_loss + 0.5 * dense + seen + read,
             "contrastive": contrastive.detach(),
             "hard": won.mean(),
             "hard_position": won[position].mean(),
             "dense": dense.detach(),
+            "seen": seen.detach(),
+            "read": read.detach(),
             "scale": scale.detach(),
         }
 
