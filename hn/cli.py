@@ -1,6 +1,7 @@
 """The command line: LightningCLI's fit, validate, test and predict, and the verbs train, compare and generate.
 
 `hn <verb> --config experiments/X.yaml [--trainer.max_steps 100 ...]`. This is the only place that parses arguments.
+What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment adds the traceback.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -54,7 +56,9 @@ class Parser(LightningArgumentParser):
     """Says what is wrong with the arguments, without hundreds of lines of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(f"{message}\nThe options of a verb are listed by: hn VERB --help")
+        if not self.exit_on_error:  # a parser for the arguments of one class, whose caller says more
+            super().error(message, ex)
+        raise UserError(message)
 
 
 class HnCLI(LightningCLI):
@@ -75,7 +79,7 @@ class HnCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"parser_mode": "omegaconf+", "description": DESCRIPTION, **verbs},
+            parser_kwargs={"description": DESCRIPTION, **verbs},
         )
 
     def subcommands(self) -> dict[str, set[str]]:
@@ -124,7 +128,8 @@ class HnCLI(LightningCLI):
         except OmegaConfBaseException as error:
             raise UserError(f"A ${{...}} in the configuration cannot be resolved: {error}") from error
         except UserError as error:
-            raise UserError(f"{error}{self._nearest_options()}") from None
+            hint = "The options of a verb are listed by: hn VERB --help"
+            raise UserError(f"{error}\n{self._nearest_options()}{hint}") from None
 
     def before_instantiate_classes(self) -> None:
         """Settle the run's directory, and that there is what the verb needs, before anything heavy happens."""
@@ -132,10 +137,11 @@ class HnCLI(LightningCLI):
         if config.run.experiment is None:
             config.run.experiment = Path(self.experiment_file).stem if self.experiment_file else "unnamed"
         run = RunDirectory(**vars(config.run))
-        self.weights = None
+        self.weights = self.checkpoint = None
         with user_errors():
             if config.get("ckpt_path") is not None:
-                config.ckpt_path = find_checkpoint(run.path, config.ckpt_path)
+                # Not kept in the saved configuration: a run that was continued is still the run of that configuration.
+                self.checkpoint, config.ckpt_path = find_checkpoint(run.path, config.ckpt_path), None
             elif verb in ("fit", "train"):
                 if (run.path / CHECKPOINTS).is_dir():
                     raise UserError(
@@ -150,12 +156,7 @@ class HnCLI(LightningCLI):
         # Beside the runs, so that a comparison does not write over a run's results.
         name = run.name or timestamp()
         run.name = f"{verb}_{name}" if verb in ("compare", "generate") else name
-        config.trainer.default_root_dir = str(run.path)
-        if config.trainer.logger is None:  # straight into the run's directory, so that everything of a run is there
-            options = Namespace(save_dir=str(run.path), name="", version="", default_hp_metric=False)
-            config.trainer.logger = Namespace(
-                class_path="lightning.pytorch.loggers.TensorBoardLogger", init_args=options
-            )
+        self.directory = str(run.path)
         file = "config.yaml" if verb in ("fit", "train") else f"{verb}_config.yaml"
         self.save_config_kwargs = {"overwrite": True, "config_filename": file}
 
@@ -164,12 +165,18 @@ class HnCLI(LightningCLI):
             super().instantiate_classes()
             if self.weights is not None:
                 self.model.load_trained(self.weights)
+        if self.checkpoint is not None:
+            self.config_init[self.subcommand]["ckpt_path"] = self.checkpoint
 
     def instantiate_trainer(self, **kwargs: Any) -> ExperimentTrainer:
         named = [callback for callback in self._get(self.config_init, "callbacks").values() if callback is not None]
         others = self._get(self.config_init, "trainer").callbacks or []
         others = others if isinstance(others, list) else [others]
-        return super().instantiate_trainer(callbacks=[*named, *others], **kwargs)
+        options = {"callbacks": [*named, *others], "default_root_dir": self.directory, **kwargs}
+        if self._get(self.config_init, "trainer").logger is None:
+            # Straight into the run's directory, so that everything of a run is in one place.
+            options["logger"] = TensorBoardLogger(self.directory, name="", version="", default_hp_metric=False)
+        return super().instantiate_trainer(**options)
 
     def predict(self, **options: Any) -> None:
         """Images are written as they come, not kept in memory until the end."""
@@ -200,8 +207,10 @@ class HnCLI(LightningCLI):
     def _trained(self, newest: RunDirectory, experiment_file: str) -> str:
         if newest.trained() is None:
             print(f"{newest.experiment_path} has no trained run yet: training {experiment_file} first.")
-            overrides = without_options(self.arguments[1:], ("config", "c", "hypernet", "finetune", "run.name"))
-            run_hn(["train", "--config", experiment_file, *overrides])
+            own = ("config", "c", "hypernet", "finetune", "run.name", "run.experiment")
+            overrides = without_options(self.arguments, own)
+            overrides.remove(self.subcommand)
+            run_hn(["train", "--config", experiment_file, "--run.experiment", newest.experiment, *overrides])
         return str(newest.trained())
 
     def _nearest_options(self) -> str:
@@ -213,7 +222,7 @@ class HnCLI(LightningCLI):
         given = [word.partition("=")[0] for word in self.arguments if word.startswith("--")]
         unknown = [word for word in given if word not in known and not re.search(r"\.(init_args|class_path)\b", word)]
         nearest = {word: difflib.get_close_matches(word, known, n=1) for word in unknown}
-        return "".join(f"\n{word}: did you mean {found[0]}?" for word, found in nearest.items() if found)
+        return "".join(f"{word}: did you mean {found[0]}?\n" for word, found in nearest.items() if found)
 
 
 def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
@@ -263,7 +272,7 @@ def find_weights(run: RunDirectory) -> str:
     if folder is None:
         raise UserError(
             f"{run.experiment_path} has no trained run: train the experiment first (hn train), or name trained weights "
-            "(--ckpt_path for validate, test and predict; --hypernet for generate)."
+            "(--hypernet for generate; --ckpt_path, like `best` with --run.name, for validate, test and predict)."
         )
     return str(folder)
 

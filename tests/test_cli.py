@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 import hn
 from hn.cli import expand_configs, main, without_options
@@ -63,6 +64,7 @@ def refused(capsys):
         assert written.out == ""
         errors = written.err.split("error: ")
         assert len(errors) == 2
+        assert errors[1].count("hn VERB --help") <= 1
         assert len(errors[1].splitlines()) < 13
         return errors[1]
 
@@ -112,14 +114,27 @@ def test_train_leaves_a_complete_run_directory(run, runs, resolved):
     # the saved configuration is complete: it gives the same one again, and stays with the experiment
     saved = yaml.safe_load((folder / "config.yaml").read_text())
     assert saved["model"]["images_per_prompt"] == 3
-    again = resolved("train", config=folder / "config.yaml")
-    assert again["run"]["experiment"] == "tiny"
-    differing = {"trainer": {"default_root_dir", "logger"}}
-    for section in saved:
-        if isinstance(saved[section], dict):
-            ignored = differing.get(section, set())
-            expected = {key: value for key, value in saved[section].items() if key not in ignored}
-            assert {key: again[section][key] for key in expected} == expected
+    assert saved["run"] == {"root": str(runs.parent), "experiment": "tiny", "name": "one", "pretrained": None}
+    assert (saved["trainer"]["default_root_dir"], saved["trainer"]["logger"], saved["ckpt_path"]) == (None, None, None)
+    assert "seed" not in saved["model"]
+    assert resolved("train", config=folder / "config.yaml") == saved
+
+
+def test_the_best_weights_are_tested_and_kept(run, runs):
+    # The KL grows all the time, so that its least is at the first validation.
+    best = ["--callbacks.best.init_args.monitor", "val/kl_nats", "--callbacks.best.init_args.mode", "min"]
+    run("train", "--run.name", "one", "--trainer.max_steps", "4", "--callbacks.images", "null", *best)
+    results = json.loads((runs / "one" / "results.json").read_text())
+    assert (results["training"]["steps"], results["training"]["best_step"]) == (4, 2)
+    states = [
+        torch.load(runs / "one" / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+        for name in ("best", "last")
+    ]
+    kept = load_file(runs / "one" / "hypernet" / "adapter_model.safetensors")
+    name = "base_model.model.conv_out.lora_B.weight"
+    found = [state["backbone.conv_out.lora_B.default.weight"] for state in states]
+    assert torch.equal(kept[name], found[0])
+    assert not torch.equal(kept[name], found[1])
 
 
 def test_a_run_is_not_written_over(run, runs, refused, experiment):

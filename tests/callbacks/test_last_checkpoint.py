@@ -79,12 +79,10 @@ def check(fit, last, kept):
 @pytest.mark.parametrize(
     ("hook", "call"),
     [
-        ("on_train_batch_start", 1),
         ("on_train_batch_start", 4),  # the first batch of an epoch, not after a validation
         ("on_before_optimizer_step", 5),  # after a validation
         ("on_train_batch_end", 3),  # the last batch of an epoch, its update is done
         ("on_validation_batch_end", 2),  # in the middle of the first validation
-        ("on_validation_epoch_end", 2),
     ],
 )
 def test_a_failed_run_continues_as_if_nothing_had_been(check, hook, call):
