@@ -56,10 +56,10 @@ def render(scenes: SceneBatch, size: int = IMAGE_SIZE) -> Tensor:
     Overlapping objects are painted in their order.
     """
     device, scale = scenes.center.device, size / IMAGE_SIZE
-    axis = (torch.arange(size, device=device) + 0.5) / scale
+    axis = (torch.arange(size, device=device, dtype=scenes.center.dtype) + 0.5) / scale
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     image = _background(scenes, x / IMAGE_SIZE, y / IMAGE_SIZE)
-    table = _distance_table().to(device)
+    table = _distance_table().to(scenes.center)
     count = scenes.center.shape[1]
     for index in range(count):
         radius = scenes.radius[:, index].clamp_min(1e-3)[:, None, None]
