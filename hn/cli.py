@@ -100,6 +100,7 @@ class HnCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         kwargs.setdefault("parser_mode", "omegaconf+")
+        kwargs.setdefault("allow_abbrev", False)  # a misspelt option is an error, not the beginning of another one
         return super().init_parser(**kwargs)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
-from tqdm import tqdm
 
 from hn.callbacks.evaluation import Evaluation
 from hn.callbacks.images import ImageGrid
@@ -20,7 +18,9 @@ from hn.evaluation.methods import Method, Sampled, Searched
 from hn.evaluation.samples import Samples
 from hn.hypernets.finetune import LoraFinetune
 from hn.module import NoiseHypernetModule
+from hn.report.curves import plot_curves
 from hn.report.grid import labelled_grid, to_pil
+from hn.report.progress import with_progress
 from hn.report.results import write_results
 from hn.report.table import results_table
 from hn.run_directory import WEIGHTS
@@ -126,13 +126,18 @@ class ExperimentTrainer(L.Trainer):
         with self.precision_plugin.forward_context():
             reference = reference_features(model.generator, evaluation.scorer, batches, **settings)
             for method in methods:
-                shown = tqdm(batches, desc=method.name, disable=None, dynamic_ncols=True, file=sys.stderr)
+                shown = with_progress(batches, method.name)
                 records[method.name] = measure(method, evaluation.scorer, model.generator, shown, **settings)
             if grid is not None:
                 grid.last_path = self._comparison_picture(methods, grid)
         base = records["base"]
         summaries = {name: r.summary(None if r is base else base, reference) for name, r in records.items()}
-        self._report(model, summaries, weights={"hypernetwork": hypernet, "finetune": finetune})
+        weights = {"hypernetwork": hypernet, "finetune": finetune}
+        self._report(model, summaries, weights=weights)
+        runs = {name: Path(folder).parent for name, folder in weights.items() if folder is not None}
+        curves = plot_curves(runs, self.directory / "images" / "curves.png", title=self.directory.parent.name)
+        if curves is not None:
+            print(f"curves       {curves}")
 
     def generate(
         self,

@@ -178,6 +178,7 @@ def test_compare_trains_what_is_missing_and_measures_everything(run, runs, exper
     assert methods["best_of_8"]["reward"] > methods["base"]["reward"]
     assert results["weights"]["hypernetwork"] in [str(path) for path in runs.glob("*/hypernet")]
     assert Image.open(runs / "compare_x" / "images" / "comparison.png").height > 5 * 96
+    assert Image.open(runs / "compare_x" / "images" / "curves.png").width > 1000
     assert "reno_50" in printed
     assert (runs / "compare_x" / "compare_config.yaml").exists()
 
@@ -358,6 +359,7 @@ def test_an_unknown_experiment_lists_those_there_are(refused, experiment):
 @pytest.mark.parametrize(
     ("options", "messages"),
     [
+        (["--trainer.max_step", "4"], ["--trainer.max_step", "did you mean --trainer.max_steps?"]),
         (["--trainer.max_stepz", "4"], ["--trainer.max_stepz", "did you mean --trainer.max_steps?"]),
         (["--model.reward_wieght", "4"], ["did you mean --model.reward_weight?"]),
         (["--model.hypernet.init_args.rnk", "4"], ["model.hypernet", "Option 'rnk' is not accepted"]),

@@ -172,6 +172,15 @@ def training_pools() -> dict[str, list[Caption]]:
     return {tag: split_captions(tag, "train") for tag in TAGS}
 
 
+def judging_pools() -> dict[str, list[Caption]]:
+    """The captions that the rewards are trained on, by tag.
+
+    Those of training, and every number of every shape: from the few combinations of the training split (one or two
+    numbers a shape) a reward learns by heart which it has seen, and would rank those first.
+    """
+    return {**training_pools(), "counting": list(captions_of("counting"))}
+
+
 def evaluation_prompts(split: Split, per_tag: int, seed: int = 0) -> list[dict]:
     """Metadata rows of up to `per_tag` captions a tag, in GenEval's wording, chosen by seed."""
     rows = []

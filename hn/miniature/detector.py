@@ -77,7 +77,9 @@ class GridDetector(nn.Module):
         center = (cell + 0.5 + geometry[:, :2].flatten(2)) * STRIDE
         radius = geometry[:, 2].flatten(1).exp()
         near = torch.cdist(center.mT, center.mT) < 1.2 * STRIDE
-        better = score[:, :, None, :] > score[:, :, :, None]
+        mine, yours = score[:, :, :, None], score[:, :, None, :]
+        first = torch.ones(rows * columns, rows * columns, dtype=torch.bool, device=images.device).tril(-1)
+        better = (yours > mine) | ((yours == mine) & first)  # of equals, as scores of 1 are, the first
         score = score.masked_fill((better & near[:, None]).any(-1), 0)
         names = color.argmax(1).flatten(1)
         found: list[dict[str, list[Detection]]] = [{name: [] for name in self.classes} for _ in range(batch)]

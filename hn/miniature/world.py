@@ -2,7 +2,7 @@
 
 Every combination (colour and shape, two shapes, number and shape) belongs to exactly one split. The generator, its text
 encoder, the rewards and every hypernetwork are trained on captions of the `train` split alone, so the `val` and `test`
-prompts ask for combinations that none of them has seen.
+prompts ask for combinations that none of them has seen. One exception: the rewards know every number of every shape.
 """
 
 from __future__ import annotations

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 SCALARS = ("val/reward", "val/held_out_reward", "val/geneval", "val/fidelity")
+TRADE_OFF = ("val/reward", "val/fidelity")
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # distinguishable without colour vision too
 
 
-def read_scalars(run: str | Path) -> dict[str, tuple[list[int], list[float]]]:
+Scalars = dict[str, tuple[list[int], list[float]]]
+
+
+def read_scalars(run: str | Path) -> Scalars:
     """Every scalar of a run directory: name -> (steps, values), in the order of steps."""
     found: dict[str, dict[int, float]] = {}
     for path in sorted(Path(run).glob("events.out.tfevents.*")):
@@ -23,14 +28,21 @@ def read_scalars(run: str | Path) -> dict[str, tuple[list[int], list[float]]]:
 
 
 def plot_curves(
-    runs: Mapping[str, str | Path], path: str | Path, scalars: Sequence[str] = SCALARS, title: str = ""
+    runs: Mapping[str, str | Path],
+    path: str | Path,
+    scalars: Sequence[str] = SCALARS,
+    trade_off: tuple[str, str] | None = TRADE_OFF,
+    title: str = "",
 ) -> Path | None:
-    """Draw one panel per scalar with a line per run, the base's value dashed where the run logged it, to a PNG.
+    """Draw runs side by side to a PNG: a panel per scalar over the steps, and one scalar over another.
+
+    The generator's own value is a dashed line (a cross in the last panel) where a run logged it.
 
     Args:
         runs: label -> run directory.
         path: of the PNG.
         scalars: panels; those that no run has are left out.
+        trade_off: scalars of the last panel's axes, x and y, a point for each step at which a run has both.
         title: of the figure.
 
     Returns:
@@ -40,17 +52,23 @@ def plot_curves(
     panels = [name for name in scalars if any(name in found for found in curves.values())]
     if not panels:
         return None
-    figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
+    if trade_off is not None and not any(set(trade_off) <= found.keys() for found in curves.values()):
+        trade_off = None
+    columns = len(panels) + (trade_off is not None)
+    figure = Figure(figsize=(3.6 * columns, 3.2), layout="constrained")
     figure.suptitle(title)
-    for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        stage, short = name.split("/", 1)
+    every_axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axes, name in zip(every_axes, panels, strict=False):
         for (label, found), color in zip(curves.items(), _COLORS, strict=False):
             if name in found:
                 axes.plot(*found[name], color=color, marker=".", label=label)
-        base = next((found[key] for found in curves.values() if (key := f"{stage}/base_{short}") in found), None)
-        if base:
-            axes.axhline(base[1][0], color="0.4", linestyle="--", linewidth=1, label="base")
-        axes.set(title=short.replace("_", " "), xlabel="step")
+        base = _base_value(curves, name)
+        if base is not None:
+            axes.axhline(base, color="0.4", linestyle="--", linewidth=1, label="base")
+        axes.set(title=_short(name), xlabel="step")
+    if trade_off is not None:
+        _draw_trade_off(every_axes[-1], curves, *trade_off)
+    for axes in every_axes:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
@@ -58,3 +76,24 @@ def plot_curves(
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     return path
+
+
+def _draw_trade_off(axes: Axes, curves: Mapping[str, Scalars], x: str, y: str) -> None:
+    for found, color in zip(curves.values(), _COLORS, strict=False):
+        if x in found and y in found:
+            values = [dict(zip(*found[name], strict=True)) for name in (x, y)]
+            steps = sorted(values[0].keys() & values[1].keys())
+            axes.plot(*([value[step] for step in steps] for value in values), color=color, marker=".")
+    base = [_base_value(curves, name) for name in (x, y)]
+    if None not in base:
+        axes.plot(*base, color="0.4", marker="x", linestyle="")
+    axes.set(title=f"{_short(y)} at {_short(x)}", xlabel=_short(x), ylabel=_short(y))
+
+
+def _base_value(curves: Mapping[str, Scalars], name: str) -> float | None:
+    key = name.replace("/", "/base_", 1)
+    return next((found[key][1][0] for found in curves.values() if key in found), None)
+
+
+def _short(name: str) -> str:
+    return name.split("/", 1)[1].replace("_", " ")

@@ -8,6 +8,7 @@ from hn.miniature.captions import (
     PARAPHRASES,
     Caption,
     captions_of,
+    judging_pools,
     sample_caption,
     split_captions,
     training_pools,
@@ -135,6 +136,7 @@ def test_splits_part_the_captions_of_every_form_but_single_objects() -> None:
         assert sum(map(len, parts)) == len(set.union(*parts)) <= len(list(captions_of(tag)))
     assert split_captions("single_object", "val") == split_captions("single_object", "test")
     assert training_pools() == {tag: split_captions(tag, "train") for tag in TAGS}
+    assert judging_pools() == {**training_pools(), "counting": list(captions_of("counting"))}
 
 
 @pytest.mark.parametrize("tag", TAGS)

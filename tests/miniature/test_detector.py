@@ -96,7 +96,8 @@ def test_targets_lead_back_to_the_scene(ground_truth, fixed: Fixed) -> None:
     # A detector whose maps are the training targets finds exactly what is in the scene.
     scenes = random_scenes(20, torch.Generator().manual_seed(0))
     heat, where, color, geometry = detection_targets(scenes)
-    assert heat.sum() == len(where) == (scenes.radius > 0).sum()
+    objects = (scenes.radius > 0).sum()
+    assert objects < heat.sum() == len(where) <= 4 * objects  # beside a border several cells answer for an object
     colors, boxes = torch.zeros(20, len(COLOR_NAMES), 8, 8), torch.zeros(20, 3, 8, 8)
     image, row, column = where.T
     colors[image, color, row, column] = 1

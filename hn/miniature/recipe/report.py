@@ -36,7 +36,8 @@ METHOD = (
     "a deterministic map from noise and caption to a scene, which the renderer draws. Where and how often that sampler "
     "disobeys captions (numbers, relations, second objects, which colour goes where) is a design choice, stated in its "
     "`Obedience`; the generator adds errors of its own. Prompts are those of the test split: combinations of colours, "
-    "shapes and numbers that neither the generator nor the rewards were trained on."
+    "shapes and numbers that neither the generator nor the rewards were trained on; only numbers are all known to the "
+    "rewards (in other words and scenes), for the training split has one or two numbers a shape."
 )
 
 

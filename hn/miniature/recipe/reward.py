@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from hn.miniature.captions import Caption, sample_caption, training_pools
+from hn.miniature.captions import Caption, judging_pools, sample_caption
 from hn.miniature.recipe.content import ContentHead, content_of_captions, content_of_scenes
 from hn.miniature.recipe.degrade import degrade
 from hn.miniature.recipe.stage import Stage
@@ -30,7 +30,7 @@ class RewardStage(Stage):
     Each step takes captions and, for each, one of its flips as a caption of another scene, so that hard negatives
     stand on the image side too; every image also meets `NEGATIVES` flipped texts. Two auxiliary tasks, dropped
     afterwards, teach the towers what to look for: what covers each patch, and what an embedding contains. Captions
-    and flips use the training combinations alone.
+    and flips are those of `judging_pools` alone.
 
     Args:
         tokenizer: becomes the model's.
@@ -47,7 +47,7 @@ class RewardStage(Stage):
     def __init__(
         self,
         tokenizer: CLIPTokenizer,
-        steps: int = 2000,
+        steps: int = 2400,
         batch_size: int = 128,
         learning_rate: float = 1.5e-3,
         seed: int = 2,
@@ -85,15 +85,16 @@ class RewardStage(Stage):
         self.tokenizer, self.clip = tokenizer, CLIPModel(config)
         self.dense = nn.Linear(width, len(SHAPES) + 1 + len(COLOR_NAMES) + 1)
         self.content = ContentHead(projection)
-        self.pools = training_pools()
+        self.pools = judging_pools()
+        self.known = {caption for pool in self.pools.values() for caption in pool}
 
     def loss(self, rng: torch.Generator, words: random.Random) -> dict[str, Tensor]:
         originals = [sample_caption(words, self.pools, TAG_WEIGHTS) for _ in range(self.batch_size // 2)]
-        captions = originals + [words.choice(_trainable(caption.flips(words)) or [caption]) for caption in originals]
+        captions = originals + [words.choice(self._known(caption.flips(words)) or [caption]) for caption in originals]
         scenes = scenes_of(captions, rng)
         images = degrade(render(scenes), rng).to(self.device)
         texts = [caption.paraphrase(words) for caption in captions]
-        flips, valid = _flips(captions, scenes, words)
+        flips, valid = self._flips(captions, scenes, words)
 
         vision = self.clip.vision_model(pixel_values=(images - MEAN) / STD)
         image = F.normalize(self.clip.visual_projection(vision.pooler_output), dim=-1)
@@ -127,6 +128,20 @@ class RewardStage(Stage):
             "scale": scale.detach(),
         }
 
+    def _flips(self, captions: list[Caption], scenes: SceneBatch, words: random.Random) -> tuple[list[str], Tensor]:
+        """`NEGATIVES` flipped texts a caption (flattened), and which the scene does contradict [B, NEGATIVES]."""
+        texts: list[str] = []
+        valid = torch.zeros(len(captions), NEGATIVES, dtype=torch.bool)
+        for row, (caption, direction) in enumerate(zip(captions, directions(scenes).tolist(), strict=True)):
+            flips = self._known(caption.contradicted_flips(words, direction))
+            flips = words.sample(flips, min(NEGATIVES, len(flips)))
+            valid[row, : len(flips)] = True
+            texts += [flip.paraphrase(words) for flip in flips] + [caption.text()] * (NEGATIVES - len(flips))
+        return texts, valid
+
+    def _known(self, flips: list[Caption]) -> list[Caption]:
+        return [flip for flip in flips if flip in self.known]
+
     def _dense_loss(self, patches: Tensor, scenes: SceneBatch) -> Tensor:
         shape, color = patch_labels(scenes)
         logits = self.dense(patches)
@@ -146,22 +161,6 @@ def patch_labels(scenes: SceneBatch) -> tuple[Tensor, Tensor]:
     shape = scenes.shape.argmax(-1).gather(1, index).masked_fill(none, len(SHAPES))
     nearest = torch.cdist(scenes.color, color_table()[None].expand(len(scenes), -1, -1)).argmin(-1)
     return shape, nearest.gather(1, index).masked_fill(none, len(COLOR_NAMES))
-
-
-def _flips(captions: list[Caption], scenes: SceneBatch, words: random.Random) -> tuple[list[str], Tensor]:
-    """`NEGATIVES` flipped texts a caption (flattened), and which of them the scene does contradict [B, NEGATIVES]."""
-    texts: list[str] = []
-    valid = torch.zeros(len(captions), NEGATIVES, dtype=torch.bool)
-    for row, (caption, direction) in enumerate(zip(captions, directions(scenes).tolist(), strict=True)):
-        flips = _trainable(caption.contradicted_flips(words, direction))
-        flips = words.sample(flips, min(NEGATIVES, len(flips)))
-        valid[row, : len(flips)] = True
-        texts += [flip.paraphrase(words) for flip in flips] + [caption.text()] * (NEGATIVES - len(flips))
-    return texts, valid
-
-
-def _trainable(flips: list[Caption]) -> list[Caption]:
-    return [flip for flip in flips if flip.components <= {"train"}]
 
 
 def export(stage: RewardStage, folder: str | Path) -> None:

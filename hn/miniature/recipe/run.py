@@ -24,7 +24,7 @@ from hn.miniature.recipe.tokenizer import build_tokenizer
 
 STAGES = ("prompts", "autoencoder", "student", "detector", "reward", "reward_held_out", "report")
 SHARDS = 14
-HELD_OUT = {"steps": 1400, "seed": 3, "width": 96, "layers": 3, "text_width": 64, "projection": 96}
+HELD_OUT = {"steps": 3200, "seed": 3, "width": 96, "layers": 4, "text_width": 64, "projection": 96}
 """The held-out reward: another seed and other sizes."""
 
 

@@ -2,7 +2,8 @@
 
 Pairs (noise, caption, latents of the coupling's scene) stand where a teacher's samples stand in other distillations.
 The UNet predicts v under a zero-terminal-SNR schedule, so that v = -x0 at the last timestep and one DDIM step is the
-generator; the timesteps that 2 and 4 trailing steps visit are trained on the same pairs' straight DDIM paths.
+generator. The timesteps that 2 and 4 trailing steps visit are trained where the student's own first step leads, so that
+later steps mend what it got wrong.
 """
 
 from __future__ import annotations
@@ -113,6 +114,8 @@ def _require_vocabulary(path: Path, tokenizer: CLIPTokenizer) -> None:
 class StudentStage(Stage):
     """v-prediction on the pairs: most samples at the last timestep, the rest where 2 and 4 steps pass.
 
+    Those start from the student's own one-step output.
+
     Args:
         tokenizer: the one that the pairs' tokens were made with.
         pairs: folder of `make_pairs`.
@@ -127,7 +130,7 @@ class StudentStage(Stage):
         self,
         tokenizer: CLIPTokenizer,
         pairs: Path,
-        steps: int = 5500,
+        steps: int = 6000,
         batch_size: int = 64,
         learning_rate: float = 1.2e-3,
         seed: int = 6,
@@ -172,14 +175,32 @@ class StudentStage(Stage):
         later = torch.tensor([749, 499, 249])[torch.randint(3, (self.batch_size,), generator=rng)]
         first = torch.rand(self.batch_size, generator=rng) < self.first_step_share
         timestep = torch.where(first, 999, later).to(self.device)
-        noisy = self.scheduler.add_noise(latents, noise, timestep)
-        target = self.scheduler.get_velocity(latents, noise, timestep)
+        first = first.to(self.device)
         embeds = self.text_encoder(input_ids=tokens).last_hidden_state
+        noisy = self.revisit(noise, timestep, first, embeds.detach())
+        clean, noisiness = self.signal_and_noise(timestep)
+        # The v that leads from `noisy` to the pair's latents: x0 = clean * noisy - noisiness * v.
+        target = (clean * noisy - latents) / noisiness
         predicted = self.unet(noisy, timestep, embeds).sample
         error = F.smooth_l1_loss(predicted, target, beta=0.5, reduction="none").mean((1, 2, 3))
         square = (predicted - target).detach().pow(2).mean((1, 2, 3))
-        first = first.to(self.device)
         return {"loss": error.mean(), "one_step_mse": square[first].mean(), "later_mse": square[~first].mean()}
+
+    @torch.no_grad()
+    def revisit(self, noise: Tensor, timestep: Tensor, first: Tensor, embeds: Tensor) -> Tensor:
+        """What the generator itself sees at `timestep` [B]: the noise where `first`, else a DDIM step from its x0."""
+        clean, noisiness = self.signal_and_noise(timestep)
+        seen, again = noise.clone(), ~first
+        if again.any():
+            last = torch.full_like(timestep[again], 999)
+            guess = -self.unet(noise[again], last, embeds[again]).sample
+            seen[again] = clean[again] * guess + noisiness[again] * noise[again]
+        return seen
+
+    def signal_and_noise(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of x0 and of the noise in x_t at `timestep` [B], each [B, 1, 1, 1]."""
+        alpha = self.scheduler.alphas_cumprod.to(self.device)[timestep].view(-1, 1, 1, 1)
+        return alpha.sqrt(), (1 - alpha).sqrt()
 
     def pipeline(self, tokenizer: CLIPTokenizer, autoencoder: AutoencoderKL) -> StableDiffusionPipeline:
         """The trained stack as a stock pipeline."""

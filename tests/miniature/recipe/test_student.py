@@ -94,6 +94,23 @@ def test_training_sees_both_kinds_of_timesteps_and_has_gradients_everywhere(pair
     assert without == []
 
 
+@pytest.mark.parametrize(("steps", "step"), [(2, 1), (4, 1)])
+def test_later_steps_are_trained_where_the_first_one_leads_and_towards_the_pair(pairs, tokenizer, steps, step) -> None:
+    stage, scheduler = StudentStage(tokenizer, pairs).eval(), build_scheduler()
+    noise, latents, embeds = torch.randn(2, *NOISE_SHAPE), torch.randn(2, *NOISE_SHAPE), torch.randn(2, 16, 96)
+    scheduler.set_timesteps(steps)
+    timestep = scheduler.timesteps[step]
+    with torch.no_grad():
+        predicted = stage.unet(noise, torch.tensor([999, 999]), embeds).sample
+        led = scheduler.step(predicted, 999, noise).prev_sample
+        seen = stage.revisit(noise, timestep.expand(2), torch.tensor([False, False]), embeds)
+    torch.testing.assert_close(seen, led)
+    assert torch.equal(stage.revisit(noise, timestep.expand(2), torch.tensor([True, True]), embeds), noise)
+    clean, noisiness = stage.signal_and_noise(timestep.expand(2))
+    target = (clean * seen - latents) / noisiness
+    torch.testing.assert_close(scheduler.step(target, timestep, seen).pred_original_sample, latents)
+
+
 def test_the_pipeline_is_a_one_step_generator_of_the_stage(pairs: Path, tokenizer, autoencoder) -> None:
     stage = StudentStage(tokenizer, pairs).eval()
     generator = DiffusersGenerator.from_pipeline(stage.pipeline(tokenizer, autoencoder))
