@@ -157,7 +157,8 @@ def test_compare_trains_what_is_missing_and_measures_everything(run, runs, exper
     finetune = experiment.parent / "tiny_finetune.yaml"
     network = {"class_path": "hn.hypernets.finetune.LoraFinetune", "init_args": {"rank": "${vars.rank}"}}
     finetune.write_text(yaml.safe_dump({"extends": "tiny.yaml", "model": {"hypernet": network}}))
-    options = ["--comparison.finetune", str(finetune), "--trainer.max_steps", "1", "--vars.rank", "3"]
+    training = ["--trainer.max_steps", "1", "--trainer.val_check_interval", "1"]
+    options = ["--comparison.finetune", str(finetune), *training, "--vars.rank", "3"]
     printed = run("compare", *options, "--run.name", "x", "--comparison.searches.reno_50.init_args.iterations", "3")
     for kind, name in (("tiny", "hypernetwork"), ("tiny_finetune", "finetune")):
         assert f"{kind} has no trained run yet" in printed
