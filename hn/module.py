@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +43,8 @@ class NoiseHypernetModule(L.LightningModule):
         reward_weight: multiplies the reward.
         noise_type: noise per update: "inf" fresh for every sample; "batch" one noise shared by the batch, new at each
             update; "one" a single noise for the whole run; "multi" one fixed batch of noises.
-        warmup_steps: updates over which the learning rate rises linearly; constant afterwards.
+        warmup_steps: updates over which the learning rate rises linearly.
+        decay_steps: update at which the learning rate has fallen to zero along a cosine; constant if not given.
         images_per_prompt: images that each prompt gets in validation, test and prediction.
         seed: of weights and training noise; an update's noise depends on this and the update's number alone.
         evaluation_seed: of the noise in validation, test and prediction, the same for all methods and training seeds.
@@ -62,6 +64,7 @@ class NoiseHypernetModule(L.LightningModule):
         reward_weight: float = 1.0,
         noise_type: NoiseType = "inf",
         warmup_steps: int = 0,
+        decay_steps: int | None = None,
         images_per_prompt: int = 4,
         seed: int = 0,
         evaluation_seed: int = 0,
@@ -73,7 +76,7 @@ class NoiseHypernetModule(L.LightningModule):
                 f"got {images_per_prompt} and {warmup_steps}."
             )
         self.generator, self.hypernet, self.reward = generator, hypernet, reward
-        self.optimizer_factory, self.warmup_steps = optimizer, warmup_steps
+        self.optimizer_factory, self.warmup_steps, self.decay_steps = optimizer, warmup_steps, decay_steps
         self.regulariser, self.reward_weight = regulariser, reward_weight
         self.noise_type, self.images_per_prompt = noise_type, images_per_prompt
         self.seed, self.evaluation_seed = seed, evaluation_seed
@@ -163,8 +166,7 @@ class NoiseHypernetModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer_factory([p for p in self.hypernet.parameters() if p.requires_grad])
-        warmup = max(1, self.warmup_steps)
-        scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.warmup_steps, self.decay_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def load_trained(self, folder: str | Path) -> None:
@@ -212,3 +214,14 @@ class NoiseHypernetModule(L.LightningModule):
         arguments = {k: v for k, v in self.hypernet.arguments().items() if k != "gradient_checkpointing"}
         network, backbone = class_path(type(self.hypernet)), class_path(type(self.generator.backbone))
         return {"model": self.mode, "class": network, "backbone": backbone, **arguments}
+
+
+def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) -> float:
+    """Share of the learning rate at an update, counted from 0: (step + 1) / warmup_steps at first, then a cosine from
+    1 to 0 at `decay_steps`, or 1 without it."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if decay_steps is None:
+        return 1.0
+    progress = (step - warmup_steps) / max(1, decay_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

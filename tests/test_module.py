@@ -129,6 +129,16 @@ def test_warm_up_is_linear_and_then_constant(make_module, make_data, make_traine
     assert recorder.learning_rates == [2.0, 4.0, 6.0, 8.0, 8.0, 8.0]
 
 
+def test_the_learning_rate_falls_to_zero_along_a_cosine(make_module, make_data, make_trainer):
+    recorder = Recorder()
+    module = make_module(
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=8.0), warmup_steps=2, decay_steps=6
+    )
+    make_trainer(callbacks=[recorder], max_steps=7).fit(module, datamodule=make_data())
+    half = 8 * 0.5**0.5
+    assert recorder.learning_rates == pytest.approx([4.0, 8.0, 8.0, 4 + half / 2, 4.0, 4 - half / 2, 0.0])
+
+
 def test_accumulated_batches_have_noise_of_their_own(make_module, make_data, make_trainer, monkeypatch):
     keys = []
 
