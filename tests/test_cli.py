@@ -248,6 +248,7 @@ def test_options_of_the_command_line_reach_the_configuration(resolved):
         "model.reward_weight": 3.5,
         "model.noise_type": "batch",
         "model.warmup_steps": 7,
+        "model.decay_steps": 9,
         "model.optimizer.init_args.lr": 0.25,
         "model.reward.init_args.weights.redness": 0.5,
         "model.reward.init_args.rewards.clip.init_args.scale": "percent",
