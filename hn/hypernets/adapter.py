@@ -1,9 +1,8 @@
 """LoRA on a backbone, and its files in PEFT's layout."""
 
 import json
-import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import peft
@@ -12,12 +11,13 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-log = logging.getLogger(__name__)
+from hn.hypernets.depthwise import GroupedConvLora
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 ADAPTER = "default"  # PEFT's name for the only adapter there is
 PEFT_PREFIX = "base_model.model."  # what a PeftModel's key starts with
+Adapted = LoraLayer | GroupedConvLora  # both have lora_A, lora_B and scaling, by adapter name
 
 
 def add_lora(
@@ -26,7 +26,7 @@ def add_lora(
     """Add LoRA, A gaussian and B zero, to `backbone` in place; only its weights take gradients afterwards.
 
     LoRA weights are float32 at least, whatever the backbone's data type: small updates would be lost in half precision.
-    Grouped convolutions whose groups do not divide the rank are left out, which PEFT cannot adapt; the log names them.
+    Grouped convolutions get a dense LoRA of our own (`GroupedConvLora`), every other layer gets PEFT's.
 
     Args:
         backbone: any module.
@@ -36,40 +36,41 @@ def add_lora(
             by default.
 
     Returns:
-        The PEFT configuration.
+        The PEFT configuration, with the full name of every adapted layer.
 
     Raises:
         ValueError: if the rank is below 1, or `target_modules` (or one of its entries) fits no Linear or Conv2d.
     """
     if rank < 1:
         raise ValueError(f"A LoRA's rank must be at least 1, not {rank}.")
-    names = _select(backbone, target_modules)
-    left_out = [name for name in names if not _fits_rank(backbone.get_submodule(name), rank)]
-    if left_out:
-        log.warning(
-            "LoRA of rank %d leaves out %d grouped convolutions whose groups do not divide it: %s",
-            rank,
-            len(left_out),
-            ", ".join(left_out),
-        )
-    targets = set(names) - set(left_out)
+    targets = _select(backbone, target_modules)
+    grouped = [name for name in targets if _is_grouped(backbone.get_submodule(name))]
+    config = _peft_config(backbone, rank, alpha, targets)
+    backbone.requires_grad_(False)
+    if len(grouped) < len(targets):
+        plain = _peft_config(backbone, rank, alpha, set(targets) - set(grouped))
+        peft.inject_adapter_in_model(plain, backbone, adapter_name=ADAPTER)
+    for name in grouped:
+        backbone.set_submodule(name, GroupedConvLora(backbone.get_submodule(name), rank, alpha, ADAPTER))
+    adapted = {name for name, module in backbone.named_modules() if isinstance(module, Adapted)}
+    if adapted != set(targets):
+        raise ValueError(f"PEFT adapted other layers than asked for: {sorted(adapted ^ set(targets))}.")
+    for parameter in backbone.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+    return config
+
+
+def _peft_config(backbone: nn.Module, rank: int, alpha: float, targets: Collection[str]) -> peft.LoraConfig:
     # PEFT takes a target for the ending of a name too: "conv" would adapt "block.conv" as well.
     also_fitting = [name for name, _ in backbone.named_modules() if name not in targets and _fits_any(name, targets)]
-    config = peft.LoraConfig(
+    return peft.LoraConfig(
         r=rank,
         lora_alpha=alpha,
         target_modules=sorted(targets),
         exclude_modules=also_fitting or None,
         init_lora_weights="gaussian",
     )
-    peft.inject_adapter_in_model(config, backbone, adapter_name=ADAPTER)
-    adapted = {name for name, module in backbone.named_modules() if isinstance(module, LoraLayer)}
-    if adapted != targets:
-        raise ValueError(f"PEFT adapted other layers than asked for: {sorted(adapted ^ targets)}.")
-    for parameter in backbone.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
-    return config
 
 
 def save_adapter(folder: Path, state: dict[str, Tensor], config: peft.LoraConfig) -> None:
@@ -133,5 +134,5 @@ def _fits_any(name: str, targets: Iterable[str]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def _fits_rank(layer: nn.Module, rank: int) -> bool:
-    return not isinstance(layer, nn.Conv2d) or rank % layer.groups == 0
+def _is_grouped(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from hn.generators.base import Conditioning, Generator
-from hn.hypernets.adapter import ADAPTER, add_lora, load_adapter, save_adapter
+from hn.hypernets.adapter import ADAPTER, Adapted, add_lora, load_adapter, save_adapter
 from hn.hypernets.base import CONFIG_FILE, Hypernet
 from hn.hypernets.shared_weights import share_weights
 
@@ -25,7 +24,7 @@ class LowRankBranch(nn.Module):
         layer: the adapted layer; its A and B are taken over, its base layer is left behind.
     """
 
-    def __init__(self, layer: LoraLayer):
+    def __init__(self, layer: Adapted):
         super().__init__()
         self.lora_A = layer.lora_A
         self.lora_B = layer.lora_B
@@ -75,7 +74,7 @@ class LoraHypernet(Hypernet):
             last = backbone.get_submodule(self.last_layer)
         except AttributeError as error:
             raise ValueError(f"{type(backbone).__name__} has no layer {self.last_layer!r}.") from error
-        if not isinstance(last, LoraLayer):
+        if not isinstance(last, Adapted):
             raise ValueError(
                 f"The last layer {self.last_layer!r} of {type(backbone).__name__} got no LoRA, so f would not start at "
                 "0; it must be a Linear or Conv2d and among target_modules."
