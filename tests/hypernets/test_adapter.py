@@ -1,13 +1,10 @@
-import json
 from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hn.hypernets.adapter import Adapted, add_lora, load_adapter, save_adapter
+from hn.hypernets.adapter import Adapted, add_lora
 from hn.hypernets.depthwise import GroupedConvLora
 from hn.hypernets.weights import trainable_state_dict
 
@@ -106,38 +103,3 @@ def test_a_starts_as_a_gaussian_of_standard_deviation_one_over_the_rank() -> Non
 def test_bad_options_are_refused(backbone: nn.Module, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         add_lora(backbone, **{"rank": 8, "alpha": 8, **options})
-
-
-@pytest.fixture
-def saved(backbone: nn.Module, tmp_path: Path) -> Path:
-    config = add_lora(backbone, rank=8, alpha=16, target_modules=["proj"])
-    save_adapter(tmp_path, trainable_state_dict(backbone), config)
-    return tmp_path
-
-
-def test_files_are_in_pefts_layout_and_come_back_exactly(backbone: nn.Module, saved: Path) -> None:
-    keys = {f"base_model.model.{block}.proj.lora_{ab}.weight" for block in ("first", "second") for ab in "AB"}
-    assert set(load_file(saved / "adapter_model.safetensors")) == keys
-    config = json.loads((saved / "adapter_config.json").read_text())
-    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 8, 16)
-    state, own = load_adapter(saved, rank=8, alpha=16), trainable_state_dict(backbone)
-    assert state.keys() == own.keys()
-    assert all(torch.equal(state[name], own[name]) for name in own)
-
-
-def test_a_config_that_contradicts_is_refused(saved: Path) -> None:
-    with pytest.raises(ValueError, match="says rank 8 and alpha 16, but rank 8 and alpha 8 are asked for"):
-        load_adapter(saved, rank=8, alpha=8)
-
-
-def test_keys_in_another_layout_are_refused(saved: Path) -> None:
-    save_file({"first.proj.lora_A.weight": torch.zeros(1)}, saved / "adapter_model.safetensors")
-    with pytest.raises(ValueError, match="no LoRA weight in PEFT's layout: 'first.proj.lora_A.weight'"):
-        load_adapter(saved, rank=8, alpha=16)
-
-
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
-def test_a_missing_file_is_named(saved: Path, name: str) -> None:
-    (saved / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"has no {name}"):
-        load_adapter(saved, rank=8, alpha=16)
