@@ -1,7 +1,7 @@
 """Finding pretrained weights, and saying what to do when they are not there."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
@@ -34,12 +34,15 @@ def parse_dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
-def locate(pretrained: str, marker: str, revision: str | None = None, variant: str | None = None) -> str:
+def locate(
+    pretrained: str, marker: str | Sequence[str], revision: str | None = None, variant: str | None = None
+) -> str:
     """Check that `pretrained` can be loaded, before anything heavy starts.
 
     Args:
         pretrained: a local folder, or the id of a repository on the Hugging Face Hub.
-        marker: the file without which the folder is not what it should be, like "model_index.json".
+        marker: the file without which the folder is not what it should be, like "model_index.json"; of
+            several names, one has to be there.
         revision: branch, tag or commit on the Hub.
         variant: the variant of the weight files, like "fp16"; only for the advice in the error.
 
@@ -51,32 +54,45 @@ def locate(pretrained: str, marker: str, revision: str | None = None, variant: s
         FileNotFoundError: if it is neither a folder holding `marker`, nor in the local cache, nor to be had from the
             Hub. The message says what to do.
     """
+    markers = [marker] if isinstance(marker, str) else list(marker)
     folder = Path(pretrained).expanduser()
     if folder.is_dir():
-        if not (folder / marker).is_file():
-            raise FileNotFoundError(_incomplete_folder(folder, marker))
+        if not any((folder / name).is_file() for name in markers):
+            raise FileNotFoundError(_incomplete_folder(folder, markers))
         return str(folder)
     if not _may_be_hub_id(pretrained):
         raise FileNotFoundError(f"There is no folder {folder}.{_advice_for_folder(folder)}")
     if not _hub_is_reachable():
-        cached = try_to_load_from_cache(pretrained, marker, revision=revision)
-        if isinstance(cached, str):
-            return str(Path(cached).parent)
+        for name in markers:
+            cached = try_to_load_from_cache(pretrained, name, revision=revision)
+            if isinstance(cached, str):
+                return str(Path(cached).parent)
         raise FileNotFoundError(_missing_repository(pretrained, revision, variant))
-    try:
-        hf_hub_download(pretrained, marker, revision=revision)
-    except _HUB_ERRORS as error:
-        raise FileNotFoundError(_missing_repository(pretrained, revision, variant, error)) from error
-    return pretrained
+    for name in markers:
+        try:
+            hf_hub_download(pretrained, name, revision=revision)
+            return pretrained
+        except _HUB_ERRORS as caught:
+            error = caught
+    raise FileNotFoundError(_missing_repository(pretrained, revision, variant, error)) from error
 
 
-def locate_folder(pretrained: str, marker: str, revision: str | None = None) -> Path:
-    """Like `locate`, for small repositories: a Hub id is downloaded (JSON and safetensors) and its folder returned."""
+def locate_folder(
+    pretrained: str,
+    marker: str | Sequence[str],
+    revision: str | None = None,
+    patterns: Sequence[str] = ("*.json", "*.safetensors"),
+) -> Path:
+    """Like `locate`, for small repositories: of a Hub id the files that fit `patterns` are downloaded.
+
+    Returns:
+        The folder.
+    """
     found = locate(pretrained, marker, revision)
     if Path(found).is_dir():
         return Path(found)
     with explain_missing(pretrained, revision):
-        return Path(snapshot_download(pretrained, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(pretrained, revision=revision, allow_patterns=list(patterns)))
 
 
 @contextmanager
@@ -120,10 +136,11 @@ def _advice_for_folder(folder: Path) -> str:
     return " Check the path, or give the id of a repository on the Hugging Face Hub."
 
 
-def _incomplete_folder(folder: Path, marker: str) -> str:
+def _incomplete_folder(folder: Path, markers: Sequence[str]) -> str:
+    marker = " or ".join(markers)
     names = sorted(path.name for path in folder.iterdir())
     held = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "nothing"
-    inside = [path.parent for path in sorted(folder.glob(f"*/{marker}"))]
+    inside = [path.parent for name in markers for path in sorted(folder.glob(f"*/{name}"))]
     if inside:
         advice = f" Did you mean {inside[0]}?"
     elif _is_miniature(folder):

@@ -116,6 +116,24 @@ def test_a_repository_that_the_hub_refuses_is_explained(monkeypatch: pytest.Monk
         locate("owner/name", "config.json")
 
 
+def test_of_several_markers_one_has_to_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def download(pretrained: str, name: str, revision: str | None) -> None:
+        asked.append(name)
+        if name != "b.bin":
+            raise FileNotFoundError(name)
+
+    monkeypatch.setattr("hn.pretrained._hub_is_reachable", lambda: True)
+    monkeypatch.setattr("hn.pretrained.hf_hub_download", download)
+    assert locate("owner/name", ("a.safetensors", "b.bin", "c.bin")) == "owner/name"
+    assert asked == ["a.safetensors", "b.bin"]
+    with pytest.raises(FileNotFoundError, match=r"has no a.safetensors or b.bin; it holds nothing"):
+        locate(str(tmp_path), ("a.safetensors", "b.bin"))
+    (tmp_path / "b.bin").touch()
+    assert locate(str(tmp_path), ("a.safetensors", "b.bin")) == str(tmp_path)
+
+
 def test_an_interrupted_download_is_explained(offline: Path) -> None:
     with (
         pytest.raises(

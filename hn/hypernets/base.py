@@ -6,19 +6,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import hn
 from hn.class_path import class_path, import_class
 from hn.generators.base import Conditioning, Generator
+from hn.hypernets.model_card import model_card
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.pretrained import locate_folder
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "hypernet_config.json"
+CARD_FILE = "README.md"
 
 
 class Hypernet(nn.Module, ABC):
@@ -91,12 +96,48 @@ class Hypernet(nn.Module, ABC):
         """
         load_trainable_state_dict(self, state)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights and `hypernet_config.json` to `folder`; `from_pretrained` reads them back exactly."""
+    def save_pretrained(
+        self, folder: str | Path, training: Mapping[str, Any] | None = None, name: str | None = None
+    ) -> None:
+        """Write weights, `hypernet_config.json` and a model card to `folder`; `from_pretrained` gives it back exactly.
+
+        Args:
+            folder: made if it does not exist.
+            training: how it was trained (plain values, lists and dictionaries), for the model card.
+            name: what the model card calls it, the folder if not given.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._save_weights(folder)
-        (folder / CONFIG_FILE).write_text(json.dumps(self._config(), indent=2) + "\n")
+        config = self._config()
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        (folder / CARD_FILE).write_text(model_card(config, str(folder) if name is None else name, training))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        training: Mapping[str, Any] | None = None,
+        private: bool | None = None,
+        commit_message: str = "Upload noise hypernetwork",
+        token: str | None = None,
+    ) -> str:
+        """Save to a repository on the Hugging Face Hub, made if it does not exist.
+
+        Args:
+            repo_id: `owner/name`.
+            training: as for `save_pretrained`.
+            private: whether a new repository is private; the owner's default if not given.
+            commit_message: of the one commit.
+            token: the one of `hf auth login` if not given.
+
+        Returns:
+            The commit's address.
+        """
+        hub = HfApi(token=token)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, training, name=repo_id)
+            hub.create_repo(repo_id, private=private, exist_ok=True)
+            return hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message).commit_url
 
     @classmethod
     def from_pretrained(cls, pretrained: str | Path, generator: Generator, revision: str | None = None) -> Self:
@@ -112,7 +153,13 @@ class Hypernet(nn.Module, ABC):
                 becomes of the last layer.
             ValueError: if it is of another class, or does not fit the generator.
         """
-        folder = locate_folder(str(pretrained), CONFIG_FILE, revision)
+        try:
+            folder = locate_folder(str(pretrained), CONFIG_FILE, revision)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error} (A published LoRA adapter alone, without {CONFIG_FILE}, does not say what becomes of the "
+                "last layer: use LoraHypernet.from_published, and state it.)"
+            ) from error
         config = json.loads((folder / CONFIG_FILE).read_text())
         found = import_class(config["hypernet"], Hypernet)
         if not issubclass(found, cls):
@@ -133,7 +180,10 @@ class Hypernet(nn.Module, ABC):
                 "backbone": type(self.generator.backbone).__name__,
                 "noise_shape": list(self.generator.noise_shape),
             },
-            "versions": {package: version(package) for package in ("torch", "diffusers", "peft")},
+            "versions": {
+                "hn": hn.__version__,
+                **{package: version(package) for package in ("torch", "diffusers", "peft")},
+            },
         }
 
     def _check_config(self, config: Mapping[str, Any], generator: Generator) -> None:

@@ -1,21 +1,16 @@
 """The comparison method: the generator's backbone itself fine-tuned with LoRA on the reward."""
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
-
-from torch import Tensor, nn
+from typing import Self
 
 from hn.generators.pipeline import DiffusersGenerator
-from hn.hypernets.adapter import CONFIG_FILE, add_lora, load_adapter, save_adapter
-from hn.hypernets.shared_weights import share_weights
-from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
+from hn.hypernets.adapter_files import CONFIG_FILE, read_adapter
+from hn.hypernets.lora_backbone import LoraBackbone
 from hn.pretrained import locate_folder
 
 
-class LoraFinetune(nn.Module):
+class LoraFinetune(LoraBackbone):
     """Direct reward fine-tuning: the hypernetwork's LoRA, but on the generator and with its last layer kept.
 
     The base generator is left alone; `attach` gives a second one, whose images are differentiable in the LoRA weights:
@@ -38,12 +33,7 @@ class LoraFinetune(nn.Module):
         target_modules: str | Sequence[str] | None = None,
         gradient_checkpointing: bool = False,
     ):
-        super().__init__()
-        self.rank = rank
-        self.alpha = 2 * rank if alpha is None else alpha
-        self.target_modules = target_modules
-        self.gradient_checkpointing = gradient_checkpointing
-        self.backbone: nn.Module | None = None
+        super().__init__(rank, alpha, target_modules, gradient_checkpointing)
 
     def attach(self, generator: DiffusersGenerator) -> DiffusersGenerator:
         """A generator that shares everything with `generator` but runs the backbone with LoRA. Equal to it at first.
@@ -55,46 +45,19 @@ class LoraFinetune(nn.Module):
         """
         if self.backbone is not None:
             raise RuntimeError("This LoraFinetune is already attached to a generator; make another one.")
-        backbone = share_weights(generator.backbone)
-        self.lora_config = add_lora(backbone, self.rank, self.alpha, self.target_modules)
-        if self.gradient_checkpointing:
-            backbone.enable_gradient_checkpointing()
-        self.backbone = backbone.eval()
+        self.backbone = self._adapted_backbone(generator)
         return generator.with_backbone(self.backbone)
 
-    def train(self, mode: bool = True) -> Self:
-        """Keeps the backbone in eval mode, like every generator."""
-        super().train(mode)
-        if self.backbone is not None:
-            self.backbone.eval()
-        return self
-
-    def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON has them."""
-        targets = self.target_modules
-        return {
-            "rank": self.rank,
-            "alpha": self.alpha,
-            "target_modules": targets if targets is None or isinstance(targets, str) else list(targets),
-            "gradient_checkpointing": self.gradient_checkpointing,
-        }
-
-    def trainable_state_dict(self) -> dict[str, Tensor]:
-        """The LoRA weights by parameter name."""
-        return trainable_state_dict(self)
-
-    def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Copy in what `trainable_state_dict` gave; raises a ValueError if it does not fit exactly."""
-        load_trainable_state_dict(self, state)
-
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a plain PEFT adapter to `folder`, which PEFT and diffusers can load too."""
+        """Write a plain PEFT adapter to `folder`, which PEFT and diffusers can load too.
+
+        Unless it adapts grouped convolutions: PEFT refuses those, or makes another layer of them.
+        """
         if self.backbone is None:
             raise RuntimeError("There are no weights to save yet; call attach(generator) first.")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name.removeprefix("backbone."): tensor for name, tensor in self.trainable_state_dict().items()}
-        save_adapter(folder, state, self.lora_config)
+        self._save_adapter(folder)
 
     @classmethod
     def from_pretrained(
@@ -109,11 +72,8 @@ class LoraFinetune(nn.Module):
         folder = locate_folder(str(pretrained), CONFIG_FILE, revision)
         if (folder / "hypernet_config.json").is_file():
             raise ValueError(f"{pretrained} holds a noise hypernetwork, not a fine-tune; use LoraHypernet.")
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        state = load_adapter(folder, config["r"], config["lora_alpha"])
-        # The layers are read off the weights: PEFT's list of targets may be shortened to endings of names.
-        layers = sorted({name.rsplit(".lora_", 1)[0] for name in state})
-        finetune = cls(config["r"], config["lora_alpha"], target_modules="|".join(map(re.escape, layers)))
+        adapter = read_adapter(folder)
+        finetune = cls(adapter.rank, adapter.alpha, adapter.target_modules(generator.backbone))
         tuned = finetune.attach(generator)
-        finetune.load_trainable_state_dict({f"backbone.{name}": tensor for name, tensor in state.items()})
+        finetune._load_adapter(adapter)
         return finetune, tuned

@@ -1,18 +1,20 @@
 """The published hypernetwork: LoRA on a copy of the generator's own backbone (arXiv 2508.09968, section 4)."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from hn.generators.base import Conditioning, Generator
-from hn.hypernets.adapter import ADAPTER, add_lora, load_adapter, save_adapter
+from hn.hypernets.adapter import ADAPTER, Adapted
+from hn.hypernets.adapter_files import WEIGHTS_FILES, read_adapter
 from hn.hypernets.base import CONFIG_FILE, Hypernet
-from hn.hypernets.shared_weights import share_weights
+from hn.hypernets.lora_backbone import LoraBackbone
+from hn.pretrained import locate_folder
 
-# What becomes of the last layer; PEFT's files do not say, so ours do.
+# What becomes of the last layer: its base output is dropped, its LoRA branch stays. PEFT's files do not say, ours do.
 LORA_ONLY = "lora_branch_only"
 
 
@@ -25,7 +27,7 @@ class LowRankBranch(nn.Module):
         layer: the adapted layer; its A and B are taken over, its base layer is left behind.
     """
 
-    def __init__(self, layer: LoraLayer):
+    def __init__(self, layer: Adapted):
         super().__init__()
         self.lora_A = layer.lora_A
         self.lora_B = layer.lora_B
@@ -36,7 +38,7 @@ class LowRankBranch(nn.Module):
         return b(a(x.to(a.weight.dtype))) * self.scale
 
 
-class LoraHypernet(Hypernet):
+class LoraHypernet(LoraBackbone, Hypernet):
     """f is the raw output of the generator's backbone with LoRA, at pure noise and the first timestep.
 
     The backbone is a copy over the same frozen tensors: the generator is left alone, and its weights are in memory
@@ -60,69 +62,101 @@ class LoraHypernet(Hypernet):
         last_layer: str | None = None,
         gradient_checkpointing: bool = False,
     ):
-        super().__init__()
-        self.rank = rank
-        self.alpha = 2 * rank if alpha is None else alpha
-        self.target_modules = target_modules
+        super().__init__(rank, alpha, target_modules, gradient_checkpointing)
         self.last_layer = last_layer
-        self.gradient_checkpointing = gradient_checkpointing
+
+    @classmethod
+    def from_published(
+        cls,
+        pretrained: str | Path,
+        generator: Generator,
+        last_layer_rule: str | None = None,
+        alpha: float | None = None,
+        last_layer: str | None = None,
+        gradient_checkpointing: bool = False,
+        revision: str | None = None,
+    ) -> Self:
+        """A hypernetwork published as a LoRA adapter alone, bound to `generator`; what its files lack must be stated.
+
+        Reads `adapter_model.safetensors` or `adapter_model.bin`, keys with or without the prefix `base_model.model.`,
+        with or without `adapter_config.json`:
+
+            LoraHypernet.from_published(
+                "lucaeyring/HyperNoise_Sana_Sprint_0.6B", generator, last_layer_rule="lora_branch_only"
+            )
+
+        Args:
+            pretrained: folder, or id on the Hugging Face Hub.
+            generator: the generator it was trained for.
+            last_layer_rule: what becomes of the last layer, "lora_branch_only" for those of arXiv 2508.09968.
+            alpha: the LoRA output is multiplied with alpha / rank; needed if there is no `adapter_config.json`.
+            last_layer: name of the last layer, if not the generator's.
+            gradient_checkpointing: as for the class.
+            revision: branch, tag or commit on the Hub.
+
+        Raises:
+            FileNotFoundError: if there is no such adapter.
+            ValueError: if the last-layer rule or alpha is unknown or not what the files say, or the adapter does not
+                fit the generator's backbone, in all its layers and shapes.
+        """
+        if last_layer_rule is None:
+            raise ValueError(
+                f"{pretrained}: a LoRA adapter does not say what becomes of the last layer, and the wrong guess is "
+                f"another function. State last_layer_rule={LORA_ONLY!r} if the base output is dropped there and the "
+                "LoRA branch alone is f, as in the published hypernetworks; otherwise it is no hypernetwork of this "
+                "class (a fine-tune is a LoraFinetune)."
+            )
+        _check_rule(last_layer_rule, "last_layer_rule")
+        folder = locate_folder(str(pretrained), WEIGHTS_FILES, revision, patterns=("*.json", *WEIGHTS_FILES))
+        if (folder / CONFIG_FILE).is_file():
+            saved = json.loads((folder / CONFIG_FILE).read_text()).get("last_layer_rule")
+            if saved is not None:
+                _check_rule(saved, str(folder / CONFIG_FILE))
+        adapter = read_adapter(folder, alpha=alpha)
+        targets = adapter.target_modules(generator.backbone)
+        hypernet = cls(adapter.rank, adapter.alpha, targets, last_layer, gradient_checkpointing).build(generator)
+        hypernet._load_adapter(adapter)
+        return hypernet
 
     def _build(self, generator: Generator) -> None:
-        backbone = share_weights(generator.backbone)
         self.last_layer = generator.last_layer if self.last_layer is None else self.last_layer
-        self.lora_config = add_lora(backbone, self.rank, self.alpha, self.target_modules)
+        backbone = self._adapted_backbone(generator)
         try:
             last = backbone.get_submodule(self.last_layer)
         except AttributeError as error:
             raise ValueError(f"{type(backbone).__name__} has no layer {self.last_layer!r}.") from error
-        if not isinstance(last, LoraLayer):
+        if not isinstance(last, Adapted):
             raise ValueError(
                 f"The last layer {self.last_layer!r} of {type(backbone).__name__} got no LoRA, so f would not start at "
                 "0; it must be a Linear or Conv2d and among target_modules."
             )
         backbone.set_submodule(self.last_layer, LowRankBranch(last))
-        if self.gradient_checkpointing:
-            backbone.enable_gradient_checkpointing()
-        elif getattr(backbone, "is_gradient_checkpointing", False):  # copied from the generator's backbone
-            backbone.disable_gradient_checkpointing()
-        self.backbone = backbone.eval()
+        self.backbone = backbone
 
     def forward(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
         return self.generator.first_step(self.backbone, noise, conditioning).to(noise.dtype)
 
-    def train(self, mode: bool = True) -> Self:
-        """Keeps the backbone in eval mode: f must be the same function of the noise in training and afterwards."""
-        super().train(mode)
-        if self._built_on:
-            self.backbone.eval()
-        return self
-
     def arguments(self) -> dict[str, Any]:
-        targets = self.target_modules
-        return {
-            "rank": self.rank,
-            "alpha": self.alpha,
-            "target_modules": targets if targets is None or isinstance(targets, str) else list(targets),
-            "last_layer": self.last_layer,
-            "gradient_checkpointing": self.gradient_checkpointing,
-        }
+        return {**super().arguments(), "last_layer": self.last_layer}
 
     def _config(self) -> dict[str, Any]:
         return {**super()._config(), "last_layer_rule": LORA_ONLY}
 
     def _check_config(self, config: Mapping[str, Any], generator: Generator) -> None:
         super()._check_config(config, generator)
-        rule = config.get("last_layer_rule")
-        if rule != LORA_ONLY:
-            raise ValueError(
-                f"{CONFIG_FILE} asks for the last-layer rule {rule!r}; this version knows {LORA_ONLY!r} (drop the base "
-                "output, keep the LoRA branch). Another rule is another function, so it is not guessed."
-            )
+        _check_rule(config.get("last_layer_rule"), CONFIG_FILE)
 
     def _save_weights(self, folder: Path) -> None:
-        state = {name.removeprefix("backbone."): t for name, t in self.trainable_state_dict().items()}
-        save_adapter(folder, state, self.lora_config)
+        self._save_adapter(folder)
 
     def _load_weights(self, folder: Path) -> None:
-        state = load_adapter(folder, self.rank, self.alpha)
-        self.load_trainable_state_dict({f"backbone.{name}": tensor for name, tensor in state.items()})
+        self._load_adapter(read_adapter(folder, self.rank, self.alpha))
+
+
+def _check_rule(rule: str | None, stated_by: str) -> None:
+    if rule != LORA_ONLY:
+        raise ValueError(
+            f"{stated_by} asks for the last-layer rule {rule!r}; this version knows {LORA_ONLY!r} (drop the base "
+            "output, keep the LoRA branch). Another rule is another function, so it is not guessed; state it with "
+            "LoraHypernet.from_published(..., last_layer_rule=...) if you know it."
+        )

@@ -1,6 +1,6 @@
 """The trainable weights of a module: what is saved, and loaded without guessing."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ def load_trainable_state_dict(module: nn.Module, state: Mapping[str, Tensor]) ->
         ("unexpected", state.keys() - own.keys()),
         ("of another shape", {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape}),
     ]
-    described = [f"{len(names)} {what} ({_some(names)})" for what, names in differences if names]
+    described = [f"{len(names)} {what} ({some_of(names)})" for what, names in differences if names]
     if described:
         raise ValueError(f"The weights do not fit this {type(module).__name__}: {'; '.join(described)}.")
     with torch.no_grad():
@@ -31,6 +31,7 @@ def load_trainable_state_dict(module: nn.Module, state: Mapping[str, Tensor]) ->
             tensor.copy_(state[name])
 
 
-def _some(names: set[str]) -> str:
+def some_of(names: Collection[str]) -> str:
+    """The first three of some names, for a message."""
     first = sorted(names)[:3]
     return ", ".join(first) + (", ..." if len(names) > len(first) else "")

@@ -1,15 +1,11 @@
-import json
-import logging
 from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 import torch
-from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hn.hypernets.adapter import add_lora, load_adapter, save_adapter
+from hn.hypernets.adapter import Adapted, add_lora
+from hn.hypernets.depthwise import GroupedConvLora
 from hn.hypernets.weights import trainable_state_dict
 
 
@@ -30,27 +26,38 @@ def backbone() -> nn.Module:
 
 
 def adapted(module: nn.Module) -> set[str]:
-    return {name for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+    return {name for name, layer in module.named_modules() if isinstance(layer, Adapted)}
 
 
-def test_every_linear_and_convolution_is_adapted_if_the_rank_fits(backbone: nn.Module) -> None:
+@pytest.mark.parametrize("rank", [3, 8])  # 8 is one that PEFT could divide by the groups
+def test_every_linear_and_convolution_is_adapted(backbone: nn.Module, rank: int) -> None:
     layers = {f"{block}.{name}" for block in ("first", "second") for name in ("conv_depth", "conv_point", "proj")}
-    config = add_lora(backbone, rank=8, alpha=24)
-    assert adapted(backbone) == {*layers, "conv_depth"}
-    assert (config.r, config.lora_alpha) == (8, 24)
-    assert all(layer.scaling == {"default": 3.0} for layer in backbone.modules() if isinstance(layer, LoraLayer))
+    config = add_lora(backbone, rank=rank, alpha=3 * rank)
+    assert adapted(backbone) == config.target_modules == {*layers, "conv_depth"}
+    assert (config.r, config.lora_alpha) == (rank, 3 * rank)
+    assert all(layer.scaling == {"default": 3.0} for layer in backbone.modules() if isinstance(layer, Adapted))
 
 
-def test_grouped_convolutions_the_rank_does_not_fit_are_left_out_and_named(
-    backbone: nn.Module, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, logger="hn"):
-        add_lora(backbone, rank=4, alpha=8)
-    # The ungrouped layer of the same name is adapted.
-    expected = {"first.conv_point", "first.proj", "second.conv_point", "second.proj", "conv_depth"}
-    assert adapted(backbone) == expected
-    assert "rank 4 leaves out 2 grouped convolutions" in caplog.text
-    assert "first.conv_depth, second.conv_depth" in caplog.text
+def test_grouped_convolutions_get_a_dense_lora_with_pefts_names(backbone: nn.Module) -> None:
+    frozen = {id(p) for p in backbone.parameters()}
+    add_lora(backbone, rank=3, alpha=6, target_modules=["first.conv_depth", "first.proj", "conv_depth"])
+    shapes = {name: tuple(tensor.shape) for name, tensor in trainable_state_dict(backbone).items() if "first" in name}
+    assert shapes == {
+        "first.conv_depth.lora_A.default.weight": (3, 8, 3, 3),
+        "first.conv_depth.lora_B.default.weight": (8, 3, 1, 1),
+        "first.proj.lora_A.default.weight": (3, 8),
+        "first.proj.lora_B.default.weight": (8, 3),
+    }
+    grouped = {name for name, layer in backbone.named_modules() if isinstance(layer, GroupedConvLora)}
+    assert grouped == {"first.conv_depth", "second.conv_depth"}  # the layer of the same name outside is not grouped
+    assert {id(p) for p in backbone.parameters() if not p.requires_grad} == frozen
+
+
+def test_only_grouped_convolutions_can_be_adapted(backbone: nn.Module) -> None:
+    add_lora(backbone, rank=3, alpha=6, target_modules=r".+\.conv_depth")
+    assert adapted(backbone) == {"first.conv_depth", "second.conv_depth"}
+    state = trainable_state_dict(backbone)
+    assert len(state) == 4 and all("conv_depth.lora_" in name for name in state)
 
 
 @pytest.mark.parametrize(
@@ -96,38 +103,3 @@ def test_a_starts_as_a_gaussian_of_standard_deviation_one_over_the_rank() -> Non
 def test_bad_options_are_refused(backbone: nn.Module, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         add_lora(backbone, **{"rank": 8, "alpha": 8, **options})
-
-
-@pytest.fixture
-def saved(backbone: nn.Module, tmp_path: Path) -> Path:
-    config = add_lora(backbone, rank=8, alpha=16, target_modules=["proj"])
-    save_adapter(tmp_path, trainable_state_dict(backbone), config)
-    return tmp_path
-
-
-def test_files_are_in_pefts_layout_and_come_back_exactly(backbone: nn.Module, saved: Path) -> None:
-    keys = {f"base_model.model.{block}.proj.lora_{ab}.weight" for block in ("first", "second") for ab in "AB"}
-    assert set(load_file(saved / "adapter_model.safetensors")) == keys
-    config = json.loads((saved / "adapter_config.json").read_text())
-    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 8, 16)
-    state, own = load_adapter(saved, rank=8, alpha=16), trainable_state_dict(backbone)
-    assert state.keys() == own.keys()
-    assert all(torch.equal(state[name], own[name]) for name in own)
-
-
-def test_a_config_that_contradicts_is_refused(saved: Path) -> None:
-    with pytest.raises(ValueError, match="says rank 8 and alpha 16, but rank 8 and alpha 8 are asked for"):
-        load_adapter(saved, rank=8, alpha=8)
-
-
-def test_keys_in_another_layout_are_refused(saved: Path) -> None:
-    save_file({"first.proj.lora_A.weight": torch.zeros(1)}, saved / "adapter_model.safetensors")
-    with pytest.raises(ValueError, match="no LoRA weight in PEFT's layout: 'first.proj.lora_A.weight'"):
-        load_adapter(saved, rank=8, alpha=16)
-
-
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
-def test_a_missing_file_is_named(saved: Path, name: str) -> None:
-    (saved / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"has no {name}"):
-        load_adapter(saved, rank=8, alpha=16)

@@ -1,12 +1,15 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from torch import Tensor, nn
 
+import hn
 from hn.generators import Conditioning, DiffusersGenerator, Generator
 from hn.hypernets import Hypernet, LoraHypernet
 
@@ -67,7 +70,58 @@ def test_the_config_says_what_it_was_trained_for(hypernet: Bias, generator: Diff
         "backbone": "UNet2DConditionModel",
         "noise_shape": [8, 8, 8],
     }
+    assert config["versions"].keys() == {"hn", "torch", "diffusers", "peft"}
+    assert config["versions"]["hn"] == hn.__version__
     assert config["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_the_model_card_says_what_it_is_and_how_to_use_it(
+    hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "name", "owner/base")
+    monkeypatch.setattr(generator, "revision", "v2")
+    hypernet.save_pretrained(tmp_path, training={"updates": 300, "reward": {"clip": 1.0}}, name="me/mine")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.base_model, card.data.library_name) == ("owner/base", "hn")
+    assert "# me/mine\n" in card.text and "updates: 300\nreward:\n  clip: 1.0" in card.text
+    code = card.text.split("```python\n")[1].split("```")[0]
+    assert 'DiffusersGenerator("owner/base", revision="v2")' in code
+    assert 'Hypernet.from_pretrained("me/mine", generator)' in code
+    compile(code, "card", "exec")
+    assert "Last layer" not in card.text  # it has no rule for one
+
+
+def test_a_folder_is_no_base_model_for_the_hub(hypernet: Bias, tmp_path: Path) -> None:
+    hypernet.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model is None
+    assert f"# {tmp_path}\n" in card.text and "## Training" not in card.text
+
+
+def test_pushed_to_the_hub_with_its_card(hypernet: Bias, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Hub:
+        """Stands in for the Hub; takes what is uploaded."""
+
+        def __init__(self, token: str | None):
+            calls.append(token)
+
+        def create_repo(self, repo_id: str, **options: object) -> None:
+            calls.append((repo_id, options))
+
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> SimpleNamespace:
+            files = {path.name: path.read_text(errors="replace") for path in Path(folder_path).iterdir()}
+            calls.append((repo_id, commit_message, files))
+            return SimpleNamespace(commit_url="https://hub/commit")
+
+    monkeypatch.setattr("hn.hypernets.base.HfApi", Hub)
+    assert hypernet.push_to_hub("me/mine", private=True, commit_message="First", token="t") == "https://hub/commit"
+    assert calls[:2] == ["t", ("me/mine", {"private": True, "exist_ok": True})]
+    repo_id, message, files = calls[2]
+    assert (repo_id, message) == ("me/mine", "First")
+    assert files.keys() == {"README.md", "hypernet.safetensors", "hypernet_config.json"}
+    assert 'Hypernet.from_pretrained("me/mine", generator)' in files["README.md"]
 
 
 def test_another_class_is_refused(hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path) -> None:

@@ -206,12 +206,21 @@ def test_a_saved_hypernetwork_comes_back_exactly(
         "adapter_config.json",
         "adapter_model.safetensors",
         "hypernet_config.json",
+        "README.md",
     }
     for cls in (LoraHypernet, Hypernet):
         loaded = cls.from_pretrained(saved, generator)
         state, own = loaded.trainable_state_dict(), hypernet.trainable_state_dict()
         assert state.keys() == own.keys() and all(torch.equal(state[name], own[name]) for name in own)
         assert torch.equal(loaded(noise, conditioning), hypernet(noise, conditioning))
+
+
+def test_base_model_revision_and_alpha_are_saved(saved: Path, generator: DiffusersGenerator) -> None:
+    config = json.loads((saved / "hypernet_config.json").read_text())
+    adapter = json.loads((saved / "adapter_config.json").read_text())
+    assert config["generator"]["name"] == adapter["base_model_name_or_path"] == generator.name
+    assert config["generator"]["revision"] == adapter["revision"] == generator.revision
+    assert config["arguments"]["alpha"] == adapter["lora_alpha"] == 8
 
 
 def test_options_are_saved_too(generator: DiffusersGenerator, tmp_path: Path) -> None:
@@ -224,6 +233,9 @@ def test_the_last_layer_rule_is_saved(saved: Path) -> None:
     config = json.loads((saved / "hypernet_config.json").read_text())
     assert config["last_layer_rule"] == "lora_branch_only"
     assert config["arguments"]["last_layer"] == "conv_out"
+    assert (
+        "The rule is `lora_branch_only`: in `conv_out` the base output is dropped" in (saved / "README.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("rule", ["zero_conv", None])
@@ -242,13 +254,16 @@ def test_a_bare_adapter_is_refused(saved: Path, generator: DiffusersGenerator) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: state.pop("base_model.model.conv_out.lora_A.weight"), "1 missing"),
         (
-            lambda state: state.update({"base_model.model.extra.lora_A.weight": torch.zeros(1)}),
-            r"1 unexpected \(backbone.extra.lora_A",
+            lambda state: [state.pop(f"base_model.model.conv_out.lora_{ab}.weight") for ab in "AB"],
+            r"2 missing \(backbone.conv_out.lora_A",
         ),
         (
-            lambda state: state.update({"base_model.model.conv_out.lora_B.weight": torch.zeros(1)}),
+            lambda state: state.update({f"base_model.model.extra.lora_{ab}.weight": torch.zeros(4, 4) for ab in "AB"}),
+            r"2 unexpected \(backbone.extra.lora_A",
+        ),
+        (
+            lambda state: state.update({"base_model.model.conv_out.lora_B.weight": torch.zeros(1, 4)}),
             r"1 of another shape \(backbone.conv_out.lora_B",
         ),
     ],
