@@ -39,7 +39,8 @@ def locate(pretrained: str, marker: str, revision: str | None = None, variant: s
 
     Args:
         pretrained: a local folder, or the id of a repository on the Hugging Face Hub.
-        marker: the file without which the folder is not what it should be, like "model_index.json".
+        marker: the file without which the folder is not what it should be, like "model_index.json"; it may lie in a
+            subfolder.
         revision: branch, tag or commit on the Hub.
         variant: the variant of the weight files, like "fp16"; only for the advice in the error.
 
@@ -61,7 +62,7 @@ def locate(pretrained: str, marker: str, revision: str | None = None, variant: s
     if not _hub_is_reachable():
         cached = try_to_load_from_cache(pretrained, marker, revision=revision)
         if isinstance(cached, str):
-            return str(Path(cached).parent)
+            return str(Path(cached).parents[len(Path(marker).parents) - 1])
         raise FileNotFoundError(_missing_repository(pretrained, revision, variant))
     try:
         hf_hub_download(pretrained, marker, revision=revision)
