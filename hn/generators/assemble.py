@@ -110,6 +110,11 @@ def fuse(pipe: DiffusionPipeline, loras: Sequence[FusedLora]) -> None:
         pipe.unload_lora_weights()
 
 
+def find_scheduler(path: str) -> type[SchedulerMixin]:
+    """The scheduler's class, like "diffusers.LCMScheduler"; raises ValueError if there is none at `path`."""
+    return import_class(path, SchedulerMixin)
+
+
 def replace_scheduler(pipe: DiffusionPipeline, scheduler: str | None, options: Mapping[str, Any] | None) -> None:
     """A new scheduler in `pipe`: of the class path `scheduler`, else of the old one's class; with the old one's
     configuration and `options` changed in it.
@@ -117,7 +122,7 @@ def replace_scheduler(pipe: DiffusionPipeline, scheduler: str | None, options: M
     Raises:
         ValueError: if there is no such scheduler.
     """
-    scheduler_class = type(pipe.scheduler) if scheduler is None else import_class(scheduler, SchedulerMixin)
+    scheduler_class = type(pipe.scheduler) if scheduler is None else find_scheduler(scheduler)
     pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **(options or {}))
 
 

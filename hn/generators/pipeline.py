@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from hn.generators.assemble import Component, FusedLora, fuse, load_components, replace_scheduler
+from hn.generators.assemble import Component, FusedLora, find_scheduler, fuse, load_components, replace_scheduler
 from hn.generators.base import Conditioning, Generator
 from hn.generators.families import Family, resolve_family
 from hn.generators.families.base import FirstStep
@@ -75,6 +75,9 @@ class DiffusersGenerator(Generator):
         super().__init__()
         torch_dtype = parse_dtype(dtype)
         found = locate(pretrained, DiffusionPipeline.config_name, revision, variant)
+        # Looked for before anything heavy starts.
+        if scheduler is not None:
+            find_scheduler(scheduler)
         for lora in fuse_loras or ():
             lora.locate()
         with explain_missing(pretrained, revision, variant):
