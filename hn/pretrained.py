@@ -41,8 +41,8 @@ def locate(
 
     Args:
         pretrained: a local folder, or the id of a repository on the Hugging Face Hub.
-        marker: the file without which the folder is not what it should be, like "model_index.json"; of
-            several names, one has to be there.
+        marker: the file without which the folder is not what it should be, like "model_index.json"; it may lie in a
+            subfolder. Of several names, one has to be there.
         revision: branch, tag or commit on the Hub.
         variant: the variant of the weight files, like "fp16"; only for the advice in the error.
 
@@ -66,7 +66,7 @@ def locate(
         for name in markers:
             cached = try_to_load_from_cache(pretrained, name, revision=revision)
             if isinstance(cached, str):
-                return str(Path(cached).parent)
+                return str(Path(cached).parents[len(Path(name).parents) - 1])
         raise FileNotFoundError(_missing_repository(pretrained, revision, variant))
     for name in markers:
         try:

@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from hn.generators.assemble import Component, FusedLora, find_scheduler, fuse, load_components, replace_scheduler
 from hn.generators.base import Conditioning, Generator
 from hn.generators.families import Family, resolve_family
 from hn.generators.families.base import FirstStep
@@ -36,7 +37,10 @@ class DiffusersGenerator(Generator):
         height: of the images in pixels; the pipeline's default if not given.
         width: likewise.
         family: the pipeline's facts, as a class path or an instance; found by the pipeline's class if not given.
+        scheduler: class path of another scheduler, like "diffusers.LCMScheduler"; it gets the old one's configuration.
         scheduler_options: entries of the scheduler's configuration to change.
+        components: networks that take the place of the pipeline's own, by name, like another UNet.
+        fuse_loras: LoRAs to add to the weights.
         gradient_checkpointing: recompute activations of backbone and decoder in the backward pass, to save memory.
         strict_vocabulary: refuse prompts with words that are not in the tokenizer's vocabulary; for generators with a
             small, word-level vocabulary.
@@ -59,7 +63,10 @@ class DiffusersGenerator(Generator):
         height: int | None = None,
         width: int | None = None,
         family: Family | str | None = None,
+        scheduler: str | None = None,
         scheduler_options: dict[str, Any] | None = None,
+        components: dict[str, Component] | None = None,
+        fuse_loras: list[FusedLora] | None = None,
         gradient_checkpointing: bool = False,
         strict_vocabulary: bool = False,
         prompt_cache_size: int = 1024,
@@ -68,14 +75,21 @@ class DiffusersGenerator(Generator):
         super().__init__()
         torch_dtype = parse_dtype(dtype)
         found = locate(pretrained, DiffusionPipeline.config_name, revision, variant)
+        # Looked for before anything heavy starts.
+        if scheduler is not None:
+            find_scheduler(scheduler)
+        for lora in fuse_loras or ():
+            lora.locate()
         with explain_missing(pretrained, revision, variant):
-            pipeline_class = DiffusionPipeline.load_config(found, revision=revision)["_class_name"]
-            family = resolve_family(family, pipeline_class)
+            index = DiffusionPipeline.load_config(found, revision=revision)
+            family = resolve_family(family, index["_class_name"])
+            networks = load_components(components or {}, found, index, torch_dtype, revision=revision)
             pipe = DiffusionPipeline.from_pretrained(
-                found, revision=revision, variant=variant, dtype=torch_dtype, **family.load_options
+                found, revision=revision, variant=variant, dtype=torch_dtype, **family.load_options, **networks
             )
+        fuse(pipe, fuse_loras or ())
         self._set_up(
-            pipe, pretrained, revision, family, steps, height, width, scheduler_options, strict_vocabulary,
+            pipe, pretrained, revision, family, steps, height, width, scheduler, scheduler_options, strict_vocabulary,
             PromptCache(prompt_cache_size), encode_batch_size,
         )  # fmt: skip
         self.freeze()
@@ -90,6 +104,7 @@ class DiffusersGenerator(Generator):
         height: int | None = None,
         width: int | None = None,
         family: Family | str | None = None,
+        scheduler: str | None = None,
         scheduler_options: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         strict_vocabulary: bool = False,
@@ -105,7 +120,7 @@ class DiffusersGenerator(Generator):
         family = resolve_family(family, type(pipe).__name__)
         name = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
         self._set_up(
-            pipe, name, None, family, steps, height, width, scheduler_options, strict_vocabulary,
+            pipe, name, None, family, steps, height, width, scheduler, scheduler_options, strict_vocabulary,
             PromptCache(prompt_cache_size), encode_batch_size,
         )  # fmt: skip
         self.freeze()
@@ -123,7 +138,7 @@ class DiffusersGenerator(Generator):
         other = DiffusersGenerator.__new__(DiffusersGenerator)
         Generator.__init__(other)
         other._set_up(
-            pipe, self.name, self.revision, self.family, self.steps, self.height, self.width, None,
+            pipe, self.name, self.revision, self.family, self.steps, self.height, self.width, None, None,
             self.strict_vocabulary, self._prompt_cache, self.encode_batch_size,
         )  # fmt: skip
         return other.eval()
@@ -137,6 +152,7 @@ class DiffusersGenerator(Generator):
         steps: int,
         height: int | None,
         width: int | None,
+        scheduler: str | None,
         scheduler_options: dict[str, Any] | None,
         strict_vocabulary: bool,
         prompt_cache: PromptCache[Conditioning],
@@ -147,7 +163,7 @@ class DiffusersGenerator(Generator):
             raise ValueError(f"steps ({steps}) and encode_batch_size ({encode_batch_size}) must be at least 1.")
         # A shallow copy: our scheduler and progress bar settings stay out of the pipeline we were given.
         pipe = copy.copy(pipe)
-        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **(scheduler_options or {}))
+        replace_scheduler(pipe, scheduler, scheduler_options)
         pipe.set_progress_bar_config(disable=True)
         default_height, default_width = family.image_size(pipe)
 
@@ -176,9 +192,13 @@ class DiffusersGenerator(Generator):
         """Recompute activations of backbone and decoder in the backward pass.
 
         Independent of the training mode: everything stays in eval mode, so the recomputed function is the same one.
+        Some autoencoders (AutoencoderDC, AutoencoderKLQwenImage) cannot do it; theirs are kept, and the log says so.
         """
         self.backbone.enable_gradient_checkpointing()
-        self.pipe.vae.enable_gradient_checkpointing()
+        if self.pipe.vae._supports_gradient_checkpointing:
+            self.pipe.vae.enable_gradient_checkpointing()
+        else:
+            log.info("%s has no gradient checkpointing; its activations are kept.", type(self.pipe.vae).__name__)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of B prompts, on the generator's device. Prompts seen lately are not encoded again.
@@ -218,7 +238,7 @@ class DiffusersGenerator(Generator):
     def _warn_if_too_long(self, tokenizer: Any, prompt: str) -> None:
         if self._warned_of_long_prompts:
             return
-        length, window = len(tokenizer(prompt, verbose=False).input_ids), tokenizer.model_max_length
+        length, window = len(tokenizer(prompt, verbose=False).input_ids), self.family.max_tokens(tokenizer)
         if length > window:
             self._warned_of_long_prompts = True
             log.warning(
@@ -256,25 +276,28 @@ class DiffusersGenerator(Generator):
         steps: int | None = None,
         rng: torch.Generator | list[torch.Generator] | None = None,
     ) -> Tensor:
-        """The latents [B, *noise_shape] that the pipeline's sampler makes of the noise; arguments as for `generate`."""
+        """The latents that the pipeline's sampler makes of the noise; arguments as for `generate`.
+
+        Of shape [B, *noise_shape] in most families; some pipelines unpack them before they return them.
+        """
         self._check(noise, conditioning)
         steps = self.steps if steps is None else steps
         if steps < 1:
             raise ValueError(f"steps must be at least 1, not {steps}.")
         return self._sampler(
             self.pipe,
-            latents=noise.to(self.device, self.dtype),
+            latents=noise.to(self.device, self.family.latents_dtype or self.dtype),
             num_inference_steps=steps,
             height=self.height,
             width=self.width,
             generator=rng,
             output_type="latent",
             return_dict=False,
-            **self.family.call_arguments(conditioning),
+            **self.family.call_arguments(self.pipe, conditioning, steps),
         )[0]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] of the sampler's latents [B, *noise_shape], differentiable."""
+        """Images [B, 3, H, W] in [0, 1] of the latents that `denoise` returns, differentiable."""
         images = self.family.decode(self.pipe, latents, self.height, self.width)
         return (images / 2 + 0.5).clamp(0, 1)
 
@@ -298,7 +321,9 @@ class DiffusersGenerator(Generator):
         model_input = (noise * start.input_scale).to(self.device, self.dtype)
         # Filled on the device: no copy from the host, nothing to wait for.
         timestep = torch.full(noise.shape[:1], start.timestep, dtype=torch.float32, device=self.device)
-        return self.family.call_backbone(self.pipe, backbone, model_input, timestep, conditioning)
+        return self.family.call_backbone(
+            self.pipe, backbone, model_input, timestep, conditioning, self.height, self.width
+        )
 
     def _check(self, noise: Tensor, conditioning: Conditioning) -> None:
         if tuple(noise.shape[1:]) != tuple(self.noise_shape):

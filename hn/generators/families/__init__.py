@@ -6,6 +6,15 @@ from hn.generators.families.base import Family
 # Pipeline class, as in model_index.json -> family. Others are named in the configuration by class path.
 DEFAULT_FAMILIES = {
     "StableDiffusionPipeline": "hn.generators.families.stable_diffusion.StableDiffusion",
+    "LatentConsistencyModelPipeline": "hn.generators.families.stable_diffusion.LatentConsistency",
+    "StableDiffusionXLPipeline": "hn.generators.families.stable_diffusion_xl.StableDiffusionXL",
+    "SanaSprintPipeline": "hn.generators.families.sana.SanaSprint",
+    "FluxPipeline": "hn.generators.families.flux.Flux",
+    "PixArtAlphaPipeline": "hn.generators.families.pixart.PixArtAlpha",
+    "StableDiffusion3Pipeline": "hn.generators.families.stable_diffusion_3.StableDiffusion3",
+    "ZImagePipeline": "hn.generators.families.z_image.ZImage",
+    "Flux2KleinPipeline": "hn.generators.families.flux2_klein.Flux2Klein",
+    "QwenImagePipeline": "hn.generators.families.qwen_image.QwenImage",
 }
 
 

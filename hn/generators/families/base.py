@@ -12,6 +12,14 @@ from transformers import PreTrainedTokenizerBase
 from hn.generators.base import Conditioning
 
 
+def require_multiples(height: int, width: int, multiple: int) -> None:
+    """Raises:
+    ValueError: if the height or the width of an image is not a positive multiple of `multiple`.
+    """
+    if height % multiple or width % multiple or height <= 0 or width <= 0:
+        raise ValueError(f"Height and width must be positive multiples of {multiple}, not {height} x {width}.")
+
+
 @dataclass(frozen=True)
 class FirstStep:
     """How the backbone is called at pure noise.
@@ -33,12 +41,14 @@ class Family(ABC):
         backbone_name: the pipeline's attribute that holds the denoising network.
         last_layer: name of the backbone's last layer.
         load_options: keyword arguments for the pipeline's `from_pretrained`.
+        latents_dtype: data type in which the pipeline keeps its latents, if not the backbone's.
     """
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     backbone_name: ClassVar[str]
     last_layer: ClassVar[str]
     load_options: ClassVar[dict[str, Any]] = {}
+    latents_dtype: ClassVar[torch.dtype | None] = None
 
     def check(self, pipe: DiffusionPipeline) -> None:
         """Raises:
@@ -64,11 +74,15 @@ class Family(ABC):
     def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
         """The tokenizers whose vocabulary and length limit the prompts."""
 
+    def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """Number of tokens, special ones included, after which prompts are cut."""
+        return tokenizer.model_max_length
+
     @abstractmethod
     def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
         """Conditioning of B prompts, batch first."""
 
-    def call_arguments(self, conditioning: Conditioning) -> dict[str, Any]:
+    def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         """Keyword arguments of the pipeline's call: the conditioning and the family's own, like guidance."""
         return dict(conditioning)
 
@@ -88,8 +102,10 @@ class Family(ABC):
         model_input: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
+        height: int,
+        width: int,
     ) -> Tensor:
-        """Raw output of `backbone`, which is the pipeline's or a copy of it.
+        """Raw output [B, *noise_shape] of `backbone`, which is the pipeline's or a copy of it.
 
         Args:
             pipe: the pipeline.
@@ -97,6 +113,8 @@ class Family(ABC):
             model_input: [B, *noise_shape] scaled noise, in the backbone's data type.
             timestep: [B] float32.
             conditioning: of B prompts.
+            height: of the images in pixels.
+            width: likewise.
         """
 
     def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:

@@ -1,10 +1,11 @@
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -99,15 +100,24 @@ def test_a_schedule_that_does_not_start_at_pure_noise_is_refused(make_generator)
         generator.first_step(generator.backbone, generator.sample_noise(1), generator.encode(["a cube"]))
 
 
-def test_classifier_free_guidance_is_refused() -> None:
-    with pytest.raises(ValueError, match="classifier-free guidance"):
-        StableDiffusion(guidance_scale=7.5)
+def test_classifier_free_guidance_is_refused(make_generator) -> None:
+    with pytest.raises(ValueError, match="7.5 asks for classifier-free guidance"):
+        make_generator(family=StableDiffusion(guidance_scale=7.5))
 
 
-def test_guidance_embeddings_are_refused(generator) -> None:
-    unet = UNet2DConditionModel.from_config(generator.backbone.config, time_cond_proj_dim=8)
-    with pytest.raises(ValueError, match="guidance as an embedding"):
-        generator.with_backbone(unet)
+def test_one_step_generation_can_start_at_another_timestep(make_generator, stock_pipeline) -> None:
+    generator = make_generator(family=StableDiffusion(one_step_timestep=800), scheduler="diffusers.LCMScheduler")
+    assert generator.family.first_step(generator.pipe).timestep == 800
+    pipe = copy.copy(stock_pipeline)
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    noise, prompts = generator.sample_noise(2), ["a cube", "a ball"]
+    for steps, schedule in ((1, {"timesteps": [800]}), (2, {})):
+        stock = pipe(
+            prompts, latents=noise, num_inference_steps=steps, guidance_scale=0.0, output_type="pt",
+            generator=torch.Generator().manual_seed(0), **schedule,
+        ).images  # fmt: skip
+        images = generator.generate(noise, generator.encode(prompts), steps, torch.Generator().manual_seed(0))
+        assert torch.equal(images, stock)
 
 
 @pytest.mark.parametrize("size", [{"height": 36}, {"width": 0}, {"height": -32}])

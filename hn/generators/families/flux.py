@@ -1,0 +1,83 @@
+"""FluxPipeline: FLUX.1-schnell."""
+
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, FluxPipeline
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from hn.generators.base import Conditioning
+from hn.generators.families.base import require_multiples
+from hn.generators.families.flow import FlowMatching
+
+
+class Flux(FlowMatching):
+    """Transformer over packed latents: one token [C] for each 2 x 2 patch, that is for 16 x 16 pixels.
+
+    Args:
+        guidance_scale: for transformers that take it as an embedding (FLUX.1-dev); schnell does not.
+        max_sequence_length: tokens of the prompt for T5; 256 are the most that schnell was distilled with. CLIP sees
+            the first 77 only, for a summary of the prompt.
+    """
+
+    pipeline_class = FluxPipeline
+    backbone_name = "transformer"
+    last_layer = "proj_out"
+
+    def __init__(self, guidance_scale: float = 3.5, max_sequence_length: int = 256):
+        self.guidance_scale = guidance_scale
+        self.max_sequence_length = max_sequence_length
+
+    def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
+        size = pipe.default_sample_size * pipe.vae_scale_factor
+        return size, size
+
+    def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
+        patch = 2 * pipe.vae_scale_factor
+        require_multiples(height, width, patch)
+        return (height // patch) * (width // patch), pipe.transformer.config.in_channels
+
+    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
+        return [pipe.tokenizer_2]
+
+    def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return self.max_sequence_length
+
+    def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
+        embeds, pooled, _ = pipe.encode_prompt(prompts, device=device, max_sequence_length=self.max_sequence_length)
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+    def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
+        return {**conditioning, "guidance_scale": self.guidance_scale}
+
+    def call_backbone(
+        self,
+        pipe: DiffusionPipeline,
+        backbone: nn.Module,
+        model_input: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        height: int,
+        width: int,
+    ) -> Tensor:
+        embeds, patch = conditioning["prompt_embeds"], 2 * pipe.vae_scale_factor
+        guided = backbone.config.guidance_embeds
+        return backbone(
+            hidden_states=model_input,
+            timestep=timestep.to(model_input.dtype),
+            guidance=torch.full_like(timestep, self.guidance_scale) if guided else None,
+            pooled_projections=conditioning["pooled_prompt_embeds"],
+            encoder_hidden_states=embeds,
+            # Positions: text has none, an image token its row and column.
+            txt_ids=embeds.new_zeros(embeds.shape[1], 3),
+            img_ids=pipe._prepare_latent_image_ids(
+                len(model_input), height // patch, width // patch, embeds.device, embeds.dtype
+            ),
+            return_dict=False,
+        )[0]
+
+    def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:
+        config = pipe.vae.config
+        latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+        return pipe.vae.decode(latents / config.scaling_factor + config.shift_factor, return_dict=False)[0]

@@ -1,0 +1,85 @@
+"""Flux2KleinPipeline: FLUX.2-klein-4B, distilled."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, Flux2KleinPipeline
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from hn.generators.base import Conditioning
+from hn.generators.families.base import require_multiples
+from hn.generators.families.flow import FlowMatching
+
+
+class Flux2Klein(FlowMatching):
+    """Transformer over the tokens of prompt and image, conditioned by hidden layers of Qwen3.
+
+    The pipeline takes latents of 2 x 2 patches, [4 C, H / 2, W / 2], and flattens them to tokens; f is folded back. The
+    latents it returns are those of the autoencoder, [C, H, W], normalisation undone.
+
+    Args:
+        text_layers: hidden layers of the text encoder that condition the transformer.
+        max_sequence_length: tokens of the prompt, chat template included; shorter prompts are padded.
+    """
+
+    pipeline_class = Flux2KleinPipeline
+    backbone_name = "transformer"
+    last_layer = "proj_out"
+
+    def __init__(self, text_layers: Sequence[int] = (9, 18, 27), max_sequence_length: int = 512):
+        self.text_layers = tuple(text_layers)
+        self.max_sequence_length = max_sequence_length
+
+    def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
+        size = pipe.default_sample_size * pipe.vae_scale_factor
+        return size, size
+
+    def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
+        patch = 2 * pipe.vae_scale_factor
+        require_multiples(height, width, patch)
+        return pipe.transformer.config.in_channels, height // patch, width // patch
+
+    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
+        return [pipe.tokenizer]
+
+    def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return self.max_sequence_length
+
+    def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
+        embeds, _ = pipe.encode_prompt(
+            prompts,
+            device=device,
+            max_sequence_length=self.max_sequence_length,
+            text_encoder_out_layers=self.text_layers,
+        )
+        return {"prompt_embeds": embeds}
+
+    def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
+        return {**conditioning, "guidance_scale": 1.0}
+
+    def call_backbone(
+        self,
+        pipe: DiffusionPipeline,
+        backbone: nn.Module,
+        model_input: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        height: int,
+        width: int,
+    ) -> Tensor:
+        embeds = conditioning["prompt_embeds"]
+        output = backbone(
+            hidden_states=pipe._pack_latents(model_input),
+            timestep=timestep.to(model_input.dtype),
+            guidance=None,
+            encoder_hidden_states=embeds,
+            txt_ids=pipe._prepare_text_ids(embeds).to(embeds.device),
+            img_ids=pipe._prepare_latent_ids(model_input).to(embeds.device),
+            return_dict=False,
+        )[0]
+        return output.transpose(1, 2).reshape(model_input.shape)
+
+    def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:
+        return pipe.vae.decode(latents, return_dict=False)[0]

@@ -1,0 +1,104 @@
+"""PixArtAlphaPipeline without classifier-free guidance: PixArt-alpha-DMD, one step."""
+
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, PixArtAlphaPipeline
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from hn.generators.base import Conditioning
+from hn.generators.families.base import Family, FirstStep, require_multiples
+
+
+class PixArtAlpha(Family):
+    """Diffusion transformer conditioned by T5. Images have the size asked for: the pipeline's binning is off.
+
+    The DMD checkpoint was distilled to take pure noise, N(0, I), for a sample of training timestep 400, and to answer
+    with the image in one step (`timesteps=[400]`, guidance 1, a DDPM scheduler in the authors' demo). f is evaluated at
+    that timestep too, for there the transformer sees pure noise. The transformer predicts a variance beside the noise,
+    in the second half of its channels, which f leaves out.
+
+    Args:
+        one_step_timestep: training timestep at which one-step generation starts; None for the scheduler's own, which
+            is what other checkpoints want. More steps follow the scheduler.
+        max_sequence_length: tokens of the prompt.
+    """
+
+    pipeline_class = PixArtAlphaPipeline
+    backbone_name = "transformer"
+    last_layer = "proj_out"
+
+    def __init__(self, one_step_timestep: int | None = 400, max_sequence_length: int = 120):
+        self.one_step_timestep = one_step_timestep
+        self.max_sequence_length = max_sequence_length
+
+    def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
+        size = pipe.transformer.config.sample_size * pipe.vae_scale_factor
+        return size, size
+
+    def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
+        factor = pipe.vae_scale_factor
+        # The pipeline itself asks for multiples of 8, whatever the autoencoder's factor.
+        require_multiples(height, width, max(8, pipe.transformer.config.patch_size * factor))
+        return pipe.transformer.config.in_channels, height // factor, width // factor
+
+    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
+        return [pipe.tokenizer]
+
+    def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return self.max_sequence_length
+
+    def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
+        embeds, mask, _, _ = pipe.encode_prompt(
+            prompts,
+            do_classifier_free_guidance=False,
+            device=device,
+            clean_caption=True,  # as in the pipeline's call
+            max_sequence_length=self.max_sequence_length,
+        )
+        return {"prompt_embeds": embeds, "prompt_attention_mask": mask}
+
+    def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
+        # With embeddings given, the pipeline refuses its own default for the negative prompt.
+        arguments = {**conditioning, "negative_prompt": None, "guidance_scale": 1.0, "use_resolution_binning": False}
+        if steps == 1 and self.one_step_timestep is not None:
+            arguments["timesteps"] = [self.one_step_timestep]
+        return arguments
+
+    def first_step(self, pipe: DiffusionPipeline) -> FirstStep:
+        # A scheduler of its own: the pipeline's keeps its state.
+        scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+        if self.one_step_timestep is not None:
+            scheduler.set_timesteps(timesteps=[self.one_step_timestep])
+        else:
+            scheduler.set_timesteps(1)
+        timestep = scheduler.timesteps[0]
+        one = torch.ones(1, dtype=torch.float64) * scheduler.init_noise_sigma
+        return FirstStep(float(timestep), float(scheduler.scale_model_input(one, timestep)))
+
+    def call_backbone(
+        self,
+        pipe: DiffusionPipeline,
+        backbone: nn.Module,
+        model_input: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        height: int,
+        width: int,
+    ) -> Tensor:
+        sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+        if backbone.config.sample_size == 128:  # the 1024-pixel model is told the size of the image
+            sizes = {
+                "resolution": model_input.new_tensor([height, width]).expand(len(model_input), -1),
+                "aspect_ratio": model_input.new_tensor([height / width]).expand(len(model_input), -1),
+            }
+        output = backbone(
+            model_input,
+            encoder_hidden_states=conditioning["prompt_embeds"],
+            encoder_attention_mask=conditioning["prompt_attention_mask"],
+            timestep=timestep,
+            added_cond_kwargs=sizes,
+            return_dict=False,
+        )[0]
+        return output[:, : model_input.shape[1]]

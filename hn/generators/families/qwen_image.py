@@ -1,0 +1,106 @@
+"""QwenImagePipeline without classifier-free guidance: Qwen-Image with a Lightning LoRA."""
+
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, QwenImagePipeline
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import PreTrainedTokenizerBase
+
+from hn.generators.base import Conditioning
+from hn.generators.families.base import require_multiples
+from hn.generators.families.flow import FlowMatching
+
+
+class QwenImage(FlowMatching):
+    """Transformer over packed latents, one token [C] for each 2 x 2 patch, conditioned by Qwen2.5-VL.
+
+    The pipeline pads prompts to the longest of a batch; the conditioning holds them padded to `max_sequence_length`,
+    and they are cut back to the longest before they are used.
+
+    Args:
+        max_sequence_length: tokens of the prompt.
+    """
+
+    pipeline_class = QwenImagePipeline
+    backbone_name = "transformer"
+    last_layer = "proj_out"
+
+    def __init__(self, max_sequence_length: int = 512):
+        self.max_sequence_length = max_sequence_length
+
+    def check(self, pipe: DiffusionPipeline) -> None:
+        """Raises:
+        ValueError: if this family cannot run `pipe`.
+        """
+        super().check(pipe)
+        if pipe.transformer.config.guidance_embeds:
+            raise ValueError("This transformer takes its guidance as an embedding; the family does not provide it.")
+
+    def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
+        size = pipe.default_sample_size * pipe.vae_scale_factor
+        return size, size
+
+    def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
+        patch = 2 * pipe.vae_scale_factor
+        require_multiples(height, width, patch)
+        return (height // patch) * (width // patch), pipe.transformer.config.in_channels
+
+    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
+        return [pipe.tokenizer]
+
+    def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return self.max_sequence_length
+
+    def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
+        embeds, mask = pipe.encode_prompt(prompts, device=device, max_sequence_length=self.max_sequence_length)
+        if mask is None:  # all prompts are of the same length
+            mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+        missing = self.max_sequence_length - embeds.shape[1]
+        return {"prompt_embeds": pad(embeds, (0, 0, 0, missing)), "prompt_embeds_mask": pad(mask, (0, missing))}
+
+    def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
+        embeds, mask = self._cut(conditioning)
+        # Guidance 1 and no negative prompt: no second pass.
+        return {"prompt_embeds": embeds, "prompt_embeds_mask": mask, "true_cfg_scale": 1.0}
+
+    def call_backbone(
+        self,
+        pipe: DiffusionPipeline,
+        backbone: nn.Module,
+        model_input: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        height: int,
+        width: int,
+    ) -> Tensor:
+        embeds, mask = self._cut(conditioning)
+        patch = 2 * pipe.vae_scale_factor
+        return backbone(
+            hidden_states=model_input,
+            timestep=timestep.to(model_input.dtype),
+            guidance=None,
+            encoder_hidden_states=embeds,
+            encoder_hidden_states_mask=None if mask.all() else mask,
+            img_shapes=[[(1, height // patch, width // patch)]] * len(model_input),
+            return_dict=False,
+        )[0]
+
+    def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:
+        config = pipe.vae.config
+        # [B, C, 1, H, W]: the autoencoder is one for videos.
+        latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor).to(pipe.vae.dtype)
+        mean, std = (
+            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        # Divided by the inverse, as in the pipeline: the same to the last bit.
+        return pipe.vae.decode(latents / (1.0 / std) + mean, return_dict=False)[0][:, :, 0]
+
+    @staticmethod
+    def _cut(conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, L, C] and mask [B, L] of the longest prompt's length."""
+        embeds, mask = conditioning["prompt_embeds"], conditioning["prompt_embeds_mask"]
+        length = int(mask.sum(1).max())
+        return embeds[:, :length], mask[:, :length]

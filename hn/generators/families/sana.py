@@ -1,0 +1,109 @@
+"""SanaSprintPipeline: SANA-Sprint 0.6B and 1.6B."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline, SanaSprintPipeline
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from hn.generators.base import Conditioning
+from hn.generators.families.base import Family, FirstStep, require_multiples
+
+# What the pipeline itself tells the text encoder before the prompt.
+_INSTRUCTION = inspect.signature(SanaSprintPipeline.__call__).parameters["complex_human_instruction"].default
+
+
+class SanaSprint(Family):
+    """Linear-attention transformer in the latents of a deep-compression autoencoder, guided by an embedding.
+
+    Latents are float32 in the pipeline, whatever the weights are. It multiplies the noise by sigma_data and divides by
+    it again before the transformer, which therefore sees it as N(0, I). Images have the size asked for: the pipeline's
+    resolution binning is off. Steps after the first draw noise.
+
+    Args:
+        guidance_scale: handed to the pipeline; multiplied with the model's `guidance_embeds_scale` it is the embedding.
+        intermediate_timestep: angle of the second of two steps; other numbers of steps are evenly spaced.
+        instruction: what the text encoder is told before the prompt; the pipeline's own by default, [] for none.
+        max_sequence_length: tokens of the prompt, without the instruction.
+    """
+
+    pipeline_class = SanaSprintPipeline
+    backbone_name = "transformer"
+    last_layer = "proj_out"
+    latents_dtype: ClassVar[torch.dtype | None] = torch.float32
+
+    def __init__(
+        self,
+        guidance_scale: float = 4.5,
+        intermediate_timestep: float = 1.3,
+        instruction: Sequence[str] | None = None,
+        max_sequence_length: int = 300,
+    ):
+        self.guidance_scale = guidance_scale
+        self.intermediate_timestep = intermediate_timestep
+        self.instruction = list(_INSTRUCTION if instruction is None else instruction)
+        self.max_sequence_length = max_sequence_length
+
+    def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
+        size = pipe.transformer.config.sample_size * pipe.vae_scale_factor
+        return size, size
+
+    def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
+        # The pipeline itself asks for multiples of 32, whatever the autoencoder's factor.
+        require_multiples(height, width, max(32, pipe.vae_scale_factor))
+        factor = pipe.vae_scale_factor
+        return pipe.transformer.config.in_channels, height // factor, width // factor
+
+    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
+        return [pipe.tokenizer]
+
+    def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return self.max_sequence_length
+
+    def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
+        embeds, mask = pipe.encode_prompt(
+            prompts,
+            device=device,
+            max_sequence_length=self.max_sequence_length,
+            complex_human_instruction=self.instruction,
+        )
+        return {"prompt_embeds": embeds, "prompt_attention_mask": mask}
+
+    def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
+        return {
+            **conditioning,
+            "guidance_scale": self.guidance_scale,
+            "intermediate_timesteps": self.intermediate_timestep if steps == 2 else None,
+            "use_resolution_binning": False,
+        }
+
+    def first_step(self, pipe: DiffusionPipeline) -> FirstStep:
+        # The pipeline starts at the angle 1.57080, whose share of noise, sin / (sin + cos), is 1 to five digits.
+        return FirstStep(timestep=1.0, input_scale=1.0)
+
+    def call_backbone(
+        self,
+        pipe: DiffusionPipeline,
+        backbone: nn.Module,
+        model_input: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        height: int,
+        width: int,
+    ) -> Tensor:
+        embeds = conditioning["prompt_embeds"].to(model_input.dtype)
+        guidance = torch.full_like(timestep, self.guidance_scale, dtype=embeds.dtype)
+        return backbone(
+            model_input,
+            encoder_hidden_states=embeds,
+            encoder_attention_mask=conditioning["prompt_attention_mask"],
+            guidance=guidance * backbone.config.guidance_embeds_scale,
+            timestep=timestep,
+            return_dict=False,
+        )[0]
+
+    def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:
+        return super().decode(pipe, latents.to(pipe.vae.dtype), height, width)

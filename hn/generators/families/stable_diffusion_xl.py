@@ -1,0 +1,71 @@
+"""StableDiffusionXLPipeline without classifier-free guidance: SDXL-Turbo, SDXL-Lightning, Hyper-SD, LCM-SDXL."""
+
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from hn.generators.base import Conditioning
+from hn.generators.families.stable_diffusion import StableDiffusion
+
+
+class StableDiffusionXL(StableDiffusion):
+    """UNet that is also told the pooled embedding of the prompt and the size of the image; arguments as the parent's.
+
+    The image counts as uncropped and of its own size, as in the pipeline's call. No invisible watermark is drawn.
+    """
+
+    pipeline_class = StableDiffusionXLPipeline
+    load_options: ClassVar[dict[str, Any]] = {"add_watermarker": False}
+
+    def check(self, pipe: DiffusionPipeline) -> None:
+        """Raises:
+        ValueError: if this family cannot run `pipe`, the guidance scale asks for classifier-free guidance, or the
+            autoencoder would overflow.
+        """
+        super().check(pipe)
+        # The pipeline casts such an autoencoder to float32 for each image and back.
+        if pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
+            raise ValueError(
+                "This autoencoder overflows in float16; set dtype to bfloat16, or take another one with components: "
+                "{vae: {pretrained: madebyollin/sdxl-vae-fp16-fix}}."
+            )
+
+    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
+        return [tokenizer for tokenizer in (pipe.tokenizer, pipe.tokenizer_2) if tokenizer is not None]
+
+    def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
+        embeds, _, pooled, _ = pipe.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+    def call_backbone(
+        self,
+        pipe: DiffusionPipeline,
+        backbone: nn.Module,
+        model_input: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        height: int,
+        width: int,
+    ) -> Tensor:
+        embeds, pooled = conditioning["prompt_embeds"], conditioning["pooled_prompt_embeds"]
+        # Original size, offset of the crop, target size: six numbers.
+        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=embeds.dtype).to(embeds.device)
+        return backbone(
+            model_input,
+            timestep,
+            encoder_hidden_states=embeds,
+            timestep_cond=self._guidance_embedding(pipe, model_input),
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes.expand(len(model_input), -1)},
+            return_dict=False,
+        )[0]
+
+    def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:
+        config = pipe.vae.config
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        if mean is None or std is None:
+            return super().decode(pipe, latents, height, width)
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(latents) for values in (mean, std))
+        return pipe.vae.decode(latents * std / config.scaling_factor + mean, return_dict=False)[0]
