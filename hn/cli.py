@@ -7,6 +7,7 @@ What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 import re
@@ -30,10 +31,12 @@ from omegaconf.errors import OmegaConfBaseException
 from hn.comparison import Comparison
 from hn.config import read_config
 from hn.module import NoiseHypernetModule
-from hn.run_directory import CHECKPOINTS, RunDirectory, find_checkpoint, timestamp
+from hn.pretrained import locate
+from hn.run_directory import CHECKPOINTS, WEIGHTS, RunDirectory, find_checkpoint, timestamp
 from hn.trainer import ExperimentTrainer
 
 DESCRIPTION = "Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS]"
+WEIGHTS_CONFIG = "adapter_config.json"  # hypernetworks and fine-tunes alike have it
 USAGE = "hn {verb} --config experiments/NAME.yaml [--OPTION VALUE ...]"
 
 # What these say is known, wanted here, or of no use to who runs an experiment.
@@ -95,7 +98,7 @@ class HnCLI(LightningCLI):
             **verbs,
             "predict": verbs["predict"] | {"return_predictions"},
         }
-        asked = [verb for verb in self.arguments if verb in verbs][:1]
+        asked = [verb for verb in self.arguments[:1] if verb in verbs]
         return {verb: verbs[verb] for verb in asked or verbs}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -124,22 +127,29 @@ class HnCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, each `--config FILE` in it replaced by the content with all that it extends."""
         arguments, self.experiment_file = expand_configs(self.arguments)
+        if self.experiment_file is not None and self.arguments[0].startswith("-"):
+            raise UserError(f"The verb comes first: {USAGE.format(verb='VERB')}")
         try:
             self.config = parser.parse_args(arguments)
         except OmegaConfBaseException as error:
             raise UserError(f"A ${{...}} in the configuration cannot be resolved: {error}") from error
         except UserError as error:
             hint = "The options of a verb are listed by: hn VERB --help"
+            if self.experiment_file is None and self.arguments[0] in self._subcommand_parsers:
+                raise UserError(f"An experiment is missing: {USAGE.format(verb=self.arguments[0])}\n{hint}") from None
             raise UserError(f"{error}\n{self._nearest_options()}{hint}") from None
+        verb = self.config.get("subcommand")
+        if verb is not None and self.config[verb].seed_everything < 0:
+            raise UserError(f"seed_everything must not be negative, but is {self.config[verb].seed_everything}.")
 
     def before_instantiate_classes(self) -> None:
         """Settle the run's directory, and that there is what the verb needs, before anything heavy happens."""
         verb, config = self.subcommand, self.config[self.subcommand]
         if config.run.experiment is None:
             config.run.experiment = Path(self.experiment_file).stem if self.experiment_file else "unnamed"
-        run = RunDirectory(**vars(config.run))
         self.weights = self.checkpoint = None
         with user_errors():
+            run = RunDirectory(**vars(config.run))
             if config.get("ckpt_path") is not None:
                 # Not kept in the saved configuration: a run that was continued is still the run of that configuration.
                 self.checkpoint, config.ckpt_path = find_checkpoint(run.path, config.ckpt_path), None
@@ -149,11 +159,13 @@ class HnCLI(LightningCLI):
                         f"{run.path} holds a run already; continue it with --ckpt_path last, or choose another name."
                     )
             elif verb == "compare":
-                self._find_or_train(config, run)
+                missing = self._find_trained(config, run)
             elif verb == "generate":
                 config.hypernet = config.hypernet or find_weights(run)
             else:
                 self.weights = find_weights(run)
+        if verb == "compare":
+            self._train_missing(config, missing)
         # Beside the runs, so that a comparison does not write over a run's results.
         name = run.name or timestamp()
         run.name = f"{verb}_{name}" if verb in ("compare", "generate") else name
@@ -194,25 +206,43 @@ class HnCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         with user_errors(only_if=lambda: not self.trainer.is_working):
             super()._run_subcommand(subcommand)
+        if self.weights is not None:
+            print(f"weights      {self.weights}")
 
-    def _find_or_train(self, config: Namespace, run: RunDirectory) -> None:
-        """Fill in the weights that a comparison needs; trained now, with this command's options, if there are none."""
+    def _find_trained(self, config: Namespace, run: RunDirectory) -> dict[str, tuple[RunDirectory, str]]:
+        """Fill in the weights that a comparison needs, those that are there.
+
+        Returns:
+            The others by their option: the run directory of their experiment, and its configuration file.
+
+        Raises:
+            ValueError: if weights that are there had another budget than this command's.
+        """
         finetune = config.comparison.finetune
         if finetune is not None and Path(finetune).stem == run.experiment:
             raise UserError(f"{finetune} is the comparison's fine-tune; compare the experiment that names it.")
-        if config.hypernet is None:
-            config.hypernet = self._trained(RunDirectory(run.root, run.experiment), self.experiment_file)
-        if config.finetune is None and finetune is not None:
-            config.finetune = self._trained(RunDirectory(run.root, Path(finetune).stem), finetune)
+        needed = {"hypernet": (RunDirectory(run.root, run.experiment), self.experiment_file)}
+        if finetune is not None:
+            needed["finetune"] = (RunDirectory(run.root, Path(finetune).stem), finetune)
+        missing = {}
+        for option, (newest, file) in needed.items():
+            if config[option] is not None:
+                locate(config[option], WEIGHTS_CONFIG)
+            elif newest.trained() is None:
+                missing[option] = newest, file
+            else:
+                config[option] = str(newest.trained())
+                require_budget(newest.trained(), config.trainer.max_steps, option)
+        return missing
 
-    def _trained(self, newest: RunDirectory, experiment_file: str) -> str:
-        if newest.trained() is None:
-            print(f"{newest.experiment_path} has no trained run yet: training {experiment_file} first.")
-            own = ("config", "c", "hypernet", "finetune", "run.name", "run.experiment")
-            overrides = without_options(self.arguments, own)
-            overrides.remove(self.subcommand)
-            run_hn(["train", "--config", experiment_file, "--run.experiment", newest.experiment, *overrides])
-        return str(newest.trained())
+    def _train_missing(self, config: Namespace, missing: dict[str, tuple[RunDirectory, str]]) -> None:
+        """Train what a comparison needs and does not have, with this command's options."""
+        own = ("config", "c", "hypernet", "finetune", "run.name", "run.experiment")
+        overrides = without_options(self.arguments, own)[1:]  # without the verb
+        for option, (newest, file) in missing.items():
+            print(f"{newest.experiment_path} has no trained run yet: training {file} first.")
+            run_hn(["train", "--config", file, "--run.experiment", newest.experiment, *overrides])
+            config[option] = str(newest.trained())
 
     def _nearest_options(self) -> str:
         """Known options that are spelled like unknown ones of the command line."""
@@ -221,7 +251,8 @@ class HnCLI(LightningCLI):
             return ""
         known = [option for action in self._subcommand_parsers[verb]._actions for option in action.option_strings]
         given = [word.partition("=")[0] for word in self.arguments if word.startswith("--")]
-        unknown = [word for word in given if word not in known and not re.search(r"\.(init_args|class_path)\b", word)]
+        free = re.compile(r"\.(init_args|class_path)\b|^--(callbacks|vars|comparison\.searches)\.")
+        unknown = [word for word in given if word not in known and not free.search(word)]
         nearest = {word: difflib.get_close_matches(word, known, n=1) for word in unknown}
         return "".join(f"{word}: did you mean {found[0]}?\n" for word, found in nearest.items() if found)
 
@@ -269,13 +300,34 @@ def find_weights(run: RunDirectory) -> str:
     Raises:
         UserError: if there are none.
     """
-    folder = run.trained() or run.pretrained
+    folder = run.trained() or (run.pretrained if run.name is None else None)
+    if folder is None and run.name is not None:
+        names = sorted(weights.parent.name for weights in run.experiment_path.glob(f"*/{WEIGHTS}"))
+        raise UserError(
+            f"{run.path} has no trained weights ({WEIGHTS}/), which `hn train` writes at its end. Evaluate one of its "
+            f"checkpoints with --ckpt_path best or last; trained runs are: {', '.join(names) or 'none'}."
+        )
     if folder is None:
         raise UserError(
             f"{run.experiment_path} has no trained run: train the experiment first (hn train), or name trained weights "
             "(--hypernet for generate; --ckpt_path, like `best` with --run.name, for validate, test and predict)."
         )
     return str(folder)
+
+
+def require_budget(weights: Path, max_steps: int, option: str) -> None:
+    """Refuse weights that were trained for another number of updates than this command's.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    results = weights.parent / "results.json"
+    steps = json.loads(results.read_text())["training"]["steps"] if results.is_file() else max_steps
+    if max_steps > 0 and steps != max_steps:
+        raise ValueError(
+            f"{weights.parent} was trained for {steps} updates, but trainer.max_steps is {max_steps}: compare at that "
+            f"budget with --trainer.max_steps={steps}, name weights with --{option}, or train again."
+        )
 
 
 @contextmanager

@@ -17,15 +17,24 @@ class RunDirectory:
     Args:
         root: all runs' directory.
         experiment: name of the experiment; the configuration file's name if not given.
-        name: name of the run; the time if not given. Name an interrupted run, with `--ckpt_path last`, to continue it.
+        name: name of the run; the time if not given. Name an interrupted run, with `--ckpt_path last`, to continue it,
+            or a trained one to evaluate that and no other.
         pretrained: folder of the trained network that comes with the experiment, for `generate`, `validate`, `test` and
             `predict` where the experiment has no run yet.
+
+    Raises:
+        ValueError: if `experiment` or `name` is no name of a single folder.
     """
 
     root: str = "runs"
     experiment: str | None = None
     name: str | None = None
     pretrained: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("experiment", self.experiment), ("name", self.name)):
+            if value is not None and (value in ("", ".", "..") or Path(value).name != value):
+                raise ValueError(f"run.{option} must be the name of one folder, not {value!r}.")
 
     @property
     def experiment_path(self) -> Path:
@@ -38,9 +47,9 @@ class RunDirectory:
         return self.experiment_path / (self.name or timestamp())
 
     def trained(self) -> Path | None:
-        """Folder of trained weights: the named run's, else those of the experiment's newest; None without any."""
-        if self.name is not None and (self.path / WEIGHTS).is_dir():
-            return self.path / WEIGHTS
+        """Folder of trained weights: the named run's, without a name the experiment's newest; None without any."""
+        if self.name is not None:
+            return self.path / WEIGHTS if (self.path / WEIGHTS).is_dir() else None
         folders = self.experiment_path.glob(f"*/{WEIGHTS}")
         return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
 

@@ -189,8 +189,8 @@ def test_compare_trains_what_is_missing_and_measures_everything(run, runs, exper
 
 def test_generate_takes_one_prompt_or_several(run, runs, make_module):
     make_weights(make_module, runs / "one" / "hypernet")
-    printed = run("generate", "--prompt", "a red ball", "--run.name", "a", "--upscale", "2")
-    folder = runs / "generate_a"
+    printed = run("generate", "--prompt", "a red ball", "--run.name", "one", "--upscale", "2")
+    folder = runs / "generate_one"
     assert str(runs / "one" / "hypernet") in printed
     assert str(folder / "overview.png") in printed
     metadata = json.loads((folder / "metadata.json").read_text())
@@ -205,12 +205,13 @@ def test_generate_takes_one_prompt_or_several(run, runs, make_module):
     assert len(set(pixels)) == 8
     assert Image.open(folder / "0000_base.png").size == (32, 32)
 
-    options = ["--run.name", "b", "--count", "2", "--steps", "2", "--seed", "1"]
+    make_weights(make_module, runs / "two" / "hypernet")
+    options = ["--run.name", "two", "--count", "2", "--steps", "2", "--seed", "1"]
     run("generate", "--prompt", '["a red ball", "two cube"]', *options)
-    entries = json.loads((runs / "generate_b" / "metadata.json").read_text())["images"]
+    entries = json.loads((runs / "generate_two" / "metadata.json").read_text())["images"]
     assert [entry["prompt"] for entry in entries] == ["a red ball", "a red ball", "two cube", "two cube"] * 2
     assert {entry["nfe"] for entry in entries} == {2, 3}
-    assert (runs / "generate_b" / "0000_base.png").read_bytes() not in pixels
+    assert (runs / "generate_two" / "0000_base.png").read_bytes() not in pixels
 
 
 def test_generate_uses_the_weights_that_come_with_the_experiment(run, runs, make_module, tmp_path):
@@ -228,10 +229,11 @@ def test_validate_test_and_predict_use_the_trained_weights(run, runs, make_modul
         numbers = {row[1].strip(): row[2].strip() for row in rows}
         assert float(numbers[f"{prefix}/kl_nats"]) > 1
         assert float(numbers[f"{prefix}/base_kl_nats"]) == 0
+        assert f"weights      {runs / 'one' / 'hypernet'}" in printed
         assert (runs / "one" / f"{verb}_config.yaml").exists()
-    printed = run("predict", "--run.name", "images", "--data.init_args.limit_predict", "1")
-    assert f"images       {runs / 'images' / 'images'}" in printed
-    assert len(list((runs / "images" / "images" / "00000" / "samples").iterdir())) == 2
+    printed = run("predict", "--run.name", "one", "--data.init_args.limit_predict", "1")
+    assert f"images       {runs / 'one' / 'images'}" in printed
+    assert len(list((runs / "one" / "images" / "00000" / "samples").iterdir())) == 2
 
 
 def test_every_verb_prints_its_configuration(resolved):
@@ -362,6 +364,8 @@ def test_an_unknown_experiment_lists_those_there_are(refused, experiment):
     ("options", "messages"),
     [
         (["--trainer.max_step", "4"], ["--trainer.max_step", "did you mean --trainer.max_steps?"]),
+        (["--seed_everything", "-3"], ["seed_everything", "-3"]),
+        (["--run.name", "a/b"], ["must be the name of one folder"]),
         (["--trainer.max_stepz", "4"], ["--trainer.max_stepz", "did you mean --trainer.max_steps?"]),
         (["--model.reward_wieght", "4"], ["did you mean --model.reward_weight?"]),
         (["--model.hypernet.init_args.rnk", "4"], ["model.hypernet", "Option 'rnk' is not accepted"]),
@@ -416,6 +420,41 @@ def test_generate_and_evaluations_need_trained_weights(refused, experiment, runs
     assert "no prompts to test on: set `test`" in no_prompts
     assert "The prompt is empty" in refused("generate", "--config", str(experiment), "--prompt", " ")
     assert "count (0)" in refused("generate", "--config", str(experiment), "--prompt", "a ball", "--count", "0")
+
+
+def test_a_named_run_without_weights_is_not_replaced_by_another(refused, experiment, runs, make_module):
+    make_weights(make_module, runs / "one" / "hypernet")
+    for verb in ("test", "generate"):
+        prompt = ["--prompt", "a ball"] if verb == "generate" else []
+        message = refused(verb, "--config", str(experiment), "--run.name", "two", *prompt)
+        assert "runs/tiny/two has no trained weights" in message
+        assert "trained runs are: one." in message
+
+
+def test_a_comparison_refuses_missing_weights_and_other_budgets(refused, run, runs, experiment):
+    finetune = experiment.parent / "tiny_finetune.yaml"
+    finetune.write_text("extends: tiny.yaml\n")
+    compare = ["compare", "--config", str(experiment), "--comparison.finetune", str(finetune)]
+    assert "Cannot load 'data/nothing': there is no such folder" in refused(*compare, "--hypernet", "data/nothing")
+    run("train", "--run.name", "one", "--trainer.max_steps", "1")
+    message = refused(*compare)
+    assert "one was trained for 1 updates, but trainer.max_steps is 2" in message
+    assert not (runs.parent / "tiny_finetune").exists()
+
+
+def test_a_bug_while_a_comparison_trains_keeps_its_traceback(experiment, monkeypatch):
+    def fail(*args):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("hn.module.NoiseHypernetModule.training_step", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["compare", "--config", str(experiment)])
+
+
+def test_the_verb_and_the_experiment_must_be_there(refused, experiment):
+    assert "The verb comes first: hn VERB --config" in refused("--config", str(experiment), "train")
+    assert "An experiment is missing: hn train --config experiments/NAME.yaml" in refused("train")
+    assert "invalid choice: 'trian'" in refused("trian", "--config", str(experiment), "--run.name", "test")
 
 
 def test_a_fine_tune_is_no_experiment_to_compare(refused, experiment):

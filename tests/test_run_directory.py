@@ -25,7 +25,7 @@ def test_trained_weights_are_the_named_runs_or_the_newest(tmp_path):
     (tmp_path / "x" / "compare_1").mkdir()
     assert run.trained() == tmp_path / "x" / "b" / "hypernet"
     assert RunDirectory(str(tmp_path), "x", "a").trained() == tmp_path / "x" / "a" / "hypernet"
-    assert RunDirectory(str(tmp_path), "x", "new").trained() == tmp_path / "x" / "b" / "hypernet"
+    assert RunDirectory(str(tmp_path), "x", "new").trained() is None  # the named one or none
     assert RunDirectory(str(tmp_path), "y").trained() is None
 
 
@@ -43,3 +43,10 @@ def test_checkpoints_are_found_by_name_or_path(tmp_path):
         find_checkpoint(tmp_path / "y" / "two", "best")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint nowhere\.ckpt\. Give the path"):
         find_checkpoint(folder.parent, "nowhere.ckpt")
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "..", ""])
+def test_names_stay_in_their_folder(name):
+    for options in ({"name": name}, {"experiment": name}):
+        with pytest.raises(ValueError, match="must be the name of one folder"):
+            RunDirectory(**options)
