@@ -10,7 +10,7 @@ from hn.rewards.preprocess import ClipPreprocess
 from hn.search import Reno
 from hn.search.reno import norm_regulariser
 
-FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -150,7 +150,6 @@ def test_bad_input_is_named(generator, reward, prompts, noise):
         Reno()(generator, lambda images, prompts: images.mean(), prompts, noise)
 
 
-@pytest.mark.skipif(not (FIXTURES / "reno").is_dir(), reason="the parity fixtures are not beside this repository")
 def test_equals_the_published_implementation():
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
