@@ -39,7 +39,7 @@ require-experiment:
 	         "$$(cd experiments && find . -maxdepth 1 -name '*.yaml' | sed 's|^\./||; s|\.yaml$$||' | sort | xargs)" >&2; exit 2; }
 
 require-prompt:
-	@[ -n "$$PROMPT" ] || { echo 'PROMPT is empty: make generate EXP=... PROMPT="a photo of a red dog"' >&2; exit 2; }
+	@[ -n "$$PROMPT" ] || { echo 'PROMPT is empty: make generate EXP=... PROMPT="a photo of three stars"' >&2; exit 2; }
 
 train: require-experiment $(STAMP) ## train an experiment: make train EXP=name [ARGS="--trainer.max_steps=100"]
 	$(BIN)/hn train --config experiments/$(EXP).yaml $(ARGS)
@@ -47,13 +47,13 @@ train: require-experiment $(STAMP) ## train an experiment: make train EXP=name [
 compare: require-experiment $(STAMP) ## compare an experiment with its baselines: make compare EXP=name
 	$(BIN)/hn compare --config experiments/$(EXP).yaml $(ARGS)
 
-generate: require-experiment require-prompt $(STAMP) ## make images: make generate EXP=name PROMPT="a red dog" [ARGS=...]
+generate: require-experiment require-prompt $(STAMP) ## make images: make generate EXP=name PROMPT="a photo of three stars" [ARGS=...]
 	$(BIN)/hn generate --config experiments/$(EXP).yaml --prompt "$$PROMPT" $(ARGS)
 
 tensorboard: $(STAMP) ## look at the runs in the browser
 	$(BIN)/tensorboard --logdir $(RUNS) $(ARGS)
 
-miniature: $(STAMP) ## train the checkpoints of data/miniature again, from nothing
+miniature: $(STAMP) ## train what is missing of data/miniature, or all of it again, from nothing: make miniature ARGS=--force
 	$(BIN)/python -m hn.miniature.recipe $(ARGS)
 
 test: $(STAMP) ## run the tests: make test [ARGS="-m 'not slow'"]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import hn
 from hn.class_path import class_path, import_class
 from hn.generators.base import Conditioning, Generator
+from hn.hypernets.base_weights import check_base_weights, describe_base
 from hn.hypernets.model_card import model_card
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.pretrained import locate_folder
@@ -151,7 +152,7 @@ class Hypernet(nn.Module, ABC):
         Raises:
             FileNotFoundError: if there is no such hypernetwork. A PEFT adapter alone is not one: it does not say what
                 becomes of the last layer.
-            ValueError: if it is of another class, or does not fit the generator.
+            ValueError: if it is of another class, does not fit the generator, or was trained on other base weights.
         """
         try:
             folder = locate_folder(str(pretrained), CONFIG_FILE, revision)
@@ -166,6 +167,7 @@ class Hypernet(nn.Module, ABC):
             raise ValueError(f"{pretrained} holds a {found.__name__}, not a {cls.__name__}.")
         hypernet = found(**config["arguments"])
         hypernet._check_config(config, generator)
+        check_base_weights(config["generator"], generator, folder / CONFIG_FILE)
         hypernet.build(generator)
         hypernet._load_weights(folder)
         return hypernet
@@ -174,12 +176,7 @@ class Hypernet(nn.Module, ABC):
         return {
             "hypernet": class_path(type(self)),
             "arguments": self.arguments(),
-            "generator": {
-                "name": self.generator.name,
-                "revision": self.generator.revision,
-                "backbone": type(self.generator.backbone).__name__,
-                "noise_shape": list(self.generator.noise_shape),
-            },
+            "generator": describe_base(self.generator),
             "versions": {
                 "hn": hn.__version__,
                 **{package: version(package) for package in ("torch", "diffusers", "peft")},

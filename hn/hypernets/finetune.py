@@ -1,13 +1,17 @@
 """The comparison method: the generator's backbone itself fine-tuned with LoRA on the reward."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from hn.generators.pipeline import DiffusersGenerator
 from hn.hypernets.adapter_files import CONFIG_FILE, read_adapter
+from hn.hypernets.base_weights import check_base_weights, describe_base
 from hn.hypernets.lora_backbone import LoraBackbone
 from hn.pretrained import locate_folder
+
+BASE_FILE = "finetune_config.json"
 
 
 class LoraFinetune(LoraBackbone):
@@ -34,6 +38,8 @@ class LoraFinetune(LoraBackbone):
         gradient_checkpointing: bool = False,
     ):
         super().__init__(rank, alpha, target_modules, gradient_checkpointing)
+        # In a tuple: as an attribute of its own, the generator would become part of this module.
+        self._attached_to: tuple[DiffusersGenerator, ...] = ()
 
     def attach(self, generator: DiffusersGenerator) -> DiffusersGenerator:
         """A generator that shares everything with `generator` but runs the backbone with LoRA. Equal to it at first.
@@ -46,18 +52,22 @@ class LoraFinetune(LoraBackbone):
         if self.backbone is not None:
             raise RuntimeError("This LoraFinetune is already attached to a generator; make another one.")
         self.backbone = self._adapted_backbone(generator)
+        self._attached_to = (generator,)
         return generator.with_backbone(self.backbone)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a plain PEFT adapter to `folder`, which PEFT and diffusers can load too.
+        """Write a plain PEFT adapter to `folder`, which PEFT and diffusers can load too, and `finetune_config.json`.
 
-        Unless it adapts grouped convolutions: PEFT refuses those, or makes another layer of them.
+        That file says which base weights it was trained on. PEFT cannot load the adapter if it adapts grouped
+        convolutions: it refuses those, or makes another layer of them.
         """
         if self.backbone is None:
             raise RuntimeError("There are no weights to save yet; call attach(generator) first.")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._save_adapter(folder)
+        (generator,) = self._attached_to
+        (folder / BASE_FILE).write_text(json.dumps({"generator": describe_base(generator)}, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(
@@ -67,11 +77,15 @@ class LoraFinetune(LoraBackbone):
 
         Raises:
             FileNotFoundError: if there is no such adapter.
-            ValueError: if it does not fit the generator, or is a noise hypernetwork.
+            ValueError: if it does not fit the generator, was trained on other base weights, or is a noise
+                hypernetwork.
         """
         folder = locate_folder(str(pretrained), CONFIG_FILE, revision)
         if (folder / "hypernet_config.json").is_file():
             raise ValueError(f"{pretrained} holds a noise hypernetwork, not a fine-tune; use LoraHypernet.")
+        if (folder / BASE_FILE).is_file():
+            saved = json.loads((folder / BASE_FILE).read_text())
+            check_base_weights(saved["generator"], generator, folder / BASE_FILE)
         adapter = read_adapter(folder)
         finetune = cls(adapter.rank, adapter.alpha, adapter.target_modules(generator.backbone))
         tuned = finetune.attach(generator)

@@ -11,6 +11,7 @@ from hn.generators.base import Conditioning, Generator
 from hn.hypernets.adapter import ADAPTER, Adapted
 from hn.hypernets.adapter_files import WEIGHTS_FILES, read_adapter
 from hn.hypernets.base import CONFIG_FILE, Hypernet
+from hn.hypernets.base_weights import check_base_weights
 from hn.hypernets.lora_backbone import LoraBackbone
 from hn.pretrained import locate_folder
 
@@ -97,7 +98,7 @@ class LoraHypernet(LoraBackbone, Hypernet):
         Raises:
             FileNotFoundError: if there is no such adapter.
             ValueError: if the last-layer rule or alpha is unknown or not what the files say, or the adapter does not
-                fit the generator's backbone, in all its layers and shapes.
+                fit the generator's backbone, in all its layers and shapes, or was trained on other base weights.
         """
         if last_layer_rule is None:
             raise ValueError(
@@ -109,9 +110,11 @@ class LoraHypernet(LoraBackbone, Hypernet):
         _check_rule(last_layer_rule, "last_layer_rule")
         folder = locate_folder(str(pretrained), WEIGHTS_FILES, revision, patterns=("*.json", *WEIGHTS_FILES))
         if (folder / CONFIG_FILE).is_file():
-            saved = json.loads((folder / CONFIG_FILE).read_text()).get("last_layer_rule")
+            config = json.loads((folder / CONFIG_FILE).read_text())
+            saved = config.get("last_layer_rule")
             if saved is not None:
                 _check_rule(saved, str(folder / CONFIG_FILE))
+            check_base_weights(config.get("generator", {}), generator, folder / CONFIG_FILE)
         adapter = read_adapter(folder, alpha=alpha)
         targets = adapter.target_modules(generator.backbone)
         hypernet = cls(adapter.rank, adapter.alpha, targets, last_layer, gradient_checkpointing).build(generator)

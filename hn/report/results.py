@@ -19,11 +19,15 @@ _PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device and git commit (with "-dirty" for a changed working tree) of this process."""
+    """Versions, machine and git commit (with "-dirty" for a changed working tree) of this process.
+
+    `gpu` is the one that the machine has, whether it was used or not; null without one.
+    """
     return {
         "python": platform.python_version(),
         "packages": {"hn": hn.__version__, **{name: version(name) for name in _PACKAGES}},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "processor": f"{os.cpu_count()} cores, {platform.machine()}",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "git_commit": _git_commit(),
     }
@@ -63,10 +67,6 @@ def _json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_json(member) for member in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _processor() -> str:
-    return f"CPU, {os.cpu_count()} cores, {platform.machine()}"
 
 
 def _git_commit() -> str | None:

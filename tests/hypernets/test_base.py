@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import hn
 from hn.generators import Conditioning, DiffusersGenerator, Generator
 from hn.hypernets import Hypernet, LoraHypernet
+from hn.hypernets.base_weights import weights_digest
 
 
 class Bias(Hypernet):
@@ -69,6 +70,7 @@ def test_the_config_says_what_it_was_trained_for(hypernet: Bias, generator: Diff
         "revision": None,
         "backbone": "UNet2DConditionModel",
         "noise_shape": [8, 8, 8],
+        "digest": weights_digest(generator.backbone),
     }
     assert config["versions"].keys() == {"hn", "torch", "diffusers", "peft"}
     assert config["versions"]["hn"] == hn.__version__

@@ -36,6 +36,16 @@ def test_the_environment_is_that_of_this_process():
     assert found["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", found["git_commit"])
 
 
+def test_a_gpu_is_named_beside_the_processor_for_it_may_lie_idle(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert environment()["gpu"] is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    found = environment()
+    assert found["gpu"] == "NVIDIA H100" and "cores" in found["processor"]
+    assert "device" not in found
+
+
 def test_without_git_there_is_no_commit(monkeypatch):
     def missing(*args, **kwargs):
         raise FileNotFoundError("git")

@@ -14,6 +14,7 @@ from hn.miniature.captions import Caption, judging_pools, sample_caption
 from hn.miniature.recipe.content import ContentHead, content_of_captions, content_of_scenes
 from hn.miniature.recipe.degrade import degrade
 from hn.miniature.recipe.stage import Stage
+from hn.miniature.recipe.tokenizer import save_tokenizer
 from hn.miniature.renderer import SceneBatch, color_table, render
 from hn.miniature.scenes import directions, scenes_of
 from hn.miniature.world import COLOR_NAMES, IMAGE_SIZE, SHAPES
@@ -166,7 +167,7 @@ def patch_labels(scenes: SceneBatch) -> tuple[Tensor, Tensor]:
 def export(stage: RewardStage, folder: str | Path) -> None:
     """Save the model in half precision, its tokenizer and its preprocessing in the layout of any CLIP checkpoint."""
     stage.clip.half().save_pretrained(folder)
-    stage.tokenizer.save_pretrained(folder)
+    save_tokenizer(stage.tokenizer, folder)
     CLIPImageProcessor(
         size={"shortest_edge": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},

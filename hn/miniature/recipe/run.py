@@ -20,7 +20,7 @@ from hn.miniature.recipe.report import write_report
 from hn.miniature.recipe.reward import RewardStage, export
 from hn.miniature.recipe.stage import Stage, fit
 from hn.miniature.recipe.student import SHARD, StudentStage, make_pairs
-from hn.miniature.recipe.tokenizer import build_tokenizer
+from hn.miniature.recipe.tokenizer import build_tokenizer, save_tokenizer
 
 STAGES = ("prompts", "autoencoder", "student", "detector", "reward", "reward_held_out", "report")
 SHARDS = 14
@@ -73,23 +73,42 @@ class Recipe:
 
         Args:
             stages: some of `STAGES`.
-            force: run them all the same; training goes on from the checkpoints in `work`, if it was not finished there.
+            force: start them from nothing, finished or not: their checkpoints in `work` are deleted first; with the
+                autoencoder's, also the student's and its pairs, which are made of its latents. The old products stay
+                until the new ones take their place. Interrupted, it goes on like any other run, without `force`.
 
         Raises:
             FileNotFoundError: the product of an earlier stage is missing.
         """
+        if force:
+            for name in stages:
+                self._forget(name)
         ran = False
         for name in (stage for stage in STAGES if stage in stages):
             product = self.products[name]
-            if self._is_finished(name) and not force and not (name == "report" and ran):
-                print(f"{name}: {product.path} is there, skipped (--force runs it all the same)", flush=True)
+            if self._is_finished(name) and not (name == "report" and ran):
+                print(f"{name}: {product.path} is there, skipped (--force starts it from nothing)", flush=True)
                 continue
             started = time.monotonic()
             product.make()
+            self._redo_mark(name).unlink(missing_ok=True)
             ran = True
             print(f"{name}: wrote {product.path} in {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
 
+    def _forget(self, name: str) -> None:
+        for folder in {"autoencoder": (name, "pairs", "student")}.get(name, (name,)):
+            if (self.work / folder).exists():
+                shutil.rmtree(self.work / folder)
+        self._redo_mark(name).parent.mkdir(parents=True, exist_ok=True)
+        self._redo_mark(name).touch()
+
+    def _redo_mark(self, name: str) -> Path:
+        """Is there while a stage's product is one that `force` asked to make again."""
+        return self.work / "redo" / name
+
     def _is_finished(self, name: str) -> bool:
+        if self._redo_mark(name).exists():
+            return False
         also = {"autoencoder": "student"}.get(name)
         return self.products[name].path.exists() or (also is not None and self.products[also].path.exists())
 
@@ -112,7 +131,12 @@ class Recipe:
         pipeline = stage.pipeline(tokenizer, autoencoder)
         for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
             part.half()
-        replace_folder(self.out / "pipeline", pipeline.save_pretrained)
+
+        def save(folder: Path) -> None:
+            pipeline.save_pretrained(folder)
+            save_tokenizer(tokenizer, folder / "tokenizer")
+
+        replace_folder(self.out / "pipeline", save)
 
     def _detector(self) -> None:
         stage = DetectorStage()

@@ -94,7 +94,7 @@ def load_pairs(folder: Path, tokenizer: CLIPTokenizer) -> dict[str, Tensor]:
     """
     paths = sorted(folder.glob("pairs-*.safetensors"))
     if not paths:
-        raise FileNotFoundError(f"no pairs in {folder}: run the recipe's stage `pairs` first")
+        raise FileNotFoundError(f"no pairs in {folder}: run the recipe's stage `student` first")
     for path in paths:
         _require_vocabulary(path, tokenizer)
     shards = [load_file(path) for path in paths]

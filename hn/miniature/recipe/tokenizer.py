@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -32,6 +34,14 @@ def build_tokenizer() -> CLIPTokenizer:
     ids = {token: index for index, token in enumerate([*order, *_SPECIAL])}
     merges = json.loads(trained.to_str())["model"]["merges"]
     return CLIPTokenizer(vocab=ids, merges=[tuple(pair) for pair in merges], model_max_length=WINDOW)
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: str | Path) -> None:
+    """Save it as it was built: calling a tokenizer leaves padding and truncation behind, which it would save too."""
+    unused = copy.deepcopy(tokenizer)
+    unused.backend_tokenizer.no_padding()
+    unused.backend_tokenizer.no_truncation()
+    unused.save_pretrained(folder)
 
 
 def fingerprint(tokenizer: CLIPTokenizer) -> str:

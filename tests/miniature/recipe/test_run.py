@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,46 @@ def test_force_and_only_choose(recipe: Recipe, made: list[str]) -> None:
     assert made == ["detector", "reward"]
     recipe.run(["reward"], force=True)
     assert made == ["detector", "reward", "reward"]
+
+
+def test_force_starts_from_nothing(recipe: Recipe, made: list[str]) -> None:
+    recipe.run()
+    for folder in ("autoencoder", "pairs", "student", "detector", "reward"):
+        (recipe.work / folder).mkdir()
+
+    def kept() -> set[str]:
+        return {folder.name for folder in recipe.work.iterdir() if folder.is_dir()} - {"export", "redo"}
+
+    recipe.run()
+    assert kept() == {"autoencoder", "pairs", "student", "detector", "reward"}
+    recipe.run(["reward"], force=True)
+    assert kept() == {"autoencoder", "pairs", "student", "detector"}
+    recipe.run(["student"], force=True)
+    assert kept() == {"autoencoder", "pairs", "detector"}
+    (recipe.work / "student").mkdir()
+    recipe.run(["autoencoder"], force=True)  # the pairs, and what was learned from them, are of the old one's latents
+    assert kept() == {"detector"}
+
+
+def test_a_forced_run_that_was_interrupted_goes_on(recipe: Recipe, made: list[str]) -> None:
+    recipe.run()
+    made.clear()
+    make = recipe.products["detector"].make
+
+    def interrupted() -> None:
+        (recipe.work / "detector").mkdir()
+        raise KeyboardInterrupt
+
+    recipe.products["detector"] = Product(recipe.products["detector"].path, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.run(["autoencoder", "detector", "reward"], force=True)
+    assert made == ["autoencoder"]
+    recipe.products["detector"] = Product(recipe.products["detector"].path, make)
+    recipe.run()
+    assert made == ["autoencoder", "detector", "reward", "report"]
+    assert (recipe.work / "detector").is_dir()
+    recipe.run()
+    assert made == ["autoencoder", "detector", "reward", "report"]
 
 
 def test_report_follows_every_change(recipe: Recipe, made: list[str]) -> None:
@@ -136,6 +177,7 @@ def test_the_recipe_makes_checkpoints_that_the_classes_load(tmp_path: Path) -> N
     assert {path.name for path in out.iterdir() if path.is_file()} == {"report.json", "REPORT.md", "samples.png"}
 
     # Trained stages are loaded, not trained again: the same weights are exported.
+    shutil.rmtree(out / "pipeline")
     before = (out / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
-    main(["--scale", "0.0005", "--only", "student", "--force", *options(tmp_path)])
+    main(["--scale", "0.0005", "--only", "student", *options(tmp_path)])
     assert (out / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before

@@ -5,7 +5,7 @@ import pytest
 
 from hn.generators.vocabulary import unknown_words
 from hn.miniature.captions import PARAPHRASES, PHRASES, captions_of, vocabulary_corpus
-from hn.miniature.recipe.tokenizer import WINDOW, build_tokenizer, fingerprint
+from hn.miniature.recipe.tokenizer import WINDOW, build_tokenizer, fingerprint, save_tokenizer
 from hn.miniature.world import COLOR_NAMES, NUMBERS, PLURALS, RELATIONS, SHAPES, TAGS
 
 PROMPTS = Path(__file__).parents[3] / "data" / "prompts" / "miniature"
@@ -65,6 +65,17 @@ def test_tokens_fit_a_byte_and_special_ones_come_last(tokenizer) -> None:
     # Pairs are stored as uint8; CLIP finds the end of a text by the end-of-text token.
     assert len(tokenizer) <= 256
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (len(tokenizer) - 2, len(tokenizer) - 1)
+
+
+def test_its_files_do_not_tell_whether_it_was_used(tmp_path: Path) -> None:
+    tokenizer, files = build_tokenizer(), []
+    for folder in (tmp_path / "new", tmp_path / "used"):
+        save_tokenizer(tokenizer, folder)
+        files.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        tokenizer(["a ring"], padding="max_length", truncation=True)
+    assert files[0] == files[1]
+    assert json.loads(files[0]["tokenizer.json"])["padding"] is None
+    assert tokenizer(["a ring"], padding="max_length") == build_tokenizer()(["a ring"], padding="max_length")
 
 
 def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path: Path) -> None:
