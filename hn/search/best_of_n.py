@@ -60,9 +60,8 @@ class BestOfN(Search):
                     best[which] = scores[i]
                 done = candidate + 1
                 if which == n_prompts - 1 and (done == self.n or done & (done - 1) == 0):
-                    trace.append(
-                        TracePoint(nfe=done * problem.steps, reward_calls=done, seconds=seconds, best_reward=best.clone())
-                    )
+                    nfe = done * problem.steps
+                    trace.append(TracePoint(nfe=nfe, reward_calls=done, seconds=seconds, best_reward=best.clone()))
         return SearchResult(torch.stack(images), torch.stack(noises), best, trace)
 
     @staticmethod
