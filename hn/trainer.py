@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hn.callbacks.evaluation import Evaluation
 from hn.callbacks.images import ImageGrid
+from hn.checkpoint_io import TrainingCheckpointIO
 from hn.comparison import Comparison
 from hn.evaluation.compare import measure, reference_features
 from hn.evaluation.methods import Method, Sampled, Searched
 from hn.evaluation.samples import Samples
+from hn.hypernets.base import Hypernet
 from hn.hypernets.finetune import LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.report.curves import plot_curves
@@ -23,9 +27,13 @@ from hn.report.grid import labelled_grid, to_pil
 from hn.report.progress import with_progress
 from hn.report.results import write_results
 from hn.report.table import results_table
-from hn.run_directory import WEIGHTS
+from hn.run_directory import CHECKPOINTS, WEIGHTS
+
+log = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Callback)
+
+_VALIDATION_SCORES = ("val/held_out_reward", "val/reward", "val/geneval", "val/kl_nats", "val/fidelity")
 
 
 class ExperimentTrainer(L.Trainer):
@@ -53,7 +61,7 @@ class ExperimentTrainer(L.Trainer):
     ) -> None:
         """Train, then test the best checkpoint: weights, results, pictures and a table.
 
-        Without a `ModelCheckpoint` that monitors something, the last weights are tested.
+        Without a `ModelCheckpoint` that monitors something, or if its file is gone, the last weights are tested.
 
         Args:
             model: the module.
@@ -68,13 +76,16 @@ class ExperimentTrainer(L.Trainer):
             "best_step": None,
             "best_checkpoint": None,
         }
-        best = next((c.best_model_path for c in self.callbacks if isinstance(c, ModelCheckpoint) and c.monitor), "")
-        if best:
+        best = self._best_checkpoint()
+        if best is not None:
             checkpoint = torch.load(best, map_location="cpu", weights_only=True)
             model.on_load_checkpoint(checkpoint)
-            training |= {"best_step": checkpoint["global_step"], "best_checkpoint": Path(best).name}
+            training |= {"best_step": checkpoint["global_step"], "best_checkpoint": best.name}
         if self.is_global_zero:
-            model.hypernet.save_pretrained(self.directory / WEIGHTS)
+            if isinstance(model.hypernet, Hypernet):
+                model.hypernet.save_pretrained(self.directory / WEIGHTS, training=training)
+            else:
+                model.hypernet.save_pretrained(self.directory / WEIGHTS)
         self.test(model, datamodule=datamodule, verbose=False)
         evaluation = self.callback(Evaluation)
         if evaluation is not None and self.is_global_zero:
@@ -161,7 +172,8 @@ class ExperimentTrainer(L.Trainer):
             upscale: each pixel becomes upscale x upscale pixels of the overview.
 
         Raises:
-            ValueError: if there are no prompts, the generator cannot take one of them, or a number is below 1.
+            ValueError: if there are no prompts, the generator cannot take one of them, or a number is below 1 or more
+                than the generator can do.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or not all(text.strip() for text in prompts):
@@ -169,6 +181,7 @@ class ExperimentTrainer(L.Trainer):
         if count < 1 or upscale < 1 or (steps is not None and steps < 1):
             raise ValueError(f"count ({count}), steps ({steps}) and upscale ({upscale}) must be at least 1.")
         model.generator.check_prompts(prompts)
+        model.generator.check_steps(steps)
         model.to(self.strategy.root_device)
         model.load_trained(hypernet)
 
@@ -190,6 +203,48 @@ class ExperimentTrainer(L.Trainer):
         print(f"weights      {hypernet}")
         print(f"images       {self.directory} ({len(samples)} each of {' and '.join(rows)})")
         print(f"overview     {overview}")
+
+    def _run(self, model: L.LightningModule, *args: Any, **kwargs: Any) -> Any:
+        # Lightning calls this once for each of its verbs, before it sets anything up.
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.strategy.checkpoint_io = TrainingCheckpointIO()
+        if self.training and isinstance(model, NoiseHypernetModule):
+            self._check_monitors(model)
+        return super()._run(model, *args, **kwargs)
+
+    def _check_monitors(self, model: NoiseHypernetModule) -> None:
+        """Raises:
+        ValueError: if a callback watches a score of validations that the `Evaluation` callback would log, and will not.
+        """
+        evaluation = self.callback(Evaluation)
+        for callback in self.callbacks:
+            if not isinstance(callback, ModelCheckpoint | EarlyStopping) or callback.monitor is None:
+                continue
+            if evaluation is None and callback.monitor in _VALIDATION_SCORES:
+                why = "without the callback hn.callbacks.evaluation.Evaluation (`callbacks.evaluation`)"
+                remedy = "Add that one"
+            elif callback.monitor == "val/held_out_reward" and not model.reward.held_out:
+                why, remedy = "without a held-out reward (`model.reward.init_args.held_out`)", "Add one"
+            else:
+                continue
+            raise ValueError(
+                f"{type(callback).__name__} monitors {callback.monitor}, which is not measured {why}. {remedy}, or let "
+                f"{type(callback).__name__} monitor something else, like "
+                f"{'train/reward' if evaluation is None else 'val/reward'}, or drop it (null)."
+            )
+
+    def _best_checkpoint(self) -> Path | None:
+        """The file of the first `ModelCheckpoint` that monitors something; None if it has none."""
+        paths = (c.best_model_path for c in self.callbacks if isinstance(c, ModelCheckpoint) and c.monitor)
+        found = next(paths, "")
+        if not found:
+            return None
+        # A run that was moved, and continued, knows the path it had before.
+        for path in (Path(found), self.directory / CHECKPOINTS / Path(found).name):
+            if path.is_file():
+                return path
+        log.warning("The best checkpoint, %s, is gone; the last weights are tested and kept instead.", found)
+        return None
 
     def _comparison_picture(self, methods: list[Method], grid: ImageGrid) -> Path:
         samples = Samples.of_prompts(methods[0].generator, grid.prompts, 1, grid.seed)

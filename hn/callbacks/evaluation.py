@@ -47,10 +47,10 @@ class Evaluation(L.Callback):
         self.scorer = Scorer(pl_module.reward, self.detector, features)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: NoiseHypernetModule) -> None:
-        self._start(pl_module, "val", trainer.val_dataloaders, trainer.num_val_batches)
+        self._start(trainer, pl_module, "val", trainer.val_dataloaders, trainer.num_val_batches)
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: NoiseHypernetModule) -> None:
-        self._start(pl_module, "test", trainer.test_dataloaders, trainer.num_test_batches)
+        self._start(trainer, pl_module, "test", trainer.test_dataloaders, trainer.num_test_batches)
 
     def on_validation_batch_end(
         self,
@@ -61,7 +61,7 @@ class Evaluation(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._add(pl_module, *outputs)
+        self._add(trainer, *outputs)
 
     def on_test_batch_end(
         self,
@@ -72,7 +72,7 @@ class Evaluation(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._add(pl_module, *outputs)
+        self._add(trainer, *outputs)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: NoiseHypernetModule) -> None:
         self._finish(trainer, pl_module, "val")
@@ -85,26 +85,31 @@ class Evaluation(L.Callback):
         base, reference = self.base[stage], self.references[stage]
         return {"base": base.summary(None, reference), self.record.name: self.record.summary(base, reference)}
 
-    def _start(self, module: NoiseHypernetModule, stage: str, loader: DataLoader, n_batches: list[int]) -> None:
+    def _start(
+        self, trainer: L.Trainer, module: NoiseHypernetModule, stage: str, loader: DataLoader, n_batches: list[int]
+    ) -> None:
         method = module.trained_method()
         self.record = MethodRecord(method.name, method.nfe)
         self._new_base = None
         if stage not in self.base:
             self._base_method = module.base_method()
             self._new_base = MethodRecord("base", self._base_method.nfe)
-            self.references[stage] = reference_features(
-                module.generator,
-                self.scorer,
-                islice(loader, sum(n_batches)),
-                module.images_per_prompt,
-                module.evaluation_seed,
-            )
+            # Lightning runs hooks in full precision; these images must be made as the trained model's are.
+            with trainer.precision_plugin.forward_context():
+                self.references[stage] = reference_features(
+                    module.generator,
+                    self.scorer,
+                    islice(loader, sum(n_batches)),
+                    module.images_per_prompt,
+                    module.evaluation_seed,
+                )
 
-    def _add(self, module: NoiseHypernetModule, samples: Samples, output: MethodOutput) -> None:
-        self.record.add(samples, output, self.scorer(output.images, samples.prompts, samples.metadata))
-        if self._new_base is not None:
-            output = self._base_method(samples)
-            self._new_base.add(samples, output, self.scorer(output.images, samples.prompts, samples.metadata))
+    def _add(self, trainer: L.Trainer, samples: Samples, output: MethodOutput) -> None:
+        with trainer.precision_plugin.forward_context():
+            self.record.add(samples, output, self.scorer(output.images, samples.prompts, samples.metadata))
+            if self._new_base is not None:
+                output = self._base_method(samples)
+                self._new_base.add(samples, output, self.scorer(output.images, samples.prompts, samples.metadata))
 
     def _finish(self, trainer: L.Trainer, module: NoiseHypernetModule, stage: str) -> None:
         base, reference = self._new_base or self.base[stage], self.references[stage]

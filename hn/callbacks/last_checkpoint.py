@@ -19,7 +19,8 @@ class LastCheckpoint(Checkpoint):
     update, and when training is interrupted or fails.
 
     A run that continues from it, wherever it was stopped, trains the same weights as one that was not stopped: what the
-    batch or the validation under way had done is taken back, and done again. (Lightning's own
+    batch or the validation under way had done is taken back, and done again, and so are the batches of an update that
+    is not finished (with `accumulate_grad_batches`), in other callbacks' checkpoints as well. (Lightning's own
     `ModelCheckpoint(save_last=True)` writes only where it found a new best; and going on from a checkpoint that was
     written in the middle of a batch, Lightning counts that batch twice, in the middle of a validation, it does the rest
     of it alone.) Place this callback after those whose state it must hold, like `ModelCheckpoint`.
@@ -67,9 +68,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         fit_loop = checkpoint["loops"]["fit_loop"]
-        if self._was_interrupted and not trainer.validating:
-            take_back_batch(fit_loop["epoch_loop.batch_progress"], trainer.accumulate_grad_batches)
-        settle_validation(fit_loop["epoch_loop.val_loop.batch_progress"], self._was_interrupted and trainer.validating)
+        training, accumulated = fit_loop["epoch_loop.batch_progress"], trainer.accumulate_grad_batches
+        # A validation after a batch that is taken back comes again with that batch.
+        comes_again = take_back_batches(training, accumulated, trainer.is_last_batch)
+        is_under_way = self._was_interrupted and trainer.validating and not comes_again
+        settle_validation(fit_loop["epoch_loop.val_loop.batch_progress"], is_under_way)
 
     def _save(self, trainer: L.Trainer) -> None:
         if not trainer.fast_dev_run:
@@ -77,19 +80,26 @@ class LastCheckpoint(Checkpoint):
             self._saved_step = trainer.global_step
 
 
-def take_back_batch(progress: dict[str, Any], accumulated: int) -> None:
-    """Set the training progress in a checkpoint back to the last finished update, if a batch is under way.
+def take_back_batches(progress: dict[str, Any], accumulated: int, is_last_batch: bool) -> bool:
+    """Set the training progress in a checkpoint back to the last finished update: gradients are not kept.
 
     Args:
         progress: the state of Lightning's batch progress, changed in place.
-        accumulated: batches whose gradients make one update; those of an unfinished update are lost.
+        accumulated: batches whose gradients make one update, counted from the beginning of the epoch.
+        is_last_batch: whether the batch is the epoch's last one, which Lightning always ends an update with.
+
+    Returns:
+        Whether there was anything to take back.
     """
     current, total = progress["current"], progress["total"]
-    if current["processed"] < current["ready"]:
-        lost = current["completed"] % accumulated
-        for counts in (current, total):
-            counts |= dict.fromkeys(counts, counts["completed"] - lost)
-        progress["is_last_batch"] = False
+    is_under_way = current["processed"] < current["ready"]
+    lost = 0 if is_last_batch and not is_under_way else current["processed"] % accumulated
+    if not is_under_way and lost == 0:
+        return False
+    for counts in (current, total):
+        counts |= dict.fromkeys(counts, counts["processed"] - lost)
+    progress["is_last_batch"] = False
+    return True
 
 
 def settle_validation(progress: dict[str, Any], is_under_way: bool) -> None:

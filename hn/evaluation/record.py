@@ -82,11 +82,12 @@ class MethodRecord:
 
         Args:
             base: the base's record of the same samples, for the paired intervals; None for the base itself.
-            reference: features [N, D] of the base's images of other noise, for the fidelity distance.
+            reference: features [N, D] of the base's images of other noise, for the fidelity distance, which takes two
+                images at least.
         """
         geneval = self.geneval()
         fidelity = None
-        if reference is not None and self.has("features"):
+        if reference is not None and self.has("features") and min(len(self), len(reference)) >= 2:
             fidelity = cmmd(self.column("features"), reference)
         result: dict[str, Any] = {
             "reward": self.mean("reward"),

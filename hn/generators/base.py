@@ -42,6 +42,15 @@ class Generator(nn.Module, ABC):
             ValueError: if the generator cannot take one of them; says what is wrong with it.
         """
 
+    def check_steps(self, steps: int | None) -> None:
+        """Look at a number of sampling steps (None: the generator's own) before any work is done.
+
+        Raises:
+            ValueError: if the generator cannot do that many.
+        """
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}.")
+
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of B prompts, on the generator's device, without gradients."""

@@ -222,6 +222,18 @@ class DiffusersGenerator(Generator):
                 for prompt in prompts:
                     require_known_words(tokenizer, prompt)
 
+    def check_steps(self, steps: int | None) -> None:
+        """Refuse more sampling steps than the scheduler has timesteps.
+
+        Raises:
+            ValueError: names the limit.
+        """
+        super().check_steps(steps)
+        limit = self.pipe.scheduler.config.get("num_train_timesteps")
+        if steps is not None and limit is not None and steps > limit:
+            scheduler = type(self.pipe.scheduler).__name__
+            raise ValueError(f"steps must be at most {limit}, the timesteps of {scheduler}, not {steps}.")
+
     def _encode_new(self, prompts: list[str]) -> list[Conditioning]:
         self.check_prompts(prompts)
         for tokenizer in self.family.tokenizers(self.pipe):
@@ -265,7 +277,7 @@ class DiffusersGenerator(Generator):
             rng: source of the noise that some schedulers draw after the first step, or one source per sample.
 
         Raises:
-            ValueError: if the shapes do not fit or `steps` is below 1.
+            ValueError: if the shapes do not fit, or `steps` is below 1 or above the scheduler's number of timesteps.
         """
         return self.decode(self.denoise(noise, conditioning, steps, rng))
 
@@ -282,8 +294,7 @@ class DiffusersGenerator(Generator):
         """
         self._check(noise, conditioning)
         steps = self.steps if steps is None else steps
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}.")
+        self.check_steps(steps)
         return self._sampler(
             self.pipe,
             latents=noise.to(self.device, self.family.latents_dtype or self.dtype),

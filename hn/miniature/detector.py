@@ -57,8 +57,11 @@ class GridDetector(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images [B, 3, H, W] in [0, 1] -> class logits [B, K, h, w], colour logits [B, C, h, w], and per cell the
-        centre's offset from the cell's middle in cells and the log radius in pixels [B, 3, h, w]."""
-        out = self.body(images * 2 - 1)
+        centre's offset from the cell's middle in cells and the log radius in pixels [B, 3, h, w].
+
+        Computed in the weights' data type, whatever the images' is, and also under autocast: a judge stays the same."""
+        with torch.autocast(images.device.type, enabled=False):
+            out = self.body(images.to(self.body[0].weight.dtype) * 2 - 1)
         return torch.split(out, [len(self.classes), len(self.colors), 3], dim=1)
 
     @torch.no_grad()

@@ -19,14 +19,17 @@ Scale = Literal["logit", "percent", "cosine"]
 
 
 def cosine_scores(image_features: Tensor, text_features: Tensor) -> Tensor:
-    """Cosine of each image with its own prompt: [B, D], [B, D] -> [B] in [-1, 1]."""
-    return functional.cosine_similarity(image_features, text_features, dim=-1)
+    """Cosine of each image with its own prompt: [B, D], [B, D] -> [B] in [-1, 1]; in float32 at least, also under
+    autocast, since half precision has no more than a few values for all images of a prompt."""
+    with torch.autocast(image_features.device.type, enabled=False):
+        return functional.cosine_similarity(_full(image_features), _full(text_features), dim=-1)
 
 
 class ClipReward(Reward):
     """exp(logit_scale) * cos(image features, text features), as the published loss `100 - score` has it.
 
-    Text features are cached by prompt. Images are resized and cropped as `ClipPreprocess` does, in float32 at least.
+    Text features are cached by prompt. Images are resized and cropped as `ClipPreprocess` does, and features compared,
+    in float32 at least, whatever the data type of the weights: scores are float32 too.
 
     Args:
         pretrained: Hub id or local folder of a CLIPModel.
@@ -84,12 +87,11 @@ class ClipReward(Reward):
         """What the cosine is multiplied with."""
         if self.scale == "cosine":
             return 1.0
-        return self.model.logit_scale.exp() / (100 if self.scale == "percent" else 1)
+        return _full(self.model.logit_scale).exp() / (100 if self.scale == "percent" else 1)
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features [B, D] of images [B, 3, H, W] in [0, 1]."""
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
-        return self.encode_pixels(self.preprocess(images))
+        return self.encode_pixels(self.preprocess(_full(images)))
 
     def encode_pixels(self, pixel_values: Tensor) -> Tensor:
         """Features [B, D] of preprocessed images [B, 3, size, size]."""
@@ -118,6 +120,11 @@ class ClipReward(Reward):
     def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
         self._prompt_cache.clear()
         return super()._apply(fn, recurse)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """In float32 at least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _normalisation(pretrained: str, revision: str | None) -> tuple[Sequence[float], Sequence[float]]:

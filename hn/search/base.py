@@ -85,15 +85,15 @@ class Search(ABC):
     """Looks for a better noise for each prompt, within a budget.
 
     Args:
-        steps: sampling steps of the generator for each image.
+        steps: sampling steps for each image; the generator's own number if not given.
         batch_size: most images that are generated and scored at once; bounds memory and does not change the result.
 
     Raises:
         ValueError: if an argument is below 1.
     """
 
-    def __init__(self, steps: int = 1, batch_size: int = 16):
-        if steps < 1 or batch_size < 1:
+    def __init__(self, steps: int | None = None, batch_size: int = 16):
+        if (steps is not None and steps < 1) or batch_size < 1:
             raise ValueError(f"steps ({steps}) and batch_size ({batch_size}) must be at least 1")
         self.steps = steps
         self.batch_size = batch_size
@@ -149,7 +149,7 @@ class Search(ABC):
                 noises=noises,
                 streams=streams,
                 step_seeds=[seed for _, seed in seeds],
-                steps=self.steps,
+                steps=generator.steps if self.steps is None else self.steps,
             )
             return self.search(problem)
 

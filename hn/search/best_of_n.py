@@ -18,14 +18,14 @@ class BestOfN(Search):
 
     Args:
         n: candidates for each prompt.
-        steps: sampling steps of the generator for each image.
+        steps: sampling steps for each image; the generator's own number if not given.
         batch_size: most images generated and scored at once; bounds memory and does not change the result.
 
     Raises:
         ValueError: if an argument is below 1.
     """
 
-    def __init__(self, n: int = 50, steps: int = 1, batch_size: int = 16):
+    def __init__(self, n: int = 50, steps: int | None = None, batch_size: int = 16):
         super().__init__(steps, batch_size)
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}")
@@ -60,9 +60,8 @@ class BestOfN(Search):
                     best[which] = scores[i]
                 done = candidate + 1
                 if which == n_prompts - 1 and (done == self.n or done & (done - 1) == 0):
-                    trace.append(
-                        TracePoint(nfe=done * self.steps, reward_calls=done, seconds=seconds, best_reward=best.clone())
-                    )
+                    nfe = done * problem.steps
+                    trace.append(TracePoint(nfe=nfe, reward_calls=done, seconds=seconds, best_reward=best.clone()))
         return SearchResult(torch.stack(images), torch.stack(noises), best, trace)
 
     @staticmethod

@@ -26,7 +26,7 @@ class Reno(Search):
         nesterov: whether the momentum looks ahead, as `torch.optim.SGD` does it.
         gradient_clip: largest norm of a prompt's gradient, regulariser included; None to leave it as it is.
         regulariser_weight: see above.
-        steps: sampling steps of the generator for each image.
+        steps: sampling steps for each image; the generator's own number if not given.
         batch_size: most prompts searched at once; bounds memory and does not change the result.
 
     Raises:
@@ -41,7 +41,7 @@ class Reno(Search):
         nesterov: bool = True,
         gradient_clip: float | None = 0.1,
         regulariser_weight: float = 0.01,
-        steps: int = 1,
+        steps: int | None = None,
         batch_size: int = 16,
     ):
         super().__init__(steps, batch_size)
@@ -93,7 +93,7 @@ class Reno(Search):
                 noises, velocity = self._step(noises.detach(), velocity, gradient)
             trace.append(
                 TracePoint(
-                    nfe=(iteration + 1) * self.steps,
+                    nfe=(iteration + 1) * problem.steps,
                     reward_calls=iteration + 1,
                     best_reward=best.cpu(),  # waits for the device, so the clock is read afterwards
                     seconds=time.perf_counter() - started,

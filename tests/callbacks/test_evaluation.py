@@ -23,9 +23,9 @@ class Validations(Callback):
 
 @pytest.fixture
 def fit(make_module, make_data, make_trainer, tiny_detector):
-    def run(hypernet=None, callbacks=(), **options):
+    def run(hypernet=None, callbacks=(), lr=0.02, **options):
         module = make_module(
-            hypernet, images_per_prompt=2, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.02)
+            hypernet, images_per_prompt=2, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=lr)
         )
         evaluation, validations = Evaluation(tiny_detector), Validations()
         trainer = make_trainer(callbacks=[evaluation, validations, *callbacks], **{"max_steps": 4, **options})
@@ -115,3 +115,11 @@ def test_a_checkpoint_can_be_chosen_by_what_was_not_trained_on(fit, tmp_path):
     _, _, _, scores = fit(callbacks=[best])
     assert float(best.best_model_score) == pytest.approx(max(score["val/held_out_reward"] for score in scores))
     assert (tmp_path / "best.ckpt").is_file()
+
+
+def test_mixed_precision_scores_base_and_trained_model_alike(fit):
+    """The base's images are made under autocast too: without training, they are the trained model's."""
+    _, _, _, scores = fit(precision="bf16-mixed", max_steps=1, val_check_interval=1, lr=0.0)
+    (score,) = scores
+    for name in SCORES | {"fidelity"}:
+        assert score[f"val/{name}"] == score[f"val/base_{name}"], name

@@ -4,7 +4,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hn.callbacks.evaluation import Evaluation
-from hn.callbacks.last_checkpoint import LastCheckpoint, settle_validation, take_back_batch
+from hn.callbacks.last_checkpoint import LastCheckpoint, settle_validation, take_back_batches
 from hn.trainer import ExperimentTrainer
 
 STEPS = 6
@@ -58,18 +58,24 @@ def kept():
 
 
 @pytest.fixture
-def check(fit, last, kept):
-    """Checks that a run that fails, and then continues, has the outcome of one that does not fail."""
+def check(fit, last, kept, monkeypatch):
+    """Checks that a run that fails, and then continues, has the outcome of one that does not fail.
 
-    def run(hook, call, **options):
+    A run that is killed writes nothing when it ends.
+    """
+
+    def run(hook, call, is_killed=False, **options):
         key = str(options)
         if key not in kept:
             fit(**options)
             kept[key] = outcome(last)
             assert kept[key]["global_step"] == options.get("max_steps", STEPS)
             last.unlink()
-        with pytest.raises(RuntimeError, match="on purpose"):
-            fit(Failure(hook, call), **options)
+        with monkeypatch.context() as patch:
+            if is_killed:
+                patch.setattr(LastCheckpoint, "on_exception", lambda *args: None)
+            with pytest.raises(RuntimeError, match="on purpose"):
+                fit(Failure(hook, call), **options)
         fit(ckpt_path=last, **options)
         torch.testing.assert_close(outcome(last), kept[key], rtol=0, atol=0)
 
@@ -92,6 +98,19 @@ def test_a_failed_run_continues_as_if_nothing_had_been(check, hook, call):
 @pytest.mark.parametrize("call", [2, 5])  # in the middle of an update, and at the first batch after a short one
 def test_accumulated_batches_of_an_unfinished_update_are_done_again(check, call):
     check("on_train_batch_start", call, accumulate_grad_batches=2, max_steps=4, val_check_interval=3)
+
+
+@pytest.mark.parametrize(
+    ("hook", "call", "is_killed"),
+    [
+        ("on_train_batch_start", 2, True),  # the last checkpoint is of the validation amid the first update
+        ("on_train_batch_start", 4, True),  # of that after an epoch, whose last update is a short one
+        ("on_train_batch_start", 5, True),  # of that amid the update after it
+        ("on_validation_batch_end", 6, False),  # in the middle of a validation amid an update
+    ],
+)
+def test_a_validation_amid_an_update_leaves_none_of_its_batches_out(check, hook, call, is_killed):
+    check(hook, call, is_killed, accumulate_grad_batches=2, max_steps=4, val_check_interval=1)
 
 
 def test_it_is_written_at_intervals_after_validations_and_at_the_last_update(fit, monkeypatch):
@@ -123,11 +142,14 @@ def test_taking_back_a_batch_under_way():
         return {"current": counts, "total": later, "is_last_batch": True}
 
     under_way = progress(5, 4, 4)
-    take_back_batch(under_way, accumulated=3)
+    assert take_back_batches(under_way, accumulated=3, is_last_batch=True)
     assert under_way == progress(3, 3, 3) | {"is_last_batch": False}
     finished = progress(5, 5, 4)  # written by a callback at the end of the batch: Lightning counts it as done
-    take_back_batch(finished, accumulated=3)
+    assert not take_back_batches(finished, accumulated=3, is_last_batch=True)
     assert finished == progress(5, 5, 4)
+    unfinished = progress(5, 5, 4)
+    assert take_back_batches(unfinished, accumulated=3, is_last_batch=False)
+    assert unfinished == progress(3, 3, 3) | {"is_last_batch": False}
 
 
 @pytest.mark.parametrize(("is_under_way", "expected"), [(False, (2, 2, 2, 2)), (True, (1, 1, 0, 0))])

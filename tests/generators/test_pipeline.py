@@ -236,3 +236,9 @@ def test_shapes_that_do_not_fit_are_refused(generator: DiffusersGenerator) -> No
     for prompts in ([], "a cube"):
         with pytest.raises(ValueError, match="a list of one or more prompts"):
             generator.encode(prompts)
+
+
+def test_more_steps_than_the_scheduler_has_are_refused(generator):
+    noise, conditioning = generator.sample_noise(1), generator.encode(["a red ball"])
+    with pytest.raises(ValueError, match="steps must be at most 1000, the timesteps of DDIMScheduler, not 1001"):
+        generator.generate(noise, conditioning, 1001)

@@ -164,3 +164,20 @@ def test_prompts_encoded_one_at_a_time_do_not_depend_on_each_other(tiny_clip_fol
     torch.testing.assert_close(several, together, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="encode_batch_size must be at least 1, not 0"):
         ClipReward(str(tiny_clip_folder), encode_batch_size=0)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_scores_of_a_half_precision_tower_are_not_quantised(tiny_clip_folder: Path, autocast: bool) -> None:
+    reward = ClipReward(str(tiny_clip_folder), dtype="bfloat16", scale="cosine")
+    images = torch.rand(8, 3, 32, 32)
+    prompts = ["a red cube"] * 8
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        scores = reward(images, prompts)
+        features = reward.image_features(images), torch.stack(reward._features_of_prompts(prompts))
+    assert scores.dtype == torch.float32
+    assert features[0].dtype == torch.bfloat16
+    image, text = (torch.nn.functional.normalize(each.double()) for each in features)
+    torch.testing.assert_close(scores.double(), (image * text).sum(1), rtol=0, atol=1e-6)
+    assert (scores != scores.bfloat16()).any()
+    reward.scale = "logit"
+    assert reward(images, prompts).dtype == torch.float32

@@ -28,7 +28,7 @@ class ToyGenerator(Generator):
 
     def generate(self, noise, conditioning, steps=None, rng=None):
         self.generated.append(len(noise))
-        for _ in range(steps - 1):
+        for _ in range((steps or self.steps) - 1):
             drawn = [torch.randn(1, *self.noise_shape, generator=stream) for stream in rng]
             noise = noise.sin() + 0.3 * torch.cat(drawn)
         return torch.sigmoid(self.mix(noise) + conditioning["prompt_embeds"][..., None, None])
