@@ -28,7 +28,7 @@ def fit(experiment, monkeypatch, tmp_path):
     """Runs `hn fit` with six updates, three an epoch, and a validation after every second one."""
     (tmp_path / "interruption.py").write_text(INTERRUPTION)
     monkeypatch.syspath_prepend(tmp_path)
-    options = ["--trainer.max_steps", "6", "--callbacks.images", "null"]
+    options = ["--trainer.max_steps", "6", "--model.decay_steps", "6", "--callbacks.images", "null"]
     # The KL grows all the time, so that every validation is a new best and its number is in the checkpoint.
     options += ["--callbacks.best.init_args.monitor", "val/kl_nats"]
     return lambda name, *more: main(["fit", "--config", str(experiment), "--run.name", name, *options, *more])

@@ -142,7 +142,7 @@ def test_the_rewards_are_those_of_the_report(name: str) -> None:
 def test_the_hypernetwork_raises_the_reward(generator: DiffusersGenerator) -> None:
     hypernet = Hypernet.from_pretrained(FOLDER / "hypernet", generator).eval()
     reward = ClipReward(str(FOLDER / "clip"))
-    prompts = [caption.text() for caption in evaluation_captions()[::4] for _ in range(4)]
+    prompts = [caption.text() for caption in evaluation_captions()[::4] for _ in range(8)]
     noise, conditioning = draw_noise(len(prompts), seed=17), generator.encode(prompts)
     before = reward(generator.generate(noise, conditioning, 1), prompts)
     after = reward(generator.generate(hypernet.modulate(noise, conditioning), conditioning, 1), prompts)

@@ -177,7 +177,7 @@ def test_the_recipe_makes_checkpoints_that_the_classes_load(tmp_path: Path) -> N
     assert {path.name for path in out.iterdir() if path.is_file()} == {"report.json", "REPORT.md", "samples.png"}
 
     # Trained stages are loaded, not trained again: the same weights are exported.
-    shutil.rmtree(out / "pipeline")
     before = (out / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    shutil.rmtree(out / "pipeline")
     main(["--scale", "0.0005", "--only", "student", *options(tmp_path)])
     assert (out / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
