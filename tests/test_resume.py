@@ -79,3 +79,28 @@ def test_interrupted_and_continued_is_uninterrupted(fit, experiment, uninterrupt
     assert last(experiment, "parts")["global_step"] == 4
     fit("parts", "--ckpt_path", "last")
     torch.testing.assert_close(last(experiment, "parts"), uninterrupted, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_on_the_miniature_too(tmp_path, monkeypatch):
+    """The real checkpoints: four updates at once, and two and two."""
+    config = Path(__file__).parents[1] / "experiments" / "miniature.yaml"
+    monkeypatch.chdir(config.parents[1])
+    options = ["--run.root", str(tmp_path), "--run.experiment", "miniature", "--model.decay_steps", "4"]
+    options += ["--callbacks.images", "null", "--data.init_args.batch_size", "8", "--data.init_args.limit_val", "4"]
+    options += ["--model.images_per_prompt", "2", "--trainer.val_check_interval", "2", "--trainer.max_steps"]
+
+    def fit(name, max_steps, *more):
+        main(["fit", "--config", str(config), "--run.name", name, *options, str(max_steps), *more])
+
+    fit("whole", 4)
+    fit("parts", 2)
+    fit("parts", 4, "--ckpt_path", "last")
+    states = [
+        torch.load(tmp_path / "miniature" / name / "checkpoints" / "last.ckpt", weights_only=True)
+        for name in ("whole", "parts")
+    ]
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        torch.testing.assert_close(states[1][key], states[0][key], rtol=0, atol=0)
+    assert states[0]["global_step"] == 4
+    assert any(weight.abs().max() > 0 for name, weight in states[0]["state_dict"].items() if "lora_B" in name)
