@@ -42,6 +42,7 @@ class Family(ABC):
         last_layer: name of the backbone's last layer.
         load_options: keyword arguments for the pipeline's `from_pretrained`.
         latents_dtype: data type in which the pipeline keeps its latents, if not the backbone's.
+        max_sequence_length: tokens of the prompt, where the pipeline takes their number; else the tokenizer's.
     """
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
@@ -49,6 +50,7 @@ class Family(ABC):
     last_layer: ClassVar[str]
     load_options: ClassVar[dict[str, Any]] = {}
     latents_dtype: ClassVar[torch.dtype | None] = None
+    max_sequence_length: int | None = None
 
     def check(self, pipe: DiffusionPipeline) -> None:
         """Raises:
@@ -70,13 +72,13 @@ class Family(ABC):
             ValueError: if images of this height and width cannot be generated.
         """
 
-    @abstractmethod
     def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
         """The tokenizers whose vocabulary and length limit the prompts."""
+        return [pipe.tokenizer]
 
     def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Number of tokens, special ones included, after which prompts are cut."""
-        return tokenizer.model_max_length
+        return tokenizer.model_max_length if self.max_sequence_length is None else self.max_sequence_length
 
     @abstractmethod
     def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:

@@ -41,9 +41,6 @@ class Flux(FlowMatching):
     def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
         return [pipe.tokenizer_2]
 
-    def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        return self.max_sequence_length
-
     def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
         embeds, pooled, _ = pipe.encode_prompt(prompts, device=device, max_sequence_length=self.max_sequence_length)
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, Flux2KleinPipeline
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import require_multiples
@@ -40,12 +39,6 @@ class Flux2Klein(FlowMatching):
         patch = 2 * pipe.vae_scale_factor
         require_multiples(height, width, patch)
         return pipe.transformer.config.in_channels, height // patch, width // patch
-
-    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
-        return [pipe.tokenizer]
-
-    def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        return self.max_sequence_length
 
     def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
         embeds, _ = pipe.encode_prompt(

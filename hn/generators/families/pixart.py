@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, PixArtAlphaPipeline
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import Family, FirstStep, require_multiples
@@ -42,12 +41,6 @@ class PixArtAlpha(Family):
         # The pipeline itself asks for multiples of 8, whatever the autoencoder's factor.
         require_multiples(height, width, max(8, pipe.transformer.config.patch_size * factor))
         return pipe.transformer.config.in_channels, height // factor, width // factor
-
-    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
-        return [pipe.tokenizer]
-
-    def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        return self.max_sequence_length
 
     def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
         embeds, mask, _, _ = pipe.encode_prompt(

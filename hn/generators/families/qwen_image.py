@@ -6,7 +6,6 @@ import torch
 from diffusers import DiffusionPipeline, QwenImagePipeline
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import require_multiples
@@ -46,12 +45,6 @@ class QwenImage(FlowMatching):
         patch = 2 * pipe.vae_scale_factor
         require_multiples(height, width, patch)
         return (height // patch) * (width // patch), pipe.transformer.config.in_channels
-
-    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
-        return [pipe.tokenizer]
-
-    def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        return self.max_sequence_length
 
     def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
         embeds, mask = pipe.encode_prompt(prompts, device=device, max_sequence_length=self.max_sequence_length)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from diffusers import DiffusionPipeline, SanaSprintPipeline
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import Family, FirstStep, require_multiples
@@ -56,12 +55,6 @@ class SanaSprint(Family):
         require_multiples(height, width, max(32, pipe.vae_scale_factor))
         factor = pipe.vae_scale_factor
         return pipe.transformer.config.in_channels, height // factor, width // factor
-
-    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
-        return [pipe.tokenizer]
-
-    def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        return self.max_sequence_length
 
     def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
         embeds, mask = pipe.encode_prompt(

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 import torch
 from diffusers import DiffusionPipeline, LatentConsistencyModelPipeline, StableDiffusionPipeline
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import Family, FirstStep, require_multiples
@@ -54,9 +53,6 @@ class StableDiffusion(Family):
         # The pipeline itself asks for multiples of 8, whatever the autoencoder's factor.
         require_multiples(height, width, max(8, pipe.vae_scale_factor))
         return pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor
-
-    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
-        return [pipe.tokenizer]
 
     def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
         embeds, _ = pipe.encode_prompt(prompts, device, num_images_per_prompt=1, do_classifier_free_guidance=False)

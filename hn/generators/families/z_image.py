@@ -6,7 +6,6 @@ import torch
 from diffusers import DiffusionPipeline, ZImagePipeline
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import require_multiples
@@ -39,12 +38,6 @@ class ZImage(FlowMatching):
         factor = pipe.vae_scale_factor
         require_multiples(height, width, 2 * factor)
         return pipe.transformer.config.in_channels, height // factor, width // factor
-
-    def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
-        return [pipe.tokenizer]
-
-    def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        return self.max_sequence_length
 
     def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
         # A copy of the list: the pipeline writes its chat template into the one it is given.
