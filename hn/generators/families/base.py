@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -31,6 +31,17 @@ class FirstStep:
 
     timestep: float
     input_scale: float
+
+
+def first_step_of(scheduler: SchedulerMixin) -> FirstStep:
+    """The first step of a scheduler whose timesteps are set.
+
+    The pipeline multiplies the noise by init_noise_sigma and the scheduler scales it for the network: both are linear,
+    so one number says it. Asked in float64, without the rounding of either.
+    """
+    timestep = scheduler.timesteps[0]
+    one = torch.ones(1, dtype=torch.float64) * scheduler.init_noise_sigma
+    return FirstStep(float(timestep), float(scheduler.scale_model_input(one, timestep)))
 
 
 class Family(ABC):

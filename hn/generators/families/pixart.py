@@ -7,7 +7,7 @@ from diffusers import DiffusionPipeline, PixArtAlphaPipeline
 from torch import Tensor, nn
 
 from hn.generators.base import Conditioning
-from hn.generators.families.base import Family, FirstStep, require_multiples
+from hn.generators.families.base import Family, FirstStep, first_step_of, require_multiples
 
 
 class PixArtAlpha(Family):
@@ -66,9 +66,7 @@ class PixArtAlpha(Family):
             scheduler.set_timesteps(timesteps=[self.one_step_timestep])
         else:
             scheduler.set_timesteps(1)
-        timestep = scheduler.timesteps[0]
-        one = torch.ones(1, dtype=torch.float64) * scheduler.init_noise_sigma
-        return FirstStep(float(timestep), float(scheduler.scale_model_input(one, timestep)))
+        return first_step_of(scheduler)
 
     def call_backbone(
         self,

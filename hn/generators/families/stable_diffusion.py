@@ -7,7 +7,7 @@ from diffusers import DiffusionPipeline, LatentConsistencyModelPipeline, StableD
 from torch import Tensor, nn
 
 from hn.generators.base import Conditioning
-from hn.generators.families.base import Family, FirstStep, require_multiples
+from hn.generators.families.base import Family, FirstStep, first_step_of, require_multiples
 
 
 class StableDiffusion(Family):
@@ -72,11 +72,7 @@ class StableDiffusion(Family):
         else:
             scheduler.set_timesteps(1)
             self._require_last_timestep(scheduler)
-        timestep = scheduler.timesteps[0]
-        # The pipeline multiplies the noise by init_noise_sigma and the scheduler scales it for the network: both are
-        # linear, so one number says it. Asked in float64, without the rounding of either.
-        one = torch.ones(1, dtype=torch.float64) * scheduler.init_noise_sigma
-        return FirstStep(float(timestep), float(scheduler.scale_model_input(one, timestep)))
+        return first_step_of(scheduler)
 
     def call_backbone(
         self,
