@@ -39,7 +39,11 @@ _VALIDATION_SCORES = ("val/held_out_reward", "val/reward", "val/geneval", "val/k
 class ExperimentTrainer(L.Trainer):
     """A `lightning.Trainer` with three more verbs. `default_root_dir` is the run's directory."""
 
-    _measuring = False
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._measuring = False
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # the default, not one that was asked for
+            self.strategy.checkpoint_io = TrainingCheckpointIO()
 
     @property
     def directory(self) -> Path:
@@ -55,6 +59,12 @@ class ExperimentTrainer(L.Trainer):
     def callback(self, kind: type[C]) -> C | None:
         """The first callback of a class; None if there is none."""
         return next((callback for callback in self.callbacks if isinstance(callback, kind)), None)
+
+    def fit(self, model: L.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own, once it is clear that every score that a callback waits for will be there."""
+        if isinstance(model, NoiseHypernetModule):
+            self._check_monitors(model)
+        super().fit(model, *args, **kwargs)
 
     def train(
         self, model: NoiseHypernetModule, datamodule: L.LightningDataModule, ckpt_path: str | None = None
@@ -203,14 +213,6 @@ class ExperimentTrainer(L.Trainer):
         print(f"weights      {hypernet}")
         print(f"images       {self.directory} ({len(samples)} each of {' and '.join(rows)})")
         print(f"overview     {overview}")
-
-    def _run(self, model: L.LightningModule, *args: Any, **kwargs: Any) -> Any:
-        # Lightning calls this once for each of its verbs, before it sets anything up.
-        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
-            self.strategy.checkpoint_io = TrainingCheckpointIO()
-        if self.training and isinstance(model, NoiseHypernetModule):
-            self._check_monitors(model)
-        return super()._run(model, *args, **kwargs)
 
     def _check_monitors(self, model: NoiseHypernetModule) -> None:
         """Raises:
