@@ -17,6 +17,7 @@ from hn.generators.pipeline import DiffusersGenerator
 from hn.hypernets import Hypernet
 from hn.miniature.captions import Caption
 from hn.miniature.detector import GridDetector
+from hn.miniature.recipe.image_reward import build_word_tokenizer
 from hn.miniature.recipe.measure import (
     evaluation_captions,
     generate,
@@ -25,13 +26,13 @@ from hn.miniature.recipe.measure import (
     megabytes,
     verdicts,
 )
-from hn.miniature.recipe.report import bars, draw_noise, measure_autoencoder, step_name
+from hn.miniature.recipe.report import REWARDS, bars, draw_noise, load_reward, measure_autoencoder, step_name
 from hn.miniature.recipe.tokenizer import build_tokenizer, fingerprint
 from hn.miniature.world import TAGS
 from hn.rewards.clip import ClipReward
 
 FOLDER = Path(__file__).parents[2] / "data" / "miniature"
-PARTS = ("pipeline", "clip", "clip_held_out", "detector")
+PARTS = ("pipeline", *REWARDS, "detector")
 REPORT_FILES = ("report.json", "REPORT.md", "samples.png")
 CLIPS = ("clip", "clip_held_out")
 DEVIATIONS = 4
@@ -70,6 +71,11 @@ def test_nothing_is_missing(part: str) -> None:
 @pytest.mark.parametrize("part", ["pipeline/tokenizer", *CLIPS])
 def test_vocabulary_is_the_recipes(part: str) -> None:
     assert fingerprint(CLIPTokenizer.from_pretrained(FOLDER / part)) == fingerprint(build_tokenizer())
+
+
+def test_words_of_the_second_reward_are_the_recipes() -> None:
+    loaded = load_reward(FOLDER, "image_reward").tokenizer
+    assert loaded.get_vocab() == build_word_tokenizer().get_vocab()
 
 
 def test_everything_is_small() -> None:
@@ -124,10 +130,10 @@ def test_the_generator_is_that_of_the_report(generator: DiffusersGenerator, dete
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("name", REWARDS)
 def test_the_rewards_are_those_of_the_report(name: str) -> None:
     samples, reported_samples = 50, 200
-    measured = hard_negative_accuracy(ClipReward(str(FOLDER / name)), "test", samples, seed=17)
+    measured = hard_negative_accuracy(load_reward(FOLDER, name), "test", samples, seed=17)
     reported = report()["hard_negatives"][name]
     for tag in TAGS:
         for kind in ("each", "all"):

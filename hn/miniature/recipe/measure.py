@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hn.evaluation.geneval import evaluate
@@ -19,7 +18,7 @@ from hn.miniature.prompts import PER_TAG
 from hn.miniature.renderer import render
 from hn.miniature.scenes import directions, scenes_of
 from hn.miniature.world import TAGS, Split
-from hn.rewards.clip import ClipReward
+from hn.rewards.base import Reward
 
 BATCH = 128
 
@@ -86,7 +85,7 @@ def generate(generator: DiffusersGenerator, noise: Tensor, prompts: Sequence[str
 
 @torch.no_grad()
 def hard_negative_accuracy(
-    reward: ClipReward, split: Split, samples: int = 200, seed: int = 9
+    reward: Reward, split: Split, samples: int = 200, seed: int = 9
 ) -> dict[str, dict[str, float]]:
     """How often a clean render scores higher with its own caption than with flips of it that the render contradicts.
 
@@ -99,29 +98,24 @@ def hard_negative_accuracy(
     for tag in TAGS:
         captions = words.choices(split_captions(tag, split), k=samples)
         scenes = scenes_of(captions, rng)
-        image = F.normalize(reward.image_features(render(scenes)), dim=-1)
         texts = [
             [caption.text(), *(flip.text() for flip in caption.contradicted_flips(words, direction))]
             for caption, direction in zip(captions, directions(scenes).tolist(), strict=True)
         ]
-        features = _text_features(reward, sorted({text for group in texts for text in group}))
-        wins = []
-        for row, group in enumerate(texts):
-            cosine = torch.stack([features[text] for text in group]) @ image[row]
-            wins.append(cosine[0] > cosine[1:])
+        wins = [scores[0] > scores[1:] for scores in _scores(reward, render(scenes), texts)]
         each = torch.stack([won.float().mean() for won in wins]).mean().item()
         result[tag] = {"each": each, "all": sum(bool(won.all()) for won in wins) / len(wins)}
     return result
 
 
-def _text_features(reward: ClipReward, texts: list[str]) -> dict[str, Tensor]:
-    features: dict[str, Tensor] = {}
-    for start in range(0, len(texts), BATCH):
-        batch = texts[start : start + BATCH]
-        tokens = reward.tokenizer(batch, padding="max_length", return_tensors="pt")
-        encoded = F.normalize(reward.encode_tokens(tokens.input_ids, tokens.attention_mask), dim=-1)
-        features |= dict(zip(batch, encoded, strict=True))
-    return features
+def _scores(reward: Reward, images: Tensor, texts: Sequence[Sequence[str]]) -> list[Tensor]:
+    """Each image's scores with its own texts."""
+    rows = torch.arange(len(images)).repeat_interleave(torch.tensor([len(group) for group in texts]))
+    flat = [text for group in texts for text in group]
+    scores = [
+        reward(images[rows[start : start + BATCH]], flat[start : start + BATCH]) for start in range(0, len(flat), BATCH)
+    ]
+    return list(torch.cat(scores).split([len(group) for group in texts]))
 
 
 def megabytes(folder: str | Path) -> float:

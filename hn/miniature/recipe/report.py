@@ -28,9 +28,12 @@ from hn.miniature.recipe.measure import (
 from hn.miniature.renderer import render
 from hn.miniature.world import TAGS
 from hn.report.grid import labelled_grid
+from hn.rewards.base import Reward
 from hn.rewards.clip import ClipReward
+from hn.rewards.image_reward import ImageReward
 
 STEPS = (1, 2, 4)
+REWARDS = ("clip", "clip_held_out", "image_reward")
 METHOD = (
     "There is no diffusion teacher. The generator is distilled from a procedural sampler, `hn/miniature/coupling.py`: "
     "a deterministic map from noise and caption to a scene, which the renderer draws. Where and how often that sampler "
@@ -45,7 +48,7 @@ def measure(folder: str | Path, per_tag: int = 200, noises: int = 8, flips_of: i
     """Measure the checkpoints in `folder`.
 
     Args:
-        folder: holds `pipeline`, `clip`, `clip_held_out` and `detector`.
+        folder: holds `pipeline`, `clip`, `clip_held_out`, `image_reward` and `detector`.
         per_tag: clean renders a tag.
         noises: images a test prompt that the generator and the procedural sampler make, from the same noise.
         flips_of: renders a tag whose caption is compared with its hard negatives.
@@ -62,12 +65,16 @@ def measure(folder: str | Path, per_tag: int = 200, noises: int = 8, flips_of: i
         "verdicts": {**shares, **measure_generator(generator, detector, noises)},
         "psnr_db": psnr_db,
         "hard_negatives": {
-            name: hard_negative_accuracy(ClipReward(str(folder / name)), "test", flips_of)
-            for name in ("clip", "clip_held_out")
+            name: hard_negative_accuracy(load_reward(folder, name), "test", flips_of) for name in REWARDS
         },
         "megabytes": measure_sizes(folder),
         "images": {"renders": per_tag * len(TAGS), "generated": noises * len(evaluation_captions())},
     }
+
+
+def load_reward(folder: Path, name: str) -> Reward:
+    """One of `REWARDS`."""
+    return (ImageReward if name == "image_reward" else ClipReward)(str(folder / name))
 
 
 def measure_autoencoder(

@@ -16,13 +16,15 @@ from diffusers import AutoencoderKL
 from hn.miniature.prompts import write_prompt_files
 from hn.miniature.recipe.autoencoder import AutoencoderStage
 from hn.miniature.recipe.detector import DetectorStage
+from hn.miniature.recipe.image_reward import ImageRewardStage, build_word_tokenizer
+from hn.miniature.recipe.image_reward import export as export_image_reward
 from hn.miniature.recipe.report import write_report
 from hn.miniature.recipe.reward import RewardStage, export
 from hn.miniature.recipe.stage import Stage, fit
 from hn.miniature.recipe.student import SHARD, StudentStage, make_pairs
 from hn.miniature.recipe.tokenizer import build_tokenizer, save_tokenizer
 
-STAGES = ("prompts", "autoencoder", "student", "detector", "reward", "reward_held_out", "report")
+STAGES = ("prompts", "autoencoder", "student", "detector", "reward", "reward_held_out", "image_reward", "report")
 SHARDS = 14
 HELD_OUT = {"steps": 3200, "seed": 3, "width": 96, "layers": 4, "text_width": 64, "projection": 96}
 """The held-out reward: another seed and other sizes."""
@@ -42,7 +44,7 @@ class Recipe:
     Args:
         work: folder of checkpoints, logs and training pairs, from which interrupted stages go on; without it all stages
             start from nothing.
-        out: folder of the products: `pipeline`, `clip`, `clip_held_out`, `detector` and the report.
+        out: folder of the products: `pipeline`, `clip`, `clip_held_out`, `image_reward`, `detector` and the report.
         prompts: folder of the prompt files.
         scale: factor on every stage's length, and on the training pairs.
 
@@ -62,6 +64,7 @@ class Recipe:
             "detector": Product(self.out / "detector", self._detector),
             "reward": Product(self.out / "clip", self._reward),
             "reward_held_out": Product(self.out / "clip_held_out", self._reward_held_out),
+            "image_reward": Product(self.out / "image_reward", self._image_reward),
             "report": Product(self.out / "report.json", self._report),
         }
 
@@ -152,6 +155,11 @@ class Recipe:
     def _clip(self, name: str, stage: RewardStage) -> None:
         self._fit(stage, name)
         replace_folder(self.products[name].path, lambda folder: export(stage, folder))
+
+    def _image_reward(self) -> None:
+        stage = ImageRewardStage(build_word_tokenizer())
+        self._fit(stage, "image_reward")
+        replace_folder(self.out / "image_reward", lambda folder: export_image_reward(stage, folder))
 
     def _report(self) -> None:
         write_report(self.out)

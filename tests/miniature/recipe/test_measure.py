@@ -1,12 +1,13 @@
 import json
-import math
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from hn.miniature.recipe.measure import (
+    _scores,
     clean_renders,
     evaluation_captions,
     hard_negative_accuracy,
@@ -15,9 +16,9 @@ from hn.miniature.recipe.measure import (
     psnr,
     verdicts,
 )
-from hn.miniature.recipe.tokenizer import build_tokenizer
 from hn.miniature.scenes import scenes_of
 from hn.miniature.world import TAGS
+from hn.rewards.base import Reward
 
 PROMPTS = Path(__file__).parents[3] / "data" / "prompts" / "miniature"
 
@@ -71,30 +72,40 @@ def test_psnr_of_a_known_error() -> None:
     assert psnr(shifted, images) == pytest.approx((20 + 40) / 2, abs=1e-3)
 
 
+class ScoreOfText(Reward):
+    """Looks at the prompt alone."""
+
+    def __init__(self, function: Callable[[str], float]) -> None:
+        super().__init__()
+        self.function = function
+
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([self.function(prompt) for prompt in prompts])
+
+
 def test_hard_negatives_are_counted_strictly() -> None:
-    tokenizer = build_tokenizer()
-
-    def reward(text_feature) -> SimpleNamespace:
-        return SimpleNamespace(
-            tokenizer=tokenizer,
-            image_features=lambda images: torch.ones(len(images), 2),
-            encode_tokens=lambda ids, mask: torch.stack([text_feature(row) for row in ids]),
-        )
-
-    blind = hard_negative_accuracy(reward(lambda ids: torch.ones(2)), "test", samples=5)
+    blind = hard_negative_accuracy(ScoreOfText(lambda prompt: 1.0), "test", samples=5)
     assert list(blind) == list(TAGS)
     assert all(shares == {"each": 0, "all": 0} for shares in blind.values())  # a tie is no win
 
     # A score that hangs on the text alone beats half of the flips on average, and seldom all five of them.
-    def arbitrary(ids: torch.Tensor) -> torch.Tensor:
-        rng = torch.Generator().manual_seed(int((ids * torch.arange(1, len(ids) + 1) ** 3).sum()))
-        angle = math.tau / 4 * torch.rand((), generator=rng)
-        return torch.stack((angle.cos(), angle.sin()))
-
-    chance = hard_negative_accuracy(reward(arbitrary), "test", samples=60)
+    arbitrary = ScoreOfText(lambda prompt: random.Random(prompt).random())
+    chance = hard_negative_accuracy(arbitrary, "test", samples=60)
     pooled = [sum(shares[kind] for shares in chance.values()) / 6 for kind in ("each", "all")]
     assert pooled[0] == pytest.approx(0.5, abs=0.15)
     assert pooled[1] == pytest.approx(1 / 6, abs=0.12)
+
+
+def test_every_image_is_scored_with_its_own_texts() -> None:
+    class Brightest(Reward):
+        def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+            return images.mean((1, 2, 3)) + torch.tensor([float(prompt) for prompt in prompts])
+
+    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 4, 4) * 100
+    texts = [["1"] * 100, ["2", "3"], ["4"] * 60]  # more than one batch
+    scores = _scores(Brightest(), images, texts)
+    assert [len(group) for group in scores] == [100, 2, 60]
+    assert scores[1].tolist() == [102, 103] and (scores[0] == 1).all() and (scores[2] == 204).all()
 
 
 def test_megabytes_counts_all_files_below(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hn.miniature.recipe.report import METHOD, bars, draw_noise, markdown
+from hn.miniature.recipe.report import METHOD, REWARDS, bars, draw_noise, markdown
 from hn.miniature.world import TAGS
 
 SERIES = (
@@ -21,7 +21,7 @@ def measured() -> Callable[..., dict]:
 
     def build(**changes: float) -> dict:
         shares = {name: dict.fromkeys(("overall", *TAGS), 0.98 if name.startswith("re") else 0.6) for name in SERIES}
-        flips = {name: {tag: {"each": 0.95, "all": 0.8} for tag in TAGS} for name in ("clip", "clip_held_out")}
+        flips = {name: {tag: {"each": 0.95, "all": 0.8} for tag in TAGS} for name in REWARDS}
         figures = {
             "verdicts": shares,
             "psnr_db": 38.0,

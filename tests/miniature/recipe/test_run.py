@@ -8,9 +8,8 @@ import torch
 from hn.generators.pipeline import DiffusersGenerator
 from hn.miniature.detector import GridDetector
 from hn.miniature.recipe.__main__ import main
-from hn.miniature.recipe.report import write_report
+from hn.miniature.recipe.report import REWARDS, load_reward, write_report
 from hn.miniature.recipe.run import STAGES, Product, Recipe, replace_folder
-from hn.rewards.clip import ClipReward
 
 
 @pytest.fixture
@@ -166,8 +165,8 @@ def test_the_recipe_makes_checkpoints_that_the_classes_load(tmp_path: Path) -> N
     for steps in (1, 2, 4):
         images = generator.generate(noise, generator.encode(prompts), steps)
         assert images.shape == (3, 3, 32, 32) and generator.dtype == torch.float32
-    for name in ("clip", "clip_held_out"):
-        assert ClipReward(str(out / name))(images, prompts).shape == (3,)
+    for name in REWARDS:
+        assert load_reward(out, name)(images, prompts).shape == (3,)
     assert len(GridDetector.from_pretrained(out / "detector").detect(images)) == 3
     assert "work" not in (out / "pipeline" / "vae" / "config.json").read_text()
 
