@@ -16,12 +16,12 @@ from hn.rewards.blip_checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_scorer, r
 from hn.rewards.preprocess import ClipPreprocess
 
 PROMPT_TOKENS = 35  # [CLS] and [SEP] included; longer prompts are cut, as published
-MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's output on the training set
+MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's output, as published
 
 
 class ImageReward(Reward):
-    """Score of ImageReward-v1.0 (arXiv 2304.05977), unbounded, of mean 0 and standard deviation 1 on the published test
-    images: mostly in [-2.3, 2]. The published loss is `2 - score`.
+    """Score of ImageReward-v1.0 (arXiv 2304.05977): unbounded, standardised with the published mean and deviation, so
+    that most images lie within [-2.5, 2.5]. The published loss is `2 - score`.
 
     It reads image and prompt together (BLIP with cross attention), so that only tokens can be cached by prompt. Images
     are resized and cropped as `ClipPreprocess` does, and the head is evaluated, in float32 at least, whatever the data

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,16 @@ def test_gradient_equals_finite_differences_and_reaches_no_parameter(tiny: dict[
 def test_gradient_checkpointing_changes_nothing(tiny: dict[str, Any], reward: ImageReward) -> None:
     images = torch.rand(2, 3, 64, 64, requires_grad=True)
     plain = reward(images, PROMPTS[:2])
-    checkpointed = ImageReward(**tiny, gradient_checkpointing=True)(images, PROMPTS[:2])
+    other = ImageReward(**tiny, gradient_checkpointing=True)
+    calls: list[str] = []
+    for name in ("visual_encoder.encoder.layers.0", "text_encoder.encoder.layer.0"):
+        layer = other.model.get_submodule(name)
+        next(layer.children()).register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    checkpointed = other(images, PROMPTS[:2])
     assert torch.equal(plain, checkpointed)
     gradients = [torch.autograd.grad(scores.sum(), images)[0] for scores in (plain, checkpointed)]
     assert torch.equal(*gradients) and gradients[0].abs().max() > 0
+    assert len(calls) == 4  # recomputed in the backward pass
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -188,10 +195,14 @@ def test_missing_files_and_bad_options_are_reported(tiny: dict[str, Any], tmp_pa
         ImageReward(str(tmp_path), tokenizer=tiny["tokenizer"])
 
 
-def test_a_tokenizer_of_another_vocabulary_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_a_tokenizer_or_text_tower_that_does_not_fit_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny_rewards.bert_tokenizer(tmp_path, (*tiny_rewards.BERT_SPECIAL, "a", "ball"))
     with pytest.raises(ValueError, match=r"has 9 tokens with \[DEC\] and \[ENC\], but .* is for 22"):
         ImageReward(tiny["pretrained"], tokenizer=str(tmp_path))
+    config = json.loads((Path(tiny["pretrained"]) / "med_config.json").read_text())
+    (tmp_path / "med_config.json").write_text(json.dumps(config | {"max_position_embeddings": 34}))
+    with pytest.raises(ValueError, match="has room for 34 tokens; ImageReward's prompts have 35"):
+        ImageReward(str(tmp_path), tokenizer=tiny["tokenizer"])
 
 
 def test_the_published_repository_offline(
