@@ -195,9 +195,9 @@ def text_config(config: Mapping[str, Any], encoder_width: int) -> BlipTextConfig
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         attn_implementation="eager",
-        **dict.fromkeys(
-            ("bos_token_id", "eos_token_id", "sep_token_id")
-        ),  # for generation; tiny vocabularies lack them
+        bos_token_id=None,  # this one and the next two are for generation, and by default BERT's
+        eos_token_id=None,
+        sep_token_id=None,
     )
 
 
