@@ -1,0 +1,70 @@
+"""The network behind ImageReward: BLIP's image tower, its text tower with cross attention, and a head."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.nn import functional
+from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
+from transformers.models.blip.modeling_blip_text import BlipTextModel
+
+HEAD_WIDTHS = (1024, 128, 64, 16, 1)
+PROJECTION_WIDTH = 256
+
+
+class BlipScorer(nn.Module):
+    """One number for an image and a text: a ViT's tokens, read by a BERT through cross attention, whose output at [CLS]
+    goes through five linear layers (ImageReward, arXiv 2304.05977; BLIP, arXiv 2201.12086).
+
+    The towers are transformers' own. The head has no activations between its layers, as published.
+
+    Args:
+        vision: sizes of the image tower.
+        text: sizes of the text tower.
+    """
+
+    def __init__(self, vision: BlipVisionConfig, text: BlipTextConfig):
+        super().__init__()
+        self.visual_encoder = BlipVisionModel(vision)
+        self.text_encoder = BlipTextModel(text, add_pooling_layer=False)
+        # BLIP's contrastive projections: the score does not use them, but they belong to the checkpoint.
+        self.vision_proj = nn.Linear(vision.hidden_size, PROJECTION_WIDTH)
+        self.text_proj = nn.Linear(text.hidden_size, PROJECTION_WIDTH)
+        widths = zip((text.hidden_size, *HEAD_WIDTHS), HEAD_WIDTHS, strict=False)
+        # Named as published: the numbers left out are dropouts, which do nothing in a frozen reward.
+        self.mlp = nn.ModuleDict({n: nn.Linear(*each) for n, each in zip("02467", widths, strict=True)})
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Scores [B] of preprocessed images [B, 3, S, S] and tokens [B, L] (int64; mask 1 where there is one), not yet
+        normalised; in float32 at least, also under autocast."""
+        return self.head(self.encode_text(input_ids, attention_mask, self.encode_image(pixel_values)))
+
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """Image tokens [B, 1 + patches, vision width] of preprocessed images [B, 3, S, S]."""
+        return self.visual_encoder(pixel_values.to(self.visual_encoder.dtype)).last_hidden_state
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor) -> Tensor:
+        """The text tower's output [B, text width] at [CLS], after reading all `image_tokens` [B, T, vision width]."""
+        output = self.text_encoder(input_ids, attention_mask=attention_mask, encoder_hidden_states=image_tokens)
+        return output.last_hidden_state[:, 0]
+
+    def head(self, features: Tensor) -> Tensor:
+        """Features [B, text width] -> [B], in float32 at least: half precision has few values in a score's range."""
+        with torch.autocast(features.device.type, enabled=False):
+            features = full_precision(features)
+            for layer in self.mlp.values():
+                features = functional.linear(features, full_precision(layer.weight), full_precision(layer.bias))
+            return features.squeeze(-1)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the activations of each layer of both towers in the backward pass, to save memory.
+
+        Unlike transformers' own, it works in eval mode, which a frozen reward never leaves.
+        """
+        for layers in (self.visual_encoder.encoder.layers, self.text_encoder.encoder.layer):
+            for i, layer in enumerate(layers):
+                layers[i] = checkpoint_wrapper(layer, preserve_rng_state=False)  # nothing in them is random
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """In float32 at least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,125 @@
+"""ImageReward-v1.0: human preference for an image of a prompt, learned from 137 thousand comparisons."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import BertTokenizer
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from hn.pretrained import explain_missing, locate, locate_folder, parse_dtype
+from hn.prompt_cache import PromptCache
+from hn.rewards.base import Reward
+from hn.rewards.blip import full_precision
+from hn.rewards.blip_checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_scorer, read_config
+from hn.rewards.preprocess import ClipPreprocess
+
+PROMPT_TOKENS = 35  # [CLS] and [SEP] included; longer prompts are cut, as published
+MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's output, as published
+
+
+class ImageReward(Reward):
+    """Score of ImageReward-v1.0 (arXiv 2304.05977): unbounded, standardised with the published mean and deviation, so
+    that most images lie within [-2.5, 2.5]. The published loss is `2 - score`.
+
+    It reads image and prompt together (BLIP with cross attention), so that only tokens can be cached by prompt. Images
+    are resized and cropped as `ClipPreprocess` does, and the head is evaluated, in float32 at least, whatever the data
+    type of the weights: scores are float32 too.
+
+    Args:
+        pretrained: Hub id, or local folder, of the published files: `med_config.json` and `ImageReward.pt` (or one
+            .safetensors file of the same keys).
+        revision: branch, tag or commit on the Hub.
+        tokenizer: Hub id or folder of the BERT tokenizer, which the model comes without. BLIP's tokens [DEC] and [ENC]
+            are added.
+        dtype: data type of the towers: "float32", "bfloat16", "float16" or "float64".
+        prompt_cache_size: number of prompts whose tokens are kept.
+        gradient_checkpointing: recompute activations of both towers in the backward pass, to save memory.
+        vision_heads: attention heads of the image tower, which weights do not show; by default width / 64, as in BLIP.
+
+    Raises:
+        FileNotFoundError: if there are no such weights or tokenizer; says how to get them.
+        ValueError: if an argument is unknown or out of range, or the files do not fit each other or ImageReward.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "zai-org/ImageReward",
+        revision: str | None = None,
+        tokenizer: str = "google-bert/bert-base-uncased",
+        dtype: str = "float32",
+        prompt_cache_size: int = 16384,
+        gradient_checkpointing: bool = False,
+        vision_heads: int | None = None,
+    ):
+        super().__init__()
+        torch_dtype = parse_dtype(dtype)
+        self._prompt_cache: PromptCache[Tensor] = PromptCache(prompt_cache_size)
+        self.tokenizer = load_tokenizer(tokenizer)
+        patterns = (CONFIG_FILE, WEIGHTS_FILE, "*.safetensors")
+        folder = locate_folder(pretrained, CONFIG_FILE, revision, patterns)
+        config = read_config(folder / CONFIG_FILE)
+        self._check_text(config["vocab_size"], config["max_position_embeddings"], tokenizer, folder)
+        with explain_missing(pretrained, revision):
+            self.model = load_scorer(folder, config, vision_heads, torch_dtype)
+        if gradient_checkpointing:
+            self.model.enable_gradient_checkpointing()
+        size = self.model.visual_encoder.config.image_size
+        self.preprocess = ClipPreprocess(size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        self.freeze()
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.score_pixels(self.preprocess(full_precision(images)), prompts)
+
+    def score_pixels(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores [B] of images [B, 3, size, size] that `preprocess` has made, for B prompts.
+
+        Raises:
+            ValueError: if the shapes do not fit.
+        """
+        size = self.preprocess.size
+        expected = [len(prompts), 3, size, size]
+        if list(pixel_values.shape) != expected:
+            raise ValueError(
+                f"ImageReward takes preprocessed images {expected} for {len(prompts)} prompts, not "
+                f"{list(pixel_values.shape)}."
+            )
+        tokens = torch.stack(self._prompt_cache.get(prompts, self._tokens_of_prompts))
+        input_ids, attention_mask = tokens.unbind(dim=1)
+        return (self.model(pixel_values, input_ids, attention_mask) - MEAN) / STD
+
+    def _tokens_of_prompts(self, prompts: list[str]) -> list[Tensor]:
+        """Token ids and their mask, stacked: one [2, 35] for each prompt, on the weights' device."""
+        tokens = self.tokenizer(
+            prompts, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt"
+        )
+        stacked = torch.stack([tokens.input_ids, tokens.attention_mask], dim=1)
+        return list(stacked.to(self.model.visual_encoder.device))
+
+    def _check_text(self, vocabulary: int, positions: int, tokenizer: str, folder: Path) -> None:
+        if len(self.tokenizer) != vocabulary:
+            raise ValueError(
+                f"The tokenizer {tokenizer} has {len(self.tokenizer)} tokens with [DEC] and [ENC], but {folder} is for "
+                f"{vocabulary}; give the tokenizer that it was trained with."
+            )
+        if positions < PROMPT_TOKENS:
+            raise ValueError(f"{folder} has room for {positions} tokens; ImageReward's prompts have {PROMPT_TOKENS}.")
+
+    def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
+        self._prompt_cache.clear()
+        return super()._apply(fn, recurse)
+
+
+def load_tokenizer(pretrained: str) -> BertTokenizer:
+    """BERT's tokenizer with BLIP's two special tokens at its end: [DEC], its bos token, and [ENC].
+
+    Raises:
+        FileNotFoundError: if there is none; says how to get it.
+    """
+    found = locate(pretrained, "tokenizer_config.json")
+    with explain_missing(pretrained):
+        tokenizer = BertTokenizer.from_pretrained(found)
+    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
+    return tokenizer
