@@ -95,6 +95,43 @@ def locate_folder(
         return Path(snapshot_download(pretrained, revision=revision, allow_patterns=list(patterns)))
 
 
+def locate_file(pretrained: str, names: str | Sequence[str], revision: str | None = None) -> Path:
+    """Find one weight file; of a Hub repository that file alone is downloaded.
+
+    Args:
+        pretrained: a local folder, or the id of a repository on the Hugging Face Hub.
+        names: the file's name; of several names the first one that is there is taken.
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        The local file.
+
+    Raises:
+        FileNotFoundError: if there is none in the folder, the local cache or the Hub. The message says what to do.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    folder = Path(pretrained).expanduser()
+    if folder.is_dir():
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+        raise FileNotFoundError(_incomplete_folder(folder, names, f"Put {' or '.join(names)} there."))
+    if not _may_be_hub_id(pretrained):
+        raise FileNotFoundError(f"There is no folder {folder}.{_advice_for_folder(folder)}")
+    for name in names:
+        cached = try_to_load_from_cache(pretrained, name, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
+    if not _hub_is_reachable():
+        raise FileNotFoundError(_missing_repository(pretrained, revision, file=names[0]))
+    for name in names:
+        try:
+            return Path(hf_hub_download(pretrained, name, revision=revision))
+        except _HUB_ERRORS as caught:
+            error = caught
+    raise FileNotFoundError(_missing_repository(pretrained, revision, error=error, file=names[0])) from error
+
+
 @contextmanager
 def explain_missing(pretrained: str, revision: str | None = None, variant: str | None = None) -> Iterator[None]:
     """Turn what loading a Hub repository raises when files are missing into the same clear FileNotFoundError.
@@ -136,7 +173,7 @@ def _advice_for_folder(folder: Path) -> str:
     return " Check the path, or give the id of a repository on the Hugging Face Hub."
 
 
-def _incomplete_folder(folder: Path, markers: Sequence[str]) -> str:
+def _incomplete_folder(folder: Path, markers: Sequence[str], hint: str | None = None) -> str:
     marker = " or ".join(markers)
     names = sorted(path.name for path in folder.iterdir())
     held = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "nothing"
@@ -146,21 +183,25 @@ def _incomplete_folder(folder: Path, markers: Sequence[str]) -> str:
     elif _is_miniature(folder):
         advice = _advice_for_folder(folder)
     else:
-        advice = f" Point to the folder that `save_pretrained` wrote {marker} to."
+        advice = f" {hint or f'Point to the folder that `save_pretrained` wrote {marker} to.'}"
     return f"{folder} has no {marker}; it holds {held}.{advice}"
 
 
 def _missing_repository(
-    pretrained: str, revision: str | None, variant: str | None, error: Exception | None = None
+    pretrained: str,
+    revision: str | None,
+    variant: str | None = None,
+    error: Exception | None = None,
+    file: str | None = None,
 ) -> str:
-    command = f"hf download {pretrained}"
+    command = f"hf download {pretrained}" if file is None else f"hf download {pretrained} {file}"
     if revision is not None:
         command += f" --revision {revision}"
     if variant is not None:
         command += f' --include "*.json" --include "*.txt" --include "*.model" --include "*.{variant}*"'
     if isinstance(error, HfHubHTTPError | RevisionResolutionError):
         reason = f"the Hub refused it ({type(error).__name__})"
-    elif error is not None:
+    elif error is not None and file is None:
         reason = "some of its files are not in the local cache"
     else:
         reason = "it is not in the local cache and the Hub cannot be reached"

@@ -10,7 +10,7 @@ import torch
 import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from lightning.pytorch.callbacks import Checkpoint
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hn.data import PromptDataModule
 from hn.evaluation.geneval import COLORS
@@ -20,12 +20,12 @@ from hn.miniature.detector import GridDetector
 from hn.module import NoiseHypernetModule
 from hn.rewards import ClipReward, RednessReward, RewardEnsemble
 from hn.trainer import ExperimentTrainer
+from tests import tiny_rewards
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 WORDS = ("a", "above", "and", "ball", "blue", "cube", "green", "left", "of", "photo", "red", "the", "two", ",", ".")
 WINDOW = 12  # tokens, with start and end
-CLIP_MEAN, CLIP_STD = (0.5, 0.4, 0.3), (0.25, 0.3, 0.35)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -137,19 +137,10 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenize
 
 
 @pytest.fixture(scope="session")
-def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: CLIPTokenizer) -> Path:
+def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIPModel of 32 x 32 images with its tokenizer and a preprocessor of its own mean and std."""
-    special = _special_tokens(tiny_tokenizer)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**size, **special, "vocab_size": len(tiny_tokenizer), "max_position_embeddings": WINDOW}
-    vision = {**size, "image_size": 32, "patch_size": 8}
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12, **special))
     folder = tmp_path_factory.mktemp("clip")
-    model.save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    CLIPImageProcessor(image_mean=list(CLIP_MEAN), image_std=list(CLIP_STD)).save_pretrained(folder)
+    tiny_rewards.clip(folder)
     return folder
 
 

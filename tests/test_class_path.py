@@ -15,7 +15,7 @@ def test_path_and_class_are_inverse() -> None:
         ("hn.rewards.redness.Nothing", "No class at 'hn.rewards.redness.Nothing'"),
         ("RednessReward", "give the full path"),
         ("collections.OrderedDict", "not a subclass of hn.rewards.base.Reward"),
-        ("hn.rewards.clip.cosine_scores", "not a subclass of hn.rewards.base.Reward"),
+        ("hn.rewards.contrastive.cosine_scores", "not a subclass of hn.rewards.base.Reward"),
     ],
 )
 def test_refuses_what_is_no_such_class(path: str, message: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 
-from hn.pretrained import explain_missing, locate, locate_folder, parse_dtype
+from hn.pretrained import explain_missing, locate, locate_file, locate_folder, parse_dtype
 
 
 @pytest.fixture
@@ -147,3 +147,44 @@ def test_an_interrupted_download_is_explained(offline: Path) -> None:
 def test_the_librarys_own_message_stays_for_folders(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no file named model.safetensors"), explain_missing(str(tmp_path)):
         raise OSError("no file named model.safetensors")
+
+
+def test_one_file_of_a_folder_or_the_cache(offline: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"has no a.pt or b.safetensors; it holds nothing. Put a.pt or b"):
+        locate_file(str(folder), ["a.pt", "b.safetensors"])
+    (folder / "b.safetensors").touch()
+    assert locate_file(str(folder), ["a.pt", "b.safetensors"]) == folder / "b.safetensors"
+    snapshot = offline / "models--owner--name" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    (snapshot / "b.safetensors").touch()
+    assert locate_file("owner/name", ["a.pt", "b.safetensors"]) == snapshot / "b.safetensors"
+
+
+def test_a_missing_file_of_a_repository_names_the_command(offline: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        locate_file("owner/name", ["a.pt", "b.safetensors"], revision="v2")
+    assert "it is not in the local cache and the Hub cannot be reached" in str(caught.value)
+    assert "run:  hf download owner/name a.pt --revision v2\n" in str(caught.value)
+    with pytest.raises(FileNotFoundError, match=r"There is no folder checkpoints/mine/step-10\. Check the path"):
+        locate_file("checkpoints/mine/step-10", "a.pt")
+
+
+def test_one_file_is_downloaded_and_a_refusal_explained(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(pretrained: str, name: str, revision: str | None) -> str:
+        asked.append(name)
+        if name == "b.pt":
+            return f"/cache/{name}"
+        raise GatedRepoError("Access restricted", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr("hn.pretrained._hub_is_reachable", lambda: True)
+    monkeypatch.setattr("hn.pretrained.hf_hub_download", download)
+    assert locate_file("owner/name", ["a.pt", "b.pt", "c.pt"]) == Path("/cache/b.pt")
+    assert asked == ["a.pt", "b.pt"]
+    with pytest.raises(FileNotFoundError, match=r"the Hub refused it \(GatedRepoError\).*\n.*download owner/name a.pt"):
+        locate_file("owner/name", "a.pt")

@@ -1,9 +1,31 @@
 """Reward models: images and prompts in, one score per image out, higher is better."""
 
-from hn.rewards.base import Reward
+from hn.rewards.aesthetic import AestheticReward
+from hn.rewards.base import PreprocessedReward, Reward
+from hn.rewards.brightness import BrightnessReward
 from hn.rewards.clip import ClipReward
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
+from hn.rewards.hpsv2 import HPSv2Reward
 from hn.rewards.image_reward import ImageReward
+from hn.rewards.jpeg_size import JpegSizeReward
+from hn.rewards.open_clip import OpenClipReward
+from hn.rewards.pickscore import PickScoreReward
 from hn.rewards.redness import RednessReward
+from hn.rewards.saturation import SaturationReward
 
-__all__ = ["ClipReward", "ImageReward", "RednessReward", "Reward", "RewardEnsemble", "RewardOutput"]
+__all__ = [
+    "AestheticReward",
+    "BrightnessReward",
+    "ClipReward",
+    "HPSv2Reward",
+    "ImageReward",
+    "JpegSizeReward",
+    "OpenClipReward",
+    "PickScoreReward",
+    "PreprocessedReward",
+    "RednessReward",
+    "Reward",
+    "RewardEnsemble",
+    "RewardOutput",
+    "SaturationReward",
+]

@@ -2,16 +2,27 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
+import torch
 from torch import Tensor, nn
+
+from hn.rewards.preprocess import ClipPreprocess
 
 
 class Reward(nn.Module, ABC):
-    """A frozen score of (image, prompt), higher is better, differentiable in the image.
+    """A frozen score of (image, prompt), higher is better, as a rule differentiable in the image.
 
     Subclasses do their own preprocessing in `score` and call `freeze` once their parameters exist.
+
+    Attributes:
+        differentiable: whether gradients reach the images; a reward without them is only reported, or searched with.
+        published_weight: what the score is multiplied with in the published objective (arXiv 2508.09968), and in an
+            ensemble that is given no weights; None where nothing was published.
     """
+
+    differentiable: ClassVar[bool] = True
+    published_weight: float | None = None
 
     def forward(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores [B] of images [B, 3, H, W] in [0, 1] for B prompts.
@@ -19,11 +30,7 @@ class Reward(nn.Module, ABC):
         Raises:
             ValueError: if the shapes do not fit.
         """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"A reward takes images [B, 3, H, W] in [0, 1], not {list(images.shape)}.")
-        if isinstance(prompts, str) or len(prompts) != len(images):
-            given = repr(prompts) if isinstance(prompts, str) else len(prompts)
-            raise ValueError(f"A reward takes one prompt per image: {len(images)} images, prompts {given}.")
+        check_batch(images, prompts)
         return self.score(images, prompts)
 
     @abstractmethod
@@ -37,3 +44,40 @@ class Reward(nn.Module, ABC):
     def train(self, mode: bool = True) -> Self:
         """Keeps eval mode, whatever `mode` says."""
         return super().train(False)
+
+
+class PreprocessedReward(Reward):
+    """A reward that sees images through a `ClipPreprocess` only.
+
+    An ensemble preprocesses a batch once for all its members that do it alike, and hands them the pixels.
+
+    Attributes:
+        preprocess: what comes before `score_pixels`; set by subclasses.
+    """
+
+    preprocess: ClipPreprocess
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.score_pixels(self.preprocess(full_precision(images)), prompts)
+
+    @abstractmethod
+    def score_pixels(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores [B] of what `preprocess` made of images in float32 at least: [B, 3, size, size], for B prompts."""
+
+
+def check_batch(images: Tensor, prompts: Sequence[str]) -> None:
+    """Check that there are images [B, 3, H, W] and B prompts.
+
+    Raises:
+        ValueError: if not.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"A reward takes images [B, 3, H, W] in [0, 1], not {list(images.shape)}.")
+    if isinstance(prompts, str) or len(prompts) != len(images):
+        given = repr(prompts) if isinstance(prompts, str) else len(prompts)
+        raise ValueError(f"A reward takes one prompt per image: {len(images)} images, prompts {given}.")
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """The tensor in float32 at least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

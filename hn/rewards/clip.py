@@ -1,31 +1,21 @@
 """CLIP similarity of image and prompt, from any CLIPModel of transformers (CLIP, OpenCLIP, PickScore)."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hn.pretrained import explain_missing, locate, parse_dtype
-from hn.prompt_cache import PromptCache
-from hn.rewards.base import Reward
+from hn.rewards.checkpointing import checkpoint_layers
+from hn.rewards.contrastive import ContrastiveReward, Scale
 from hn.rewards.preprocess import ClipPreprocess
-
-Scale = Literal["logit", "percent", "cosine"]
-
-
-def cosine_scores(image_features: Tensor, text_features: Tensor) -> Tensor:
-    """Cosine of each image with its own prompt: [B, D], [B, D] -> [B] in [-1, 1]; in float32 at least, also under
-    autocast, since half precision has no more than a few values for all images of a prompt."""
-    with torch.autocast(image_features.device.type, enabled=False):
-        return functional.cosine_similarity(_full(image_features), _full(text_features), dim=-1)
+from hn.weight_files import load_transformers_model
 
 
-class ClipReward(Reward):
+class ClipReward(ContrastiveReward):
     """exp(logit_scale) * cos(image features, text features), as the published loss `100 - score` has it.
 
     Text features are cached by prompt. Images are resized and cropped as `ClipPreprocess` does, and features compared,
@@ -40,10 +30,11 @@ class ClipReward(Reward):
         prompt_cache_size: number of prompts whose features are kept.
         encode_batch_size: most prompts encoded in one call of the text tower. With 1 a prompt's features do not depend,
             to the last bit, on the prompts that happen to be new with it.
+        gradient_checkpointing: recompute the image tower's activations in the backward pass, to save memory.
 
     Raises:
         FileNotFoundError: if there are no such weights; says how to get them.
-        ValueError: if an argument is unknown or out of range.
+        ValueError: if an argument is unknown or out of range, or the weights are not those of a CLIPModel.
     """
 
     def __init__(
@@ -55,17 +46,16 @@ class ClipReward(Reward):
         scale: Scale = "logit",
         prompt_cache_size: int = 16384,
         encode_batch_size: int = 64,
+        gradient_checkpointing: bool = False,
     ):
-        super().__init__()
-        if encode_batch_size < 1:
-            raise ValueError(f"encode_batch_size must be at least 1, not {encode_batch_size}.")
-        if scale not in ("logit", "percent", "cosine"):
-            raise ValueError(f"Unknown scale {scale!r}; choose 'logit', 'percent' or 'cosine'.")
+        super().__init__(scale, prompt_cache_size, encode_batch_size)
         torch_dtype = parse_dtype(dtype)
         found = locate(pretrained, "config.json", revision)
         with explain_missing(pretrained, revision):
-            self.model = CLIPModel.from_pretrained(found, revision=revision, dtype=torch_dtype)
-            mean, std = _normalisation(found, revision)
+            # First in float32 at least, for the sake of logit_scale.
+            loaded_in = torch.promote_types(torch_dtype, torch.float32)
+            self.model = load_transformers_model(CLIPModel, found, revision, loaded_in)
+            mean, std = image_normalisation(found, revision)
         if tokenizer is None:
             tokenizer, tokenizer_revision = pretrained, revision
         else:
@@ -73,40 +63,26 @@ class ClipReward(Reward):
         found = locate(tokenizer, "tokenizer_config.json", tokenizer_revision)
         with explain_missing(tokenizer, tokenizer_revision):
             self.tokenizer = CLIPTokenizer.from_pretrained(found, revision=tokenizer_revision)
-        self.scale = scale
-        self.encode_batch_size = encode_batch_size
+        self.logit_scale = self.model.logit_scale.item()
+        self.model.to(torch_dtype)
         self.preprocess = ClipPreprocess(self.model.config.vision_config.image_size, mean, std)
-        self._prompt_cache: PromptCache[Tensor] = PromptCache(prompt_cache_size)
+        if gradient_checkpointing:
+            checkpoint_layers(self.model.vision_model.encoder.layers)
         self.freeze()
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        text_features = torch.stack(self._prompt_cache.get(prompts, self._features_of_prompts))
-        return self.multiplier() * cosine_scores(self.image_features(images), text_features)
-
-    def multiplier(self) -> Tensor | float:
-        """What the cosine is multiplied with."""
-        if self.scale == "cosine":
-            return 1.0
-        return _full(self.model.logit_scale).exp() / (100 if self.scale == "percent" else 1)
-
-    def image_features(self, images: Tensor) -> Tensor:
-        """Features [B, D] of images [B, 3, H, W] in [0, 1]."""
-        return self.encode_pixels(self.preprocess(_full(images)))
+    @property
+    def published_weight(self) -> float | None:
+        """0.01 on the logit (of ViT-H-14), which is 1 on a hundredth of it; none on the bare cosine."""
+        return {"logit": 0.01, "percent": 1.0}.get(self.scale)
 
     def encode_pixels(self, pixel_values: Tensor) -> Tensor:
-        """Features [B, D] of preprocessed images [B, 3, size, size]."""
         return self.model.get_image_features(pixel_values=pixel_values.to(self.model.dtype)).pooler_output
 
     def encode_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Features [B, D] of tokenized prompts [B, L]."""
         return self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
 
-    def _features_of_prompts(self, prompts: list[str]) -> list[Tensor]:
-        size = self.encode_batch_size
-        batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-        return [features for batch in batches for features in self._encode_prompts(batch)]
-
-    def _encode_prompts(self, prompts: list[str]) -> list[Tensor]:
+    def encode_prompts(self, prompts: list[str]) -> Tensor:
         # Padded to the full window, so that a prompt's features do not depend on the lengths of the others.
         tokens = self.tokenizer(
             prompts,
@@ -115,20 +91,11 @@ class ClipReward(Reward):
             truncation=True,
             return_tensors="pt",
         ).to(self.model.device)
-        return [row.clone() for row in self.encode_tokens(tokens.input_ids, tokens.attention_mask)]
-
-    def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
-        self._prompt_cache.clear()
-        return super()._apply(fn, recurse)
+        return self.encode_tokens(tokens.input_ids, tokens.attention_mask)
 
 
-def _full(tensor: Tensor) -> Tensor:
-    """In float32 at least."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _normalisation(pretrained: str, revision: str | None) -> tuple[Sequence[float], Sequence[float]]:
-    """Channel mean and std of the model's preprocessor; CLIP's published ones where it comes without."""
+def image_normalisation(pretrained: str, revision: str | None) -> tuple[Sequence[float], Sequence[float]]:
+    """Channel mean and std of a repository's image preprocessor; CLIP's published ones where it comes without."""
     try:
         config, _ = ImageProcessingMixin.get_image_processor_dict(pretrained, revision=revision)
     except OSError:

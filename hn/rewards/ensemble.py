@@ -1,12 +1,15 @@
 """A weighted sum of rewards, with every component in sight."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from hn.rewards.base import Reward
+from hn.rewards.base import PreprocessedReward, Reward, check_batch, full_precision
+from hn.rewards.gradient_balance import balanced_gradient, with_gradient
+from hn.rewards.preprocess import SharedPixels
+from hn.rewards.score_statistics import ScoreStatistics
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,8 @@ class RewardOutput:
 
     Attributes:
         total: [B] weighted sum, differentiable in the images.
-        components: [B] unweighted score of every trained reward by name.
+        components: [B] unweighted score of every trained reward by name, in the scale it was published with; without
+            gradients where these are balanced.
     """
 
     total: Tensor
@@ -26,44 +30,85 @@ class RewardEnsemble(nn.Module):
     """sum_k weight_k * reward_k, and held-out rewards that are only ever looked at.
 
     A reward of weight 0 is scored without gradients: it is reported with the components but costs no backward pass.
+    Members that preprocess alike share the pixels: a batch is resized once for each size, not for each reward.
 
     Args:
         rewards: the trained rewards by name.
-        weights: one per reward, by the same names.
+        weights: one per reward, by the same names. If not given, every reward has the weight it was published with
+            (arXiv 2508.09968): HPSv2.1 5, ImageReward 1, PickScore 0.05, CLIP 0.01, aesthetic 0.
         held_out: rewards for `score_held_out`, by names of their own; never part of the total.
+        normalise: mean and standard deviation of some rewards' scores on the base generator's images, by name: the
+            total then has (score - mean) / std in the score's place, so that their weights can be compared.
+            `measure_statistics` measures them.
+        balance_gradients: bring the gradients that the trained rewards give the images of a batch to one norm, so that
+            the weights alone say how much each of them pulls (`hn.rewards.gradient_balance`). The total's value stays
+            the weighted sum, its gradient is no longer that of it. Costs no pass more: each reward's gradient is taken
+            as soon as it is scored, so that one tower's activations are kept at a time. Norms are those of the batch at
+            hand (of one process), so that an image's gradient depends on its company.
+        gradient_free: for searches without gradients (Best-of-N): rewards that are not differentiable may have a
+            weight, and nothing can be trained on the total.
 
     Raises:
-        ValueError: if there are no rewards, or names are missing, unknown, taken twice or not usable.
+        ValueError: if there are no rewards; if names are missing, unknown, taken twice or not usable; if a reward has
+            no published weight and none is given; if one that is not differentiable is weighed in training; or if
+            options contradict each other.
     """
 
     def __init__(
         self,
         rewards: Mapping[str, Reward],
-        weights: Mapping[str, float],
+        weights: Mapping[str, float] | None = None,
         held_out: Mapping[str, Reward] | None = None,
+        normalise: Mapping[str, ScoreStatistics] | None = None,
+        balance_gradients: bool = False,
+        gradient_free: bool = False,
     ):
         super().__init__()
-        held_out = held_out or {}
+        held_out, normalise = held_out or {}, normalise or {}
         if not rewards:
             raise ValueError("A reward ensemble needs at least one reward.")
+        trained, watched = _module_dict(rewards), _module_dict(held_out)
+        if weights is None:
+            weights = _published_weights(rewards)
+            if normalise:
+                raise ValueError("Published weights are for published scales; with `normalise` give weights as well.")
         if unknown := weights.keys() - rewards.keys():
             raise ValueError(f"Weights for unknown rewards {sorted(unknown)}; the rewards are {sorted(rewards)}.")
         if missing := rewards.keys() - weights.keys():
             raise ValueError(f"Rewards without a weight: {sorted(missing)}; give 0 to only report one.")
         if both := rewards.keys() & held_out.keys():
             raise ValueError(f"{sorted(both)} cannot be trained on and held out at once; give them different names.")
-        self.rewards = _module_dict(rewards)
-        self.held_out = _module_dict(held_out)
+        if unknown := normalise.keys() - rewards.keys():
+            raise ValueError(f"Statistics of unknown rewards {sorted(unknown)}; the rewards are {sorted(rewards)}.")
+        if gradient_free and balance_gradients:
+            raise ValueError("An ensemble is gradient_free or balances gradients, not both.")
+        self.rewards, self.held_out = trained, watched
         self.weights = {name: float(weights[name]) for name in rewards}
+        self.normalise = dict(normalise)
+        self.balance_gradients = balance_gradients
+        self.gradient_free = gradient_free
+        without = [name for name, reward in rewards.items() if self.weights[name] != 0 and not reward.differentiable]
+        if without and not gradient_free:
+            raise ValueError(
+                f"{sorted(without)} give no gradients and cannot be trained on. Give them the weight 0, or hold them "
+                "out, to only report them; with gradient_free a search without gradients, like Best-of-N, weighs them."
+            )
 
     def forward(self, images: Tensor, prompts: Sequence[str]) -> RewardOutput:
-        """Scores of images [B, 3, H, W] in [0, 1] for B prompts."""
-        components = {}
-        for name, reward in self.rewards.items():
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights[name] != 0):
-                components[name] = reward(images, prompts)
-        total = sum(self.weights[name] * score for name, score in components.items())
-        return RewardOutput(total, components)
+        """Scores of images [B, 3, H, W] in [0, 1] for B prompts.
+
+        Raises:
+            ValueError: if the shapes do not fit.
+            RuntimeError: if gradients are asked of a gradient-free ensemble.
+        """
+        check_batch(images, prompts)
+        differentiated = torch.is_grad_enabled() and images.requires_grad
+        if differentiated and self.gradient_free:
+            raise RuntimeError("A gradient_free ensemble can be neither trained on nor searched with gradients.")
+        if differentiated and self.balance_gradients:
+            return self._forward_balanced(images, prompts)
+        components = self._components(images, prompts)
+        return RewardOutput(self._total(components), components)
 
     def total(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """The weighted sum [B] alone, as a test-time search takes its reward."""
@@ -72,11 +117,85 @@ class RewardEnsemble(nn.Module):
     @torch.no_grad()
     def score_held_out(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Scores [B] of every held-out reward by name, without gradients."""
-        return {name: reward(images, prompts) for name, reward in self.held_out.items()}
+        check_batch(images, prompts)
+        pixels = SharedPixels(full_precision(images))
+        return {name: _score(reward, images, pixels, prompts) for name, reward in self.held_out.items()}
+
+    @torch.no_grad()
+    def measure_statistics(self, batches: Iterable[tuple[Tensor, Sequence[str]]]) -> dict[str, ScoreStatistics]:
+        """Statistics for `normalise` of every trained reward, on batches of the base generator's images and prompts.
+
+        Raises:
+            ValueError: if there are fewer than two images, or a reward scores all of them the same.
+        """
+        scores: dict[str, list[Tensor]] = {name: [] for name in self.rewards}
+        for images, prompts in batches:
+            for name, component in self(images, prompts).components.items():
+                scores[name].append(component.cpu())
+        return {name: ScoreStatistics.of(torch.cat([torch.empty(0), *parts])) for name, parts in scores.items()}
+
+    def _components(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        pixels = SharedPixels(full_precision(images))
+        scores = {}
+        for name in self._weighed_first():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights[name] != 0):
+                scores[name] = _score(self.rewards[name], images, pixels, prompts)
+        return {name: scores[name] for name in self.rewards}
+
+    def _forward_balanced(self, images: Tensor, prompts: Sequence[str]) -> RewardOutput:
+        leaf = images.detach().requires_grad_()
+        pixels = SharedPixels(full_precision(leaf))
+        scores, gradients = {}, {}
+        for name in self._weighed_first():
+            if self.weights[name] == 0:
+                with torch.no_grad():
+                    scores[name] = _score(self.rewards[name], leaf, pixels, prompts)
+            else:
+                scores[name], gradients[name] = self._score_and_gradient(name, leaf, pixels, prompts)
+        components = {name: scores[name] for name in self.rewards}
+        total = self._total(components)
+        if gradients:
+            total = with_gradient(images, total, balanced_gradient(gradients, self.weights))
+        return RewardOutput(total, components)
+
+    def _score_and_gradient(
+        self, name: str, leaf: Tensor, pixels: SharedPixels, prompts: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Scores [B] and their gradients [B, 3, H, W], each with respect to its own image: a sum's parts."""
+        scores = _score(self.rewards[name], leaf, pixels, prompts)
+        # Kept: the graph of the pixels, which others share. The tower's goes with `scores`.
+        (gradient,) = torch.autograd.grad(self._in_total(name, scores).sum(), leaf, retain_graph=True)
+        return scores.detach(), gradient
+
+    def _total(self, components: Mapping[str, Tensor]) -> Tensor:
+        return sum(self.weights[name] * self._in_total(name, score) for name, score in components.items())
+
+    def _in_total(self, name: str, scores: Tensor) -> Tensor:
+        """Scores as the total has them, but for the weight."""
+        return self.normalise[name].normalise(scores) if name in self.normalise else scores
+
+    def _weighed_first(self) -> list[str]:
+        """Names in the order of scoring: shared pixels have to be made with gradients where one member needs them."""
+        return sorted(self.rewards, key=lambda name: self.weights[name] == 0)
+
+
+def _score(reward: Reward, images: Tensor, pixels: SharedPixels, prompts: Sequence[str]) -> Tensor:
+    if isinstance(reward, PreprocessedReward):
+        return reward.score_pixels(pixels(reward.preprocess), prompts)
+    return reward(images, prompts)
+
+
+def _published_weights(rewards: Mapping[str, Reward]) -> dict[str, float]:
+    weights = {name: reward.published_weight for name, reward in rewards.items()}
+    if without := [name for name, weight in weights.items() if weight is None]:
+        raise ValueError(f"{sorted(without)} have no published weight: give `weights` for all rewards.")
+    return weights
 
 
 def _module_dict(rewards: Mapping[str, Reward]) -> nn.ModuleDict:
+    if others := [name for name, reward in rewards.items() if not isinstance(reward, Reward)]:
+        raise ValueError(f"{others} are no rewards (hn.rewards.base.Reward).")
     try:
         return nn.ModuleDict(rewards)
-    except (KeyError, TypeError) as error:  # a name with a dot or of a method, or a value that is no module
+    except (KeyError, TypeError) as error:  # a name with a dot, or that of a method
         raise ValueError(f"These rewards cannot be named or used so: {error}") from error

@@ -1,6 +1,6 @@
 """Preprocessing of CLIP-like image towers on tensors, differentiable."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,47 @@ class ClipPreprocess(nn.Module):
     def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.size = size
+        self.key: Hashable = (size, tuple(map(float, mean)), tuple(map(float, std)))
         # Kept in float64, so that a float64 reward is exact; cast to the images' type on use.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] -> [B, 3, size, size], in the images' data type."""
-        cropped = centre_crop(resize_shorter_side(images, self.size), self.size)
-        return (cropped - self.mean.to(images.dtype)) / self.std.to(images.dtype)
+        return self.normalise(resize_and_crop(images, self.size))
+
+    def normalise(self, cropped: Tensor) -> Tensor:
+        """[B, 3, size, size] in [0, 1] -> the same with `mean` and `std` taken out."""
+        return (cropped - self.mean.to(cropped.dtype)) / self.std.to(cropped.dtype)
+
+
+class SharedPixels:
+    """A batch of images as several models see it: each size is made once, and each size, mean and std once.
+
+    Whether gradients pass is settled when pixels are first asked for, so ask first for those that need them.
+
+    Args:
+        images: [B, 3, H, W] in [0, 1].
+    """
+
+    def __init__(self, images: Tensor):
+        self.images = images
+        self._cropped: dict[int, Tensor] = {}
+        self._pixels: dict[Hashable, Tensor] = {}
+
+    def __call__(self, preprocess: ClipPreprocess) -> Tensor:
+        """What `preprocess` makes of the images."""
+        if preprocess.key not in self._pixels:
+            size = preprocess.size
+            if size not in self._cropped:
+                self._cropped[size] = resize_and_crop(self.images, size)
+            self._pixels[preprocess.key] = preprocess.normalise(self._cropped[size])
+        return self._pixels[preprocess.key]
+
+
+def resize_and_crop(images: Tensor, size: int) -> Tensor:
+    """[B, C, H, W] -> [B, C, size, size]."""
+    return centre_crop(resize_shorter_side(images, size), size)
 
 
 def resize_shorter_side(images: Tensor, size: int) -> Tensor:

@@ -10,6 +10,8 @@ from hn.rewards.base import Reward
 class RednessReward(Reward):
     """Mean over the pixels of R - (G + B) / 2; in [-1, 1], whatever the prompt."""
 
+    published_weight = 1.0  # alone
+
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         red, green, blue = images.unbind(dim=1)
         return (red - (green + blue) / 2).flatten(1).mean(dim=1)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from hn.rewards import ClipReward
-from hn.rewards.clip import cosine_scores
+from hn.rewards.contrastive import cosine_scores
 
 PROMPTS = ["a red cube", "two blue ball", "a photo of the green ball"]
 

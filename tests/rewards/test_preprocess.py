@@ -7,7 +7,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as torchvision_functional
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hn.rewards.preprocess import ClipPreprocess, centre_crop, resize_shorter_side
+from hn.rewards.preprocess import ClipPreprocess, SharedPixels, centre_crop, resize_shorter_side
 
 
 @pytest.mark.parametrize("name", ["sq32", "wide96x160"])
@@ -42,3 +42,22 @@ def test_gradient_equals_finite_differences() -> None:
 
 def test_leaves_nothing_in_the_state_dict() -> None:
     assert not ClipPreprocess(8, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD).state_dict()
+
+
+def test_shared_pixels_are_those_of_each_preprocessing_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def count(images: torch.Tensor, size: int) -> torch.Tensor:
+        sizes.append(size)
+        return resize_shorter_side(images, size)
+
+    monkeypatch.setattr("hn.rewards.preprocess.resize_shorter_side", count)
+    openai, plain = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD), ((0.5,) * 3, (0.5,) * 3)
+    several = [ClipPreprocess(*p) for p in ((8, *openai), (8, *openai), (8, *plain), (6, *openai), (8, *plain))]
+    images = torch.rand(2, 3, 20, 16)
+    shared = SharedPixels(images)
+    pixels = [shared(preprocess) for preprocess in several]
+    assert sizes == [8, 6]
+    assert pixels[0] is pixels[1] and pixels[2] is pixels[4] and pixels[0] is not pixels[2]
+    for preprocess, made in zip(several, pixels, strict=True):
+        assert torch.equal(made, preprocess(images))

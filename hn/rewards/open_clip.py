@@ -1,0 +1,194 @@
+"""CLIP similarity of image and prompt, from open_clip's models."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from hn.pretrained import locate_file, parse_dtype
+from hn.rewards.base import full_precision
+from hn.rewards.checkpointing import checkpoint_layers
+from hn.rewards.contrastive import ContrastiveReward, Scale
+from hn.rewards.preprocess import ClipPreprocess
+from hn.weight_files import assign_state_dict, read_state_dict
+
+_VOCABULARY = 49408  # of CLIP, and of open_clip's bundled tokenizer
+_PREPROCESSING = {"interpolation": "bicubic", "resize_mode": "shortest"}
+
+
+class OpenClipReward(ContrastiveReward):
+    """exp(logit_scale) * cos(image features, text features) of an open_clip model with open_clip's own towers.
+
+    Text features are cached by prompt; prompts are cut to the model's window by open_clip's bundled tokenizer. Images
+    are resized and cropped as `ClipPreprocess` does, and features compared, in float32 at least, whatever the data type
+    of the weights: scores are float32 too. The model is built without random weights, and its file mapped.
+
+    Args:
+        architecture: a name that `open_clip.list_models()` has, or the path of an open_clip JSON config.
+        pretrained: a tag that `open_clip.list_pretrained()` has for the architecture; or a file of weights
+            (.safetensors, or .pt and .bin without code); or the Hub id of, or a folder with, one of `weight_files`.
+        revision: branch, tag or commit on the Hub.
+        dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
+        scale: "logit" for exp(logit_scale) * cos (about 100 * cos), "percent" for a hundredth of it, "cosine" for cos.
+        prompt_cache_size: number of prompts whose features are kept.
+        encode_batch_size: most prompts encoded in one call of the text tower. With 1 a prompt's features do not depend,
+            to the last bit, on the prompts that happen to be new with it.
+        gradient_checkpointing: recompute the image tower's activations in the backward pass, to save memory.
+        weight_files: names that the file of weights may have in a repository or folder; the first one found is taken.
+
+    Raises:
+        FileNotFoundError: if there are no such weights; says how to get them.
+        ValueError: if an argument is unknown or out of range, the architecture has towers or preprocessing of another
+            kind (SigLIP, CoCa, timm, ...), or the weights are not its own.
+    """
+
+    def __init__(
+        self,
+        architecture: str = "ViT-H-14",
+        pretrained: str = "laion2b_s32b_b79k",
+        revision: str | None = None,
+        dtype: str = "float32",
+        scale: Scale = "logit",
+        prompt_cache_size: int = 16384,
+        encode_batch_size: int = 64,
+        gradient_checkpointing: bool = False,
+        weight_files: Sequence[str] = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    ):
+        super().__init__(scale, prompt_cache_size, encode_batch_size)
+        torch_dtype = parse_dtype(dtype)
+        described = read_architecture(architecture, pretrained)
+        weights = read_state_dict(_locate_weights(architecture, pretrained, revision, weight_files))
+        self.model = build_model(described.config)
+        # Saved from a distributed run, names begin with "module.".
+        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+        assign_state_dict(self.model, weights, pretrained, f"open_clip's {architecture}")
+        self.logit_scale = full_precision(self.model.logit_scale).item()
+        self.model.to(torch_dtype)
+        self.tokenizer = open_clip.SimpleTokenizer(context_length=self.model.context_length)
+        self.preprocess = ClipPreprocess(described.image_size, described.mean, described.std)
+        if gradient_checkpointing:
+            if not isinstance(self.model.visual, open_clip.transformer.VisionTransformer):
+                raise ValueError(f"The image tower of {architecture} has no layers to checkpoint.")
+            checkpoint_layers(self.model.visual.transformer.resblocks)
+        self.freeze()
+
+    @property
+    def published_weight(self) -> float | None:
+        """0.01 on the logit (of ViT-H-14), which is 1 on a hundredth of it; none on the bare cosine."""
+        return {"logit": 0.01, "percent": 1.0}.get(self.scale)
+
+    def encode_pixels(self, pixel_values: Tensor) -> Tensor:
+        return self.model.encode_image(pixel_values.to(self.model.logit_scale.dtype))
+
+    def encode_tokens(self, input_ids: Tensor) -> Tensor:
+        """Features [B, D] of tokenized prompts [B, L]."""
+        return self.model.encode_text(input_ids)
+
+    def encode_prompts(self, prompts: list[str]) -> Tensor:
+        return self.encode_tokens(self.tokenizer(prompts).to(self.model.logit_scale.device))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An open_clip model before its weights.
+
+    Attributes:
+        config: arguments of `open_clip.CLIP`.
+        mean: of the image channels.
+        std: of the image channels.
+    """
+
+    config: dict[str, Any]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.config["vision_cfg"].get("image_size", 224)
+
+
+def read_architecture(architecture: str, pretrained: str = "") -> Architecture:
+    """What open_clip, or a JSON file in its format, says about a model; a tag adds its normalisation and activation.
+
+    Raises:
+        FileNotFoundError: if there is no such JSON file.
+        ValueError: if the name is unknown, or the model is of a kind that `OpenClipReward` does not score.
+    """
+    if architecture.endswith(".json"):
+        path = Path(architecture).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"There is no file {path}; give an open_clip JSON config, or a name like 'ViT-H-14'."
+            )
+        try:
+            content = json.loads(path.read_text())
+            config, preprocessing = content.get("model_cfg", content), content.get("preprocess_cfg", {})
+        except (json.JSONDecodeError, AttributeError) as error:
+            raise ValueError(f"{path} is not an open_clip JSON config: {error}.") from error
+    else:
+        if architecture not in open_clip.list_models():
+            close = difflib.get_close_matches(architecture, open_clip.list_models())
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise ValueError(f"open_clip has no model {architecture!r}.{hint} `open_clip.list_models()` lists all.")
+        config = open_clip.get_model_config(architecture)
+        preprocessing = open_clip.get_pretrained_cfg(architecture, pretrained)
+        if preprocessing:
+            config["quick_gelu"] = preprocessing.get("quick_gelu", False)
+    if missing := {"embed_dim", "vision_cfg", "text_cfg"} - config.keys():
+        raise ValueError(f"{architecture} is not an open_clip config: {sorted(missing)} are missing.")
+    _check_supported(architecture, config, preprocessing)
+    mean, std = preprocessing.get("mean", OPENAI_CLIP_MEAN), preprocessing.get("std", OPENAI_CLIP_STD)
+    return Architecture(config, mean, std)
+
+
+def build_model(config: dict[str, Any]) -> open_clip.CLIP:
+    """The model with its parameters on the meta device, so that no random weights are made."""
+    with torch.device("meta"):
+        model = open_clip.CLIP(**config)
+    # The only buffer that is in no checkpoint: nothing attends to later tokens.
+    length = model.context_length
+    model.attn_mask = torch.full((length, length), -torch.inf).triu_(1)
+    return model
+
+
+def _check_supported(architecture: str, config: dict[str, Any], preprocessing: dict[str, Any]) -> None:
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    tokenizer = ("hf_tokenizer_name", "tokenizer_kwargs")
+    others = [key for key in ("custom_text", "multimodal_cfg", "init_logit_bias") if config.get(key)]
+    others += [key for key in ("timm_model_name", "output_tokens") if vision.get(key)]
+    others += [key for key in ("hf_model_name", *tokenizer, "no_causal_mask") if text.get(key)]
+    others += [
+        f"{key}: {preprocessing[key]}" for key, own in _PREPROCESSING.items() if preprocessing.get(key, own) != own
+    ]
+    if others:
+        raise ValueError(
+            f"{architecture} is more than open_clip's own towers and CLIP's preprocessing ({', '.join(others)}), which "
+            "OpenClipReward does not score; some such models come as a CLIPModel for hn.rewards.clip.ClipReward."
+        )
+    if not isinstance(vision.get("image_size", 224), int):
+        raise ValueError(f"{architecture} takes images of {vision['image_size']} pixels; only squares can be scored.")
+    if text.get("vocab_size", _VOCABULARY) != _VOCABULARY:
+        raise ValueError(f"{architecture} knows {text['vocab_size']} tokens, open_clip's tokenizer has {_VOCABULARY}.")
+
+
+def _locate_weights(architecture: str, pretrained: str, revision: str | None, names: Sequence[str]) -> Path:
+    if (file := Path(pretrained).expanduser()).is_file():
+        return file
+    if tag := open_clip.get_pretrained_cfg(architecture, pretrained):
+        repository, _, name = tag["hf_hub"].rpartition("/")  # "owner/name/" or "owner/name/file"
+        if not repository:
+            raise ValueError(f"{pretrained} is not on the Hub; download {tag['url']} and give the file's path.")
+        return locate_file(repository, [name] if name else names, revision)
+    if "/" not in pretrained and not file.exists():
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        known = f"its tags are {', '.join(tags)}" if tags else "it has no tags"
+        raise ValueError(f"{pretrained!r} is no tag of {architecture}, no file and no folder; {known}.")
+    return locate_file(pretrained, names, revision)

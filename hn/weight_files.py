@@ -1,0 +1,106 @@
+"""Reading weights into models strictly: nothing missing, nothing left over, no code run from a pickle."""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+M = TypeVar("M", bound=PreTrainedModel)
+
+
+def read_state_dict(file: str | Path) -> dict[str, Tensor]:
+    """Tensors by name, of a .safetensors file or one that `torch.save` wrote; where they lie under "state_dict" beside
+    other entries, these alone. Mapped from the file rather than read, where the format allows it.
+
+    Raises:
+        ValueError: if the file is damaged, holds other things than tensors or code, or no tensors by name.
+    """
+    file = Path(file)
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except (UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+        raise ValueError(
+            f"{file} cannot be read as tensors ({type(error).__name__}): it is damaged, or a pickle that would "
+            "run code, which hn does not load. Download it again, or save its state_dict by itself."
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{file} holds no tensors by name, neither at its top nor under 'state_dict'.")
+    return dict(content)
+
+
+def assign_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path, what: str) -> None:
+    """Make tensors the model's own parameters and buffers, whatever device and data type its own are of.
+
+    Args:
+        model: as a rule on the meta device.
+        state_dict: tensors by name, all of the model's and no other.
+        source: the file they come from, for the error.
+        what: what the model is, for the error.
+
+    Raises:
+        ValueError: if names or shapes differ; says which.
+    """
+    expected = model.state_dict()
+    problems = _list("missing", expected.keys() - state_dict.keys())
+    problems += _list("unknown", state_dict.keys() - expected.keys())
+    shapes = [
+        f"{name} {list(state_dict[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state_dict and state_dict[name].shape != tensor.shape
+    ]
+    problems += _list("of another shape", shapes)
+    if problems:
+        raise ValueError(f"{source} does not hold the weights of {what}: {'; '.join(problems)}.")
+    model.load_state_dict(state_dict, strict=True, assign=True)
+
+
+def load_transformers_model(
+    model_class: type[M],
+    pretrained: str,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    config: PretrainedConfig | None = None,
+) -> M:
+    """`model_class.from_pretrained`, but weights that are not there are an error instead of random numbers.
+
+    Args:
+        model_class: the transformers class.
+        pretrained: Hub id or folder.
+        revision: branch, tag or commit on the Hub.
+        dtype: data type of the weights.
+        config: of the model, where the repository's own is not.
+
+    Raises:
+        OSError: if files are missing (`hn.pretrained.explain_missing` explains it).
+        ValueError: if weights are missing or do not fit; says which.
+    """
+    options = {} if config is None else {"config": config}
+    model, info = model_class.from_pretrained(
+        pretrained, revision=revision, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    problems = _list("missing", info["missing_keys"])
+    problems += _list(
+        "of another shape", {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
+    )
+    if problems:
+        raise ValueError(f"{pretrained} does not hold the weights of a {model_class.__name__}: {'; '.join(problems)}.")
+    return model
+
+
+def _list(kind: str, names: Sequence[str] | set[str], most: int = 4) -> list[str]:
+    """[] or one phrase with the first few names."""
+    if not names:
+        return []
+    shown = ", ".join(sorted(names)[:most]) + (", ..." if len(names) > most else "")
+    return [f"{len(names)} {kind} ({shown})"]
