@@ -14,6 +14,18 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 M = TypeVar("M", bound=PreTrainedModel)
 
+# What torch and safetensors say of a file of another kind, or one that was cut short.
+_UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    UnpicklingError,
+    SafetensorError,
+)
+
 
 def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     """Tensors by name, of a .safetensors file or one that `torch.save` wrote; where they lie under "state_dict" beside
@@ -27,7 +39,7 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"{file} cannot be read as tensors ({type(error).__name__}): it is damaged, or a pickle that would "
             "run code, which hn does not load. Download it again, or save its state_dict by itself."

@@ -2,10 +2,12 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn import functional
 from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
+
+from hn.rewards.base import full_precision
+from hn.rewards.checkpointing import checkpoint_layers
 
 HEAD_WIDTHS = (1024, 128, 64, 16, 1)
 PROJECTION_WIDTH = 256
@@ -56,15 +58,6 @@ class BlipScorer(nn.Module):
             return features.squeeze(-1)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute the activations of each layer of both towers in the backward pass, to save memory.
-
-        Unlike transformers' own, it works in eval mode, which a frozen reward never leaves.
-        """
-        for layers in (self.visual_encoder.encoder.layers, self.text_encoder.encoder.layer):
-            for i, layer in enumerate(layers):
-                layers[i] = checkpoint_wrapper(layer, preserve_rng_state=False)  # nothing in them is random
-
-
-def full_precision(tensor: Tensor) -> Tensor:
-    """In float32 at least."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        """Recompute the activations of each layer of both towers in the backward pass, to save memory."""
+        checkpoint_layers(self.visual_encoder.encoder.layers)
+        checkpoint_layers(self.text_encoder.encoder.layer)

@@ -2,19 +2,16 @@
 
 import json
 import math
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BlipTextConfig, BlipVisionConfig
 
 from hn.rewards.blip import BlipScorer
+from hn.weight_files import read_state_dict
 
 CONFIG_FILE = "med_config.json"
 WEIGHTS_FILE = "ImageReward.pt"
@@ -45,17 +42,6 @@ _TEXT_SIZES = (
     "layer_norm_eps",
     "pad_token_id",
 )
-# What torch says of a file of another kind, or one that was cut short.
-_UNREADABLE = (
-    RuntimeError,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    UnpicklingError,
-    SafetensorError,
-)
 
 
 def load_scorer(
@@ -74,7 +60,7 @@ def load_scorer(
         ValueError: if the file cannot be read, is another model's, or does not fit the sizes; names the keys.
     """
     path = weights_file(folder)
-    state = read_weights(path)
+    state = read_state_dict(path)
     try:
         vision = vision_config(state, vision_heads)
         return build_scorer(state, vision, text_config(config, vision.hidden_size), dtype)
@@ -215,27 +201,6 @@ def weights_file(folder: Path) -> Path:
     if not found and not (folder / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(f"{folder} has {CONFIG_FILE} but no {WEIGHTS_FILE} or .safetensors file beside it.")
     return found[0] if found else folder / WEIGHTS_FILE
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by their names in the file, on the CPU, memory-mapped.
-
-    Raises:
-        ValueError: if it holds anything else, or is not whole.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # The format before torch 1.6 is no zip archive and cannot be mapped.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"{path} cannot be read as weights: it is damaged, a file of another kind, or holds objects that are no "
-            "tensors (not read, for that could run code in it)."
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError(f"{path} is no dictionary of tensors.")
-    return state
 
 
 def _shape(state: Mapping[str, Tensor], name: str, dimensions: int) -> torch.Size:

@@ -10,16 +10,16 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hn.pretrained import explain_missing, locate, locate_folder, parse_dtype
 from hn.prompt_cache import PromptCache
-from hn.rewards.base import Reward
-from hn.rewards.blip import full_precision
+from hn.rewards.base import PreprocessedReward
 from hn.rewards.blip_checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_scorer, read_config
 from hn.rewards.preprocess import ClipPreprocess
 
+BERT = "google-bert/bert-base-uncased"
 PROMPT_TOKENS = 35  # [CLS] and [SEP] included; longer prompts are cut, as published
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's output, as published
 
 
-class ImageReward(Reward):
+class ImageReward(PreprocessedReward):
     """Score of ImageReward-v1.0 (arXiv 2304.05977): unbounded, standardised with the published mean and deviation, so
     that most images lie within [-2.5, 2.5]. The published loss is `2 - score`.
 
@@ -31,8 +31,8 @@ class ImageReward(Reward):
         pretrained: Hub id, or local folder, of the published files: `med_config.json` and `ImageReward.pt` (or one
             .safetensors file of the same keys).
         revision: branch, tag or commit on the Hub.
-        tokenizer: Hub id or folder of the BERT tokenizer, which the model comes without. BLIP's tokens [DEC] and [ENC]
-            are added.
+        tokenizer: Hub id or folder of the BERT tokenizer; BLIP's tokens [DEC] and [ENC] are added. By default the
+            one beside the weights or, as the published ones come without, google-bert/bert-base-uncased.
         dtype: data type of the towers: "float32", "bfloat16", "float16" or "float64".
         prompt_cache_size: number of prompts whose tokens are kept.
         gradient_checkpointing: recompute activations of both towers in the backward pass, to save memory.
@@ -43,11 +43,13 @@ class ImageReward(Reward):
         ValueError: if an argument is unknown or out of range, or the files do not fit each other or ImageReward.
     """
 
+    published_weight = 1.0
+
     def __init__(
         self,
         pretrained: str = "zai-org/ImageReward",
         revision: str | None = None,
-        tokenizer: str = "google-bert/bert-base-uncased",
+        tokenizer: str | None = None,
         dtype: str = "float32",
         prompt_cache_size: int = 16384,
         gradient_checkpointing: bool = False,
@@ -56,9 +58,11 @@ class ImageReward(Reward):
         super().__init__()
         torch_dtype = parse_dtype(dtype)
         self._prompt_cache: PromptCache[Tensor] = PromptCache(prompt_cache_size)
-        self.tokenizer = load_tokenizer(tokenizer)
-        patterns = (CONFIG_FILE, WEIGHTS_FILE, "*.safetensors")
+        patterns = (CONFIG_FILE, WEIGHTS_FILE, "*.safetensors", "tokenizer*.json")
         folder = locate_folder(pretrained, CONFIG_FILE, revision, patterns)
+        if tokenizer is None:
+            tokenizer = str(folder) if (folder / "tokenizer_config.json").is_file() else BERT
+        self.tokenizer = load_tokenizer(tokenizer)
         config = read_config(folder / CONFIG_FILE)
         self._check_text(config["vocab_size"], config["max_position_embeddings"], tokenizer, folder)
         with explain_missing(pretrained, revision):
@@ -69,22 +73,7 @@ class ImageReward(Reward):
         self.preprocess = ClipPreprocess(size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
         self.freeze()
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.score_pixels(self.preprocess(full_precision(images)), prompts)
-
     def score_pixels(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores [B] of images [B, 3, size, size] that `preprocess` has made, for B prompts.
-
-        Raises:
-            ValueError: if the shapes do not fit.
-        """
-        size = self.preprocess.size
-        expected = [len(prompts), 3, size, size]
-        if list(pixel_values.shape) != expected:
-            raise ValueError(
-                f"ImageReward takes preprocessed images {expected} for {len(prompts)} prompts, not "
-                f"{list(pixel_values.shape)}."
-            )
         tokens = torch.stack(self._prompt_cache.get(prompts, self._tokens_of_prompts))
         input_ids, attention_mask = tokens.unbind(dim=1)
         return (self.model(pixel_values, input_ids, attention_mask) - MEAN) / STD
@@ -119,7 +108,11 @@ def load_tokenizer(pretrained: str) -> BertTokenizer:
     """
     found = locate(pretrained, "tokenizer_config.json")
     with explain_missing(pretrained):
-        tokenizer = BertTokenizer.from_pretrained(found)
+        return add_blip_tokens(BertTokenizer.from_pretrained(found))
+
+
+def add_blip_tokens(tokenizer: BertTokenizer) -> BertTokenizer:
+    """The tokenizer itself, with BLIP's two tokens at its end if it has none: [DEC], its bos token, and [ENC]."""
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
     return tokenizer

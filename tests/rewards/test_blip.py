@@ -71,7 +71,6 @@ def test_checkpointed_gradients_equal_plain_ones(model: BlipScorer, stored) -> N
         return score.detach(), gradient, len(calls), sum(kept)
 
     plain_score, plain_gradient, plain_calls, plain_kept = run()
-    names = set(model.state_dict())
     model.enable_gradient_checkpointing()
     score, gradient, calls, kept = run()
     assert not model.training
@@ -79,7 +78,6 @@ def test_checkpointed_gradients_equal_plain_ones(model: BlipScorer, stored) -> N
     assert kept < plain_kept / 3
     assert torch.equal(score, plain_score) and torch.equal(gradient, plain_gradient)
     assert gradient.abs().max() > 0
-    assert set(model.state_dict()) == names
 
 
 @pytest.mark.parametrize("autocast", [False, True])

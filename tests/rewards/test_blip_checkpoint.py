@@ -15,7 +15,7 @@ from hn.rewards.blip_checkpoint import (
     load_scorer,
     published_state_dict,
     read_config,
-    read_weights,
+    read_state_dict,
     text_config,
     vision_config,
 )
@@ -56,7 +56,7 @@ def changed(folder: Path, tmp_path: Path) -> Callable[[Change], Path]:
     """A copy of the checkpoint whose weights went through a function, that may change them or give other ones."""
 
     def change(function: Change) -> Path:
-        state = read_weights(folder / "ImageReward.pt")
+        state = read_state_dict(folder / "ImageReward.pt")
         torch.save(function(state) or state, tmp_path / "ImageReward.pt")
         (tmp_path / "med_config.json").write_text((folder / "med_config.json").read_text())
         return tmp_path
@@ -154,11 +154,8 @@ def test_position_ids_may_be_missing_but_not_others(changed: Callable[[Change], 
             lambda state: state.update({"blip.visual_encoder.pos_embed": torch.zeros(1, 48, 64)}),
             "47 patches, which make no square",
         ),
-        (lambda state: {"state_dict": state}, "ImageReward.pt is no dictionary of tensors"),
-        (
-            lambda state: {"model": Path("x")},
-            "ImageReward.pt cannot be read as weights: .* objects that are no tensors",
-        ),
+        (lambda state: {"model": 1}, "ImageReward.pt holds no tensors by name"),
+        (lambda state: {"model": Path("x")}, "ImageReward.pt cannot be read as tensors .* would run code"),
     ],
 )
 def test_another_checkpoint_is_refused_by_name(changed: Callable[[Change], Path], change: Change, message: str) -> None:
@@ -196,10 +193,10 @@ def test_files_that_are_missing_damaged_or_ambiguous(folder: Path, tmp_path: Pat
     whole = (folder / "ImageReward.pt").read_bytes()
     for damaged in (whole[: len(whole) // 2], b"<html>", b""):
         (tmp_path / "ImageReward.pt").write_bytes(damaged)
-        with pytest.raises(ValueError, match="ImageReward.pt cannot be read as weights: it is damaged"):
+        with pytest.raises(ValueError, match="ImageReward.pt cannot be read as tensors .* it is damaged"):
             load_scorer(tmp_path, config)
     (tmp_path / "a.safetensors").write_bytes(b"{}")
-    with pytest.raises(ValueError, match="a.safetensors cannot be read as weights"):
+    with pytest.raises(ValueError, match="a.safetensors cannot be read as tensors"):
         load_scorer(tmp_path, config)
     (tmp_path / "b.safetensors").write_bytes(b"{}")
     with pytest.raises(ValueError, match=r"several files of weights \(a.safetensors, b.safetensors\)"):
@@ -207,21 +204,21 @@ def test_files_that_are_missing_damaged_or_ambiguous(folder: Path, tmp_path: Pat
 
 
 def test_weights_in_the_format_before_torch_1_6_are_read(folder: Path, tmp_path: Path) -> None:
-    state = read_weights(folder / "ImageReward.pt")
+    state = read_state_dict(folder / "ImageReward.pt")
     torch.save(state, tmp_path / "ImageReward.pt", _use_new_zipfile_serialization=False)
-    old = read_weights(tmp_path / "ImageReward.pt")
+    old = read_state_dict(tmp_path / "ImageReward.pt")
     assert old.keys() == state.keys() and all(torch.equal(old[name], state[name]) for name in state)
 
 
 def test_attention_heads_of_the_image_tower(fixtures: Path, folder: Path) -> None:
-    tiny = read_weights(fixtures / "imagereward" / "tiny_model.safetensors")  # 48 wide
+    tiny = read_state_dict(fixtures / "imagereward" / "tiny_model.safetensors")  # 48 wide
     assert vision_config(tiny, 4).num_attention_heads == 4
     with pytest.raises(ValueError, match="48 wide, no multiple of 64: give .* as vision_heads"):
         vision_config(tiny)
     for heads in (0, 5, -1):
         with pytest.raises(ValueError, match=f"48 wide; vision_heads must divide that, and {heads} does not"):
             vision_config(tiny, heads)
-    config = vision_config(read_weights(folder / "ImageReward.pt"))
+    config = vision_config(read_state_dict(folder / "ImageReward.pt"))
     expected = BlipVisionConfig(
         hidden_size=64,
         intermediate_size=128,

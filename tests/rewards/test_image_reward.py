@@ -173,12 +173,6 @@ def test_it_stays_in_eval_mode(tiny: dict[str, Any]) -> None:
     assert not any(module.training for module in reward.train().modules())
 
 
-def test_pixels_of_another_shape_are_refused(reward: ImageReward) -> None:
-    for shape in ((2, 3, 192, 192), (1, 3, 224, 224), (2, 1, 224, 224), (3, 224, 224)):
-        with pytest.raises(ValueError, match=r"preprocessed images \[2, 3, 224, 224\] for 2 prompts, not \["):
-            reward.score_pixels(torch.zeros(shape), PROMPTS[:2])
-
-
 def test_missing_files_and_bad_options_are_reported(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Unknown dtype 'fp32'"):
         ImageReward(**tiny, dtype="fp32")
@@ -210,12 +204,28 @@ def test_the_published_repository_offline(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="hf download google-bert/bert-base-uncased\n"):
-        ImageReward()
     with pytest.raises(
         FileNotFoundError, match="Cannot load 'zai-org/ImageReward'.*\n.*hf download zai-org/ImageReward\n"
     ):
-        ImageReward(tokenizer=tiny["tokenizer"])
+        ImageReward()
+    without = tmp_path / "without_tokenizer"
+    without.mkdir()
+    for name in ("ImageReward.pt", "med_config.json"):
+        shutil.copy(Path(tiny["pretrained"]) / name, without)
+    with pytest.raises(FileNotFoundError, match="hf download google-bert/bert-base-uncased\n"):
+        ImageReward(str(without))
+
+
+def test_the_tokenizer_beside_the_weights_is_the_default(tiny: dict[str, Any], reward: ImageReward) -> None:
+    beside = ImageReward(tiny["pretrained"])
+    assert beside.tokenizer.get_vocab() == reward.tokenizer.get_vocab()
+
+
+def test_the_published_repository_in_the_cache(
+    tiny: dict[str, Any], reward: ImageReward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
 
     repository = tmp_path / "models--zai-org--ImageReward"
     (repository / "refs").mkdir(parents=True)
