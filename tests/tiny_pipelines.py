@@ -1,6 +1,6 @@
 """Tiny random pipelines of the real classes, one builder a family, and how a user would call each of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,21 +26,23 @@ class Case:
 
     Attributes:
         build: makes the pipeline, in float32.
-        size: height and width of the images, in pixels.
+        size: height and width of the images, in pixels; not square.
         call: what a user adds to `pipe(prompts, latents=..., num_inference_steps=..., height=..., width=...)`.
         calls_by_steps: what a user adds to that at some number of steps.
         family: the family's options, if not its own.
         difference: length of finite differences: enough that the float32 in some pipelines does not matter, little
             where everything is float64.
+        draws: whether the scheduler draws noise in the steps after the first.
         places: number of places between them where gradients are taken; more where the function has kinks.
     """
 
     build: Callable[[], DiffusionPipeline]
-    size: tuple[int, int] = (32, 32)
+    size: tuple[int, int] = (32, 48)
     call: dict[str, Any] = field(default_factory=dict)
     calls_by_steps: dict[int, dict[str, Any]] = field(default_factory=dict)
     family: Family | None = None
     difference: float = 2e-2
+    draws: bool = False
     places: int = 6
 
 
@@ -315,13 +317,13 @@ def pixart() -> DiffusionPipeline:
     )
 
 
-def qwen3() -> nn.Module:
+def qwen3(layers: int = 3) -> nn.Module:
     return transformers.Qwen3ForCausalLM(
         transformers.Qwen3Config(
             vocab_size=32,
             hidden_size=12,
             intermediate_size=16,
-            num_hidden_layers=3,
+            num_hidden_layers=layers,
             num_attention_heads=2,
             num_key_value_heads=1,
             head_dim=6,
@@ -356,7 +358,7 @@ def z_image() -> DiffusionPipeline:
     )
 
 
-def flux2_klein() -> DiffusionPipeline:
+def flux2_klein(text_layers: Sequence[int] = (1, 2)) -> DiffusionPipeline:
     autoencoder = diffusers.AutoencoderKLFlux2(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -369,7 +371,7 @@ def flux2_klein() -> DiffusionPipeline:
     return diffusers.Flux2KleinPipeline(
         scheduler=flow_scheduler(shift=3.0, use_dynamic_shifting=True),
         vae=autoencoder,
-        text_encoder=qwen3(),
+        text_encoder=qwen3(max(text_layers) + 1),
         tokenizer=word_tokenizer(),
         transformer=diffusers.Flux2Transformer2DModel(
             patch_size=1,
@@ -378,7 +380,7 @@ def flux2_klein() -> DiffusionPipeline:
             num_single_layers=1,
             attention_head_dim=16,
             num_attention_heads=2,
-            joint_attention_dim=24,
+            joint_attention_dim=12 * len(text_layers),
             timestep_guidance_channels=16,
             axes_dims_rope=(4, 4, 4, 4),
             guidance_embeds=False,
@@ -438,10 +440,10 @@ def qwen_image() -> DiffusionPipeline:
 
 CASES = {
     "stable_diffusion": Case(stable_diffusion, call={"guidance_scale": 0.0}),
-    "stable_diffusion_lcm": Case(stable_diffusion_lcm, call={"guidance_scale": 8.0}, difference=1e-4),
-    "latent_consistency": Case(latent_consistency, call={"guidance_scale": 8.0}, difference=1e-4),
-    "stable_diffusion_xl": Case(stable_diffusion_xl, size=(32, 48), call={"guidance_scale": 0.0}),
-    "stable_diffusion_xl_lcm": Case(stable_diffusion_xl_lcm, call={"guidance_scale": 8.0}, difference=1e-4),
+    "stable_diffusion_lcm": Case(stable_diffusion_lcm, call={"guidance_scale": 8.0}, difference=1e-4, draws=True),
+    "latent_consistency": Case(latent_consistency, call={"guidance_scale": 8.0}, difference=1e-4, draws=True),
+    "stable_diffusion_xl": Case(stable_diffusion_xl, call={"guidance_scale": 0.0}, draws=True),
+    "stable_diffusion_xl_lcm": Case(stable_diffusion_xl_lcm, call={"guidance_scale": 8.0}, difference=1e-4, draws=True),
     "sana": Case(
         sana,
         size=(32, 64),
@@ -449,22 +451,23 @@ CASES = {
         calls_by_steps={2: {"intermediate_timesteps": 1.3}},
         family=SanaSprint(max_sequence_length=16),
         difference=5e-2,
+        draws=True,
         places=24,
     ),
-    "flux": Case(flux, size=(32, 48), call={"max_sequence_length": 256}),
+    "flux": Case(flux, call={"max_sequence_length": 256}),
     "pixart": Case(
         pixart,
         call={"guidance_scale": 1.0, "use_resolution_binning": False},
         calls_by_steps={1: {"timesteps": [400]}},
         difference=1e-5,
+        draws=True,
     ),
-    "stable_diffusion_3": Case(stable_diffusion_3, size=(32, 48), call={"guidance_scale": 0.0}),
-    "z_image": Case(z_image, size=(32, 48), call={"guidance_scale": 0.0}),
+    "stable_diffusion_3": Case(stable_diffusion_3, call={"guidance_scale": 0.0}),
+    "z_image": Case(z_image, call={"guidance_scale": 0.0}),
     "flux2_klein": Case(
         flux2_klein,
-        size=(32, 48),
         call={"guidance_scale": 1.0, "text_encoder_out_layers": (1, 2), "max_sequence_length": 16},
         family=Flux2Klein(text_layers=(1, 2), max_sequence_length=16),
     ),
-    "qwen_image": Case(qwen_image, size=(32, 48), call={"true_cfg_scale": 1.0}),
+    "qwen_image": Case(qwen_image, call={"true_cfg_scale": 1.0}),
 }

@@ -1,5 +1,6 @@
 """Pipelines put together from several places: another UNet, another autoencoder, LoRAs to fuse, another scheduler."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 
 from hn.class_path import import_class
 from hn.pretrained import explain_missing, locate
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,13 +120,20 @@ def find_scheduler(path: str) -> type[SchedulerMixin]:
 
 def replace_scheduler(pipe: DiffusionPipeline, scheduler: str | None, options: Mapping[str, Any] | None) -> None:
     """A new scheduler in `pipe`: of the class path `scheduler`, else of the old one's class; with the old one's
-    configuration and `options` changed in it.
+    configuration and `options` changed in it. The log says so if the new class clips latents.
 
     Raises:
         ValueError: if there is no such scheduler.
     """
     scheduler_class = type(pipe.scheduler) if scheduler is None else find_scheduler(scheduler)
+    stated = {**pipe.scheduler.config, **(options or {})}
     pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **(options or {}))
+    if pipe.scheduler.config.get("clip_sample") and "clip_sample" not in stated:
+        log.warning(
+            "%s clips to -1 and 1 by default, which is for pixels, and latents go beyond; set scheduler_options "
+            '{"clip_sample": false} unless the generator was distilled like that.',
+            scheduler_class.__name__,
+        )
 
 
 def _from_file(model: ModelMixin, component: Component, found: str) -> ModelMixin:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hn.generators.assemble import Component, FusedLora, find_scheduler, fuse, load_components, replace_scheduler
 from hn.generators.base import Conditioning, Generator
 from hn.generators.families import Family, resolve_family
-from hn.generators.families.base import FirstStep
+from hn.generators.families.base import FirstStep, describe_untrained_size
 from hn.generators.vocabulary import require_known_words
 from hn.pretrained import explain_missing, locate, parse_dtype
 from hn.prompt_cache import PromptCache
@@ -93,6 +93,7 @@ class DiffusersGenerator(Generator):
             PromptCache(prompt_cache_size), encode_batch_size,
         )  # fmt: skip
         self.freeze()
+        self._warn_of_untrained_size()
         if gradient_checkpointing:
             self.enable_gradient_checkpointing()
 
@@ -124,6 +125,7 @@ class DiffusersGenerator(Generator):
             PromptCache(prompt_cache_size), encode_batch_size,
         )  # fmt: skip
         self.freeze()
+        self._warn_of_untrained_size()
         if gradient_checkpointing:
             self.enable_gradient_checkpointing()
         return self
@@ -223,16 +225,18 @@ class DiffusersGenerator(Generator):
                     require_known_words(tokenizer, prompt)
 
     def check_steps(self, steps: int | None) -> None:
-        """Refuse more sampling steps than the scheduler has timesteps.
+        """Refuse numbers of sampling steps that the scheduler cannot do.
 
         Raises:
-            ValueError: names the limit.
+            ValueError: says what it can do.
         """
         super().check_steps(steps)
-        limit = self.pipe.scheduler.config.get("num_train_timesteps")
-        if steps is not None and limit is not None and steps > limit:
-            scheduler = type(self.pipe.scheduler).__name__
-            raise ValueError(f"steps must be at most {limit}, the timesteps of {scheduler}, not {steps}.")
+        self.family.check_steps(self.pipe, self.steps if steps is None else steps)
+
+    def _warn_of_untrained_size(self) -> None:
+        warning = describe_untrained_size(self.height, self.width, self.family.trained_sizes(self.pipe))
+        if warning is not None:
+            log.warning(warning)
 
     def _encode_new(self, prompts: list[str]) -> list[Conditioning]:
         self.check_prompts(prompts)

@@ -1,16 +1,24 @@
 """Pipelines put together from other networks, LoRAs and schedulers, as a configuration asks for."""
 
+import logging
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from huggingface_hub import constants
 from jsonargparse import ArgumentParser
 from safetensors.torch import save_file
 
 from hn.generators import DiffusersGenerator
 from hn.generators.assemble import Component, FusedLora
+from tests.tiny_pipelines import pixart
 
 
 @pytest.fixture
@@ -40,6 +48,16 @@ def test_another_scheduler_keeps_the_configuration(make_generator, generator) ->
     assert isinstance(other.pipe.scheduler, LCMScheduler)
     assert other.pipe.scheduler.config.beta_end == generator.pipe.scheduler.config.beta_end
     assert other.pipe.scheduler.config.original_inference_steps == 20
+
+
+@pytest.mark.parametrize(("options", "warnings"), [({}, 1), ({"clip_sample": True}, 0), ({"clip_sample": False}, 0)])
+def test_a_scheduler_that_clips_by_default_is_warned_about(caplog: pytest.LogCaptureFixture, options, warnings) -> None:
+    pipe = pixart()
+    pipe.scheduler = DPMSolverMultistepScheduler()  # says nothing of clipping, as in PixArt's repositories
+    with caplog.at_level(logging.WARNING, logger="hn"):
+        DiffusersGenerator.from_pipeline(pipe, scheduler="diffusers.DDPMScheduler", scheduler_options=options)
+    messages = [record.getMessage() for record in caplog.records if record.name == "hn.generators.assemble"]
+    assert len(messages) == warnings and all("DDPMScheduler clips to -1 and 1" in message for message in messages)
 
 
 def test_a_scheduler_for_a_pipeline_in_memory(stock_pipeline: StableDiffusionPipeline) -> None:

@@ -1,6 +1,8 @@
 """A family: the few facts that a pipeline class does not tell by itself."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +20,21 @@ def require_multiples(height: int, width: int, multiple: int) -> None:
     """
     if height % multiple or width % multiple or height <= 0 or width <= 0:
         raise ValueError(f"Height and width must be positive multiples of {multiple}, not {height} x {width}.")
+
+
+def describe_untrained_size(height: int, width: int, trained: Sequence[tuple[int, int]]) -> str | None:
+    """What to say of images that have less than half or more than twice the pixels that a generator was trained for.
+
+    Names the trained size of the nearest aspect ratio; None if there is nothing to say.
+    """
+    pixels = [trained_height * trained_width for trained_height, trained_width in trained]
+    if min(pixels) / 2 <= height * width <= 2 * max(pixels):
+        return None
+    nearest = min(trained, key=lambda size: abs(math.log(size[0] / size[1]) - math.log(height / width)))
+    return (
+        f"Images of {height} x {width} pixels are far from the sizes that these weights were trained for; expect poor "
+        f"ones. The trained size of the nearest aspect ratio is {nearest[0]} x {nearest[1]}."
+    )
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,10 @@ class Family(ABC):
     def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
         """Default height and width in pixels."""
 
+    def trained_sizes(self, pipe: DiffusionPipeline) -> list[tuple[int, int]]:
+        """Heights and widths in pixels that the weights were trained for, where they are known; else the default."""
+        return [self.image_size(pipe)]
+
     @abstractmethod
     def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
         """Shape of one sample's noise, as the pipeline takes it in `latents`.
@@ -82,6 +103,15 @@ class Family(ABC):
         Raises:
             ValueError: if images of this height and width cannot be generated.
         """
+
+    def check_steps(self, pipe: DiffusionPipeline, steps: int) -> None:
+        """Raises:
+        ValueError: if the pipeline's scheduler has no schedule of that many steps.
+        """
+        limit = pipe.scheduler.config.get("num_train_timesteps")
+        if limit is not None and steps > limit:
+            scheduler = type(pipe.scheduler).__name__
+            raise ValueError(f"steps must be at most {limit}, the timesteps of {scheduler}, not {steps}.")
 
     def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
         """The tokenizers whose vocabulary and length limit the prompts."""

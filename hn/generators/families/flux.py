@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
-from hn.generators.families.base import require_multiples
-from hn.generators.families.flow import FlowMatching
+from hn.generators.families.flow import PackedFlowMatching
 
 
-class Flux(FlowMatching):
-    """Transformer over packed latents: one token [C] for each 2 x 2 patch, that is for 16 x 16 pixels.
+class Flux(PackedFlowMatching):
+    """Multimodal and single-stream transformer over packed latents, conditioned by T5 and a summary from CLIP.
 
     Args:
         guidance_scale: for transformers that take it as an embedding (FLUX.1-dev); schnell does not.
@@ -29,14 +28,9 @@ class Flux(FlowMatching):
         self.guidance_scale = guidance_scale
         self.max_sequence_length = max_sequence_length
 
-    def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
-        size = pipe.default_sample_size * pipe.vae_scale_factor
-        return size, size
-
-    def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
-        patch = 2 * pipe.vae_scale_factor
-        require_multiples(height, width, patch)
-        return (height // patch) * (width // patch), pipe.transformer.config.in_channels
+    def trained_sizes(self, pipe: DiffusionPipeline) -> list[tuple[int, int]]:
+        """Any aspect ratio of 0.1 to 2.0 megapixels, its authors say; these are the squares of that range."""
+        return [(320, 320), (512, 512), (1024, 1024), (1408, 1408)]
 
     def tokenizers(self, pipe: DiffusionPipeline) -> list[PreTrainedTokenizerBase]:
         return [pipe.tokenizer_2]

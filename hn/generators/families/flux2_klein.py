@@ -31,10 +31,6 @@ class Flux2Klein(FlowMatching):
         self.text_layers = tuple(text_layers)
         self.max_sequence_length = max_sequence_length
 
-    def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
-        size = pipe.default_sample_size * pipe.vae_scale_factor
-        return size, size
-
     def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
         patch = 2 * pipe.vae_scale_factor
         require_multiples(height, width, patch)

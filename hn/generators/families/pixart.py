@@ -4,19 +4,27 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, PixArtAlphaPipeline
+from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import (
+    ASPECT_RATIO_256_BIN,
+    ASPECT_RATIO_512_BIN,
+    ASPECT_RATIO_1024_BIN,
+)
 from torch import Tensor, nn
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import Family, FirstStep, first_step_of, require_multiples
+
+_BINS = {(256, 256): ASPECT_RATIO_256_BIN, (512, 512): ASPECT_RATIO_512_BIN, (1024, 1024): ASPECT_RATIO_1024_BIN}
 
 
 class PixArtAlpha(Family):
     """Diffusion transformer conditioned by T5. Images have the size asked for: the pipeline's binning is off.
 
     The DMD checkpoint was distilled to take pure noise, N(0, I), for a sample of training timestep 400, and to answer
-    with the image in one step (`timesteps=[400]`, guidance 1, a DDPM scheduler in the authors' demo). f is evaluated at
-    that timestep too, for there the transformer sees pure noise. The transformer predicts a variance beside the noise,
-    in the second half of its channels, which f leaves out.
+    with the image in one step (`timesteps=[400]`, guidance 1, a DDPM scheduler in the authors' demo; their training
+    code does not clip the latents, so `clip_sample` has to be off). f is evaluated at that timestep too, for there the
+    transformer sees pure noise. The transformer predicts a variance beside the noise, in the second half of its
+    channels, which f leaves out.
 
     Args:
         one_step_timestep: training timestep at which one-step generation starts; None for the scheduler's own, which
@@ -35,6 +43,11 @@ class PixArtAlpha(Family):
     def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
         size = pipe.transformer.config.sample_size * pipe.vae_scale_factor
         return size, size
+
+    def trained_sizes(self, pipe: DiffusionPipeline) -> list[tuple[int, int]]:
+        """The bins to which the pipeline would bring other sizes, by the model's default size."""
+        default = self.image_size(pipe)
+        return [(int(height), int(width)) for height, width in _BINS.get(default, {"1.0": default}).values()]
 
     def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
         factor = pipe.vae_scale_factor

@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from hn.generators.base import Conditioning
-from hn.generators.families.base import require_multiples
-from hn.generators.families.flow import FlowMatching
+from hn.generators.families.flow import PackedFlowMatching
 
 
-class QwenImage(FlowMatching):
-    """Transformer over packed latents, one token [C] for each 2 x 2 patch, conditioned by Qwen2.5-VL.
+class QwenImage(PackedFlowMatching):
+    """Transformer over packed latents, conditioned by Qwen2.5-VL.
 
     The pipeline pads prompts to the longest of a batch; the conditioning holds them padded to `max_sequence_length`,
     and they are cut back to the longest before they are used.
@@ -37,14 +36,10 @@ class QwenImage(FlowMatching):
         if pipe.transformer.config.guidance_embeds:
             raise ValueError("This transformer takes its guidance as an embedding; the family does not provide it.")
 
-    def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
-        size = pipe.default_sample_size * pipe.vae_scale_factor
-        return size, size
-
-    def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
-        patch = 2 * pipe.vae_scale_factor
-        require_multiples(height, width, patch)
-        return (height // patch) * (width // patch), pipe.transformer.config.in_channels
+    def trained_sizes(self, pipe: DiffusionPipeline) -> list[tuple[int, int]]:
+        """The sizes that the authors of model and LoRA sample: 1:1, 16:9, 4:3 and 3:2, both ways round."""
+        wide = [(928, 1664), (1104, 1472), (1056, 1584)]
+        return [(1328, 1328), *wide, *((width, height) for height, width in wide)]
 
     def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
         embeds, mask = pipe.encode_prompt(prompts, device=device, max_sequence_length=self.max_sequence_length)

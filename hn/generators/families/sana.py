@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline, SanaSprintPipeline
+from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import ASPECT_RATIO_1024_BIN
 from torch import Tensor, nn
 
 from hn.generators.base import Conditioning
@@ -49,6 +50,12 @@ class SanaSprint(Family):
     def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
         size = pipe.transformer.config.sample_size * pipe.vae_scale_factor
         return size, size
+
+    def trained_sizes(self, pipe: DiffusionPipeline) -> list[tuple[int, int]]:
+        """The bins to which the pipeline would bring other sizes; the default for other models than that of 1024."""
+        if self.image_size(pipe) != (1024, 1024):
+            return super().trained_sizes(pipe)
+        return [(int(height), int(width)) for height, width in ASPECT_RATIO_1024_BIN.values()]
 
     def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
         # The pipeline itself asks for multiples of 32, whatever the autoencoder's factor.

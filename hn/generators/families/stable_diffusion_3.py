@@ -27,10 +27,6 @@ class StableDiffusion3(FlowMatching):
     def __init__(self, max_sequence_length: int = 256):
         self.max_sequence_length = max_sequence_length
 
-    def image_size(self, pipe: DiffusionPipeline) -> tuple[int, int]:
-        size = pipe.default_sample_size * pipe.vae_scale_factor
-        return size, size
-
     def noise_shape(self, pipe: DiffusionPipeline, height: int, width: int) -> tuple[int, ...]:
         factor = pipe.vae_scale_factor
         require_multiples(height, width, pipe.patch_size * factor)

@@ -1,6 +1,7 @@
 """What every family promises, on tiny random components of the real classes."""
 
 import copy
+import inspect
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hn.hypernets import LoraHypernet
 from tests.tiny_pipelines import CASES, Case
 
 PROMPTS = ["a red cube", "two blue ball left of the green cube"]
-STEPS = pytest.mark.parametrize("steps", [1, 2, 4])
+STEPS = pytest.mark.parametrize("steps", [1, 2, 4, 8])
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -41,9 +42,20 @@ def generator(case: Case, pipe: DiffusionPipeline) -> DiffusersGenerator:
     return wrap(pipe, case)
 
 
-def wrap(pipe: DiffusionPipeline, case: Case, **options: Any) -> DiffusersGenerator:
-    height, width = case.size
+def wrap(
+    pipe: DiffusionPipeline, case: Case, size: tuple[int, int] | None = None, **options: Any
+) -> DiffusersGenerator:
+    height, width = size or case.size
     return DiffusersGenerator.from_pipeline(pipe, height=height, width=width, family=case.family, **options)
+
+
+def stock_images(pipe: DiffusionPipeline, case: Case, noise: Tensor, steps: int, **options: Any) -> Tensor:
+    """What a user of the pipeline gets for PROMPTS, without `hn`."""
+    height, width = case.size
+    options = {"height": height, "width": width, **case.call, **case.calls_by_steps.get(steps, {}), **options}
+    return pipe(
+        prompt=list(PROMPTS), latents=noise, num_inference_steps=steps, generator=seed(7), output_type="pt", **options
+    ).images
 
 
 def seed(value: int) -> torch.Generator:
@@ -63,21 +75,62 @@ def test_every_default_family_is_tested() -> None:
 def test_images_equal_the_stock_pipelines_exactly(
     case: Case, pipe: DiffusionPipeline, generator: DiffusersGenerator, steps: int
 ) -> None:
-    noise, (height, width) = generator.sample_noise(2), case.size
+    noise = generator.sample_noise(2)
     images = generator.generate(noise, generator.encode(PROMPTS), steps, seed(7))
-    stock = pipe(
-        prompt=list(PROMPTS),
-        latents=noise,
-        num_inference_steps=steps,
-        height=height,
-        width=width,
-        generator=seed(7),
-        output_type="pt",
-        **{**case.call, **case.calls_by_steps.get(steps, {})},
-    ).images
-    assert images.shape == (2, 3, height, width)
+    assert images.shape == (2, 3, *case.size) and case.size[0] != case.size[1]
     assert images.std() > 0.02 and (images[0] - images[1]).abs().max() > 0.01  # not one grey for all
-    assert (images - stock).abs().max() == 0
+    assert (images - stock_images(pipe, case, noise, steps)).abs().max() == 0
+
+
+def test_tall_images_equal_the_stock_pipelines_exactly(case: Case, pipe: DiffusionPipeline) -> None:
+    width, height = case.size
+    generator = wrap(pipe, case, size=(height, width))
+    noise = generator.sample_noise(2)
+    images = generator.generate(noise, generator.encode(PROMPTS), 2, seed(7))
+    assert images.shape == (2, 3, height, width)
+    assert (images - stock_images(pipe, case, noise, 2, height=height, width=width)).abs().max() == 0
+
+
+def test_the_default_size_is_the_pipelines_own(case: Case, pipe: DiffusionPipeline) -> None:
+    """Seen where the pipeline prepares its latents; it goes no further."""
+    if type(pipe).__name__ == "SanaSprintPipeline":
+        pytest.skip("1024 x 1024 whatever the transformer; see test_sizes.py")
+    sizes = []
+
+    class Stop(Exception):
+        pass
+
+    def prepare_latents(self, *args: Any, **kwargs: Any) -> None:
+        named = inspect.signature(type(pipe).prepare_latents).bind(self, *args, **kwargs).arguments
+        sizes.append((named["height"], named["width"]))
+        raise Stop
+
+    other = copy.copy(pipe)
+    other.__class__ = type(type(pipe).__name__, (type(pipe),), {"prepare_latents": prepare_latents})
+    with pytest.raises(Stop):
+        other(prompt=PROMPTS[:1], num_inference_steps=2, **case.call)
+    generator = DiffusersGenerator.from_pipeline(pipe, family=case.family)
+    assert sizes == [(generator.height, generator.width)]
+
+
+def test_later_steps_draw_from_the_generator_they_are_given(case: Case, generator: DiffusersGenerator) -> None:
+    """The same seed gives the same images, whatever else was drawn; another seed others, if noise is drawn at all."""
+    noise, conditioning = generator.sample_noise(2), generator.encode(PROMPTS)
+    with torch.no_grad():
+        images = generator.generate(noise, conditioning, 4, seed(7))
+        torch.randn(3)
+        assert torch.equal(generator.generate(noise, conditioning, 4, seed(7)), images)
+        other = generator.generate(noise, conditioning, 4, seed(8))
+    assert (images - other).abs().max() > 0 if case.draws else torch.equal(images, other)
+
+
+def test_a_batch_with_a_generator_for_each_sample_equals_single_runs(generator: DiffusersGenerator) -> None:
+    noise, conditioning = generator.sample_noise(2), generator.encode(PROMPTS)
+    with torch.no_grad():
+        images = generator.generate(noise, conditioning, 4, [seed(1), seed(2)])
+        for i, rng in enumerate((seed(1), seed(2))):
+            alone = {name: tensor[i : i + 1] for name, tensor in conditioning.items()}
+            torch.testing.assert_close(generator.generate(noise[i : i + 1], alone, 4, rng)[0], images[i])
 
 
 def test_the_first_step_is_what_the_pipeline_computes_first(generator: DiffusersGenerator) -> None:
@@ -101,7 +154,7 @@ def test_the_first_step_is_what_the_pipeline_computes_first(generator: Diffusers
     torch.testing.assert_close(own_output, pipeline_output, atol=1e-4, rtol=1e-4)
 
 
-@STEPS
+@pytest.mark.parametrize("steps", [1, 4])
 def test_an_untrained_hypernetwork_changes_nothing(case: Case, generator: DiffusersGenerator, steps: int) -> None:
     hypernet = LoraHypernet(rank=2).build(generator)
     noise, conditioning = generator.sample_noise(2), generator.encode(PROMPTS)
@@ -111,7 +164,7 @@ def test_an_untrained_hypernetwork_changes_nothing(case: Case, generator: Diffus
     assert (images - modulated).abs().max() == 0
 
 
-@STEPS
+@pytest.mark.parametrize("steps", [1, 2, 4])
 def test_reward_gradient_equals_finite_differences(case: Case, pipe: DiffusionPipeline, steps: int) -> None:
     """In float64, gradients along a segment integrate (Gauss-Legendre) to the difference of the reward at its ends.
 
@@ -177,21 +230,19 @@ def test_frozen_weights_get_no_gradients_and_stay(case: Case, pipe: DiffusionPip
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
 
 
+@STEPS
 def test_the_stock_pipeline_takes_modulated_noise(
-    case: Case, pipe: DiffusionPipeline, generator: DiffusersGenerator
+    case: Case, pipe: DiffusionPipeline, generator: DiffusersGenerator, steps: int
 ) -> None:
     hypernet = LoraHypernet(rank=2).build(generator)
     perturb(hypernet)
-    noise, conditioning, (height, width) = generator.sample_noise(2), generator.encode(PROMPTS), case.size
+    noise, conditioning = generator.sample_noise(2), generator.encode(PROMPTS)
     with torch.no_grad():
         latents = hypernet.modulate(noise, conditioning)
-    stock = pipe(
-        prompt=list(PROMPTS), latents=latents, num_inference_steps=1, height=height, width=width, generator=seed(7),
-        output_type="pt", **{**case.call, **case.calls_by_steps.get(1, {})},
-    ).images  # fmt: skip
-    images = generator.generate(latents, conditioning, 1, seed(7))
-    assert (images - stock).abs().max() == 0
-    assert (images - generator.generate(noise, conditioning, 1, seed(7))).abs().max() > 0
+        images = generator.generate(latents, conditioning, steps, seed(7))
+        base = generator.generate(noise, conditioning, steps, seed(7))
+    assert (images - stock_images(pipe, case, latents, steps)).abs().max() == 0
+    assert (images - base).abs().max() > 0
 
 
 def test_half_precision_runs_in_half_precision(case: Case, pipe: DiffusionPipeline) -> None:
