@@ -15,6 +15,7 @@ from hn.generators.assemble import Component, FusedLora, find_scheduler, fuse, l
 from hn.generators.base import Conditioning, Generator
 from hn.generators.families import Family, resolve_family
 from hn.generators.families.base import FirstStep
+from hn.generators.frozen import frozen_view
 from hn.generators.vocabulary import require_known_words
 from hn.pretrained import explain_missing, locate, parse_dtype
 from hn.prompt_cache import PromptCache
@@ -111,12 +112,18 @@ class DiffusersGenerator(Generator):
         prompt_cache_size: int = 1024,
         encode_batch_size: int = 64,
     ) -> Self:
-        """A generator around a pipeline in memory; arguments as for the class.
+        """A generator around a pipeline in memory, which stays as it is; arguments as for the class.
 
-        The pipeline's networks are used, not copied: they are frozen and put in eval mode. The scheduler is a copy.
+        The values of its weights are shared, so that they are in memory once; all else is a copy: networks (frozen and
+        in eval mode), scheduler and settings. Moving the generator does not move the pipeline, nor the other way round:
+        move the pipeline first.
         """
         self = cls.__new__(cls)
         Generator.__init__(self)
+        given, pipe = pipe, copy.copy(pipe)
+        for component, network in given.components.items():
+            if isinstance(network, nn.Module):
+                setattr(pipe, component, frozen_view(network))
         family = resolve_family(family, type(pipe).__name__)
         name = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
         self._set_up(
@@ -187,6 +194,11 @@ class DiffusersGenerator(Generator):
     @property
     def backbone(self) -> nn.Module:
         return self.components[self.family.backbone_name]
+
+    @property
+    def latents_dtype(self) -> torch.dtype:
+        """The data type in which the pipeline takes its latents."""
+        return self.family.latents_dtype or self.dtype
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations of backbone and decoder in the backward pass.
@@ -297,7 +309,7 @@ class DiffusersGenerator(Generator):
         self.check_steps(steps)
         return self._sampler(
             self.pipe,
-            latents=noise.to(self.device, self.family.latents_dtype or self.dtype),
+            latents=noise.to(self.device, self.latents_dtype),
             num_inference_steps=steps,
             height=self.height,
             width=self.width,
