@@ -11,13 +11,14 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from hn.generators.assemble import Component, FusedLora, find_scheduler, fuse, load_components, replace_scheduler
+from hn.generators.assemble import Component, FusedLora, replace_scheduler
 from hn.generators.base import Conditioning, Generator
 from hn.generators.families import Family, resolve_family
 from hn.generators.families.base import FirstStep
 from hn.generators.frozen import frozen_view
+from hn.generators.pipeline_files import PipelineFiles
 from hn.generators.vocabulary import require_known_words
-from hn.pretrained import explain_missing, locate, parse_dtype
+from hn.pretrained import parse_dtype
 from hn.prompt_cache import PromptCache
 
 log = logging.getLogger(__name__)
@@ -74,21 +75,16 @@ class DiffusersGenerator(Generator):
         encode_batch_size: int = 64,
     ):
         super().__init__()
-        torch_dtype = parse_dtype(dtype)
-        found = locate(pretrained, DiffusionPipeline.config_name, revision, variant)
-        # Looked for before anything heavy starts.
-        if scheduler is not None:
-            find_scheduler(scheduler)
-        for lora in fuse_loras or ():
-            lora.locate()
-        with explain_missing(pretrained, revision, variant):
-            index = DiffusionPipeline.load_config(found, revision=revision)
-            family = resolve_family(family, index["_class_name"])
-            networks = load_components(components or {}, found, index, torch_dtype, revision=revision)
-            pipe = DiffusionPipeline.from_pretrained(
-                found, revision=revision, variant=variant, dtype=torch_dtype, **family.load_options, **networks
-            )
-        fuse(pipe, fuse_loras or ())
+        files = PipelineFiles.find(
+            pretrained, revision, variant, parse_dtype(dtype), components or {}, fuse_loras or ()
+        )
+        family = resolve_family(family, files.index["_class_name"])
+        # A dry run of everything but the weights, which may be many gigabytes.
+        self.from_pipeline(
+            files.outline(family), steps, height, width, family, scheduler, scheduler_options,
+            prompt_cache_size=prompt_cache_size, encode_batch_size=encode_batch_size,
+        )  # fmt: skip
+        pipe = files.load(family)
         self._set_up(
             pipe, pretrained, revision, family, steps, height, width, scheduler, scheduler_options, strict_vocabulary,
             PromptCache(prompt_cache_size), encode_batch_size,
@@ -96,6 +92,30 @@ class DiffusersGenerator(Generator):
         self.freeze()
         if gradient_checkpointing:
             self.enable_gradient_checkpointing()
+
+    @classmethod
+    def outline(
+        cls,
+        pretrained: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        dtype: str = "float32",
+        family: Family | str | None = None,
+        components: dict[str, Component] | None = None,
+        fuse_loras: list[FusedLora] | None = None,
+        **options: Any,
+    ) -> Self:
+        """The generator without weights and text encoders, on the meta device: for checks before weights are loaded.
+
+        Takes the arguments of the class, and raises what it raises, apart from what shows in the weights alone.
+        """
+        files = PipelineFiles.find(
+            pretrained, revision, variant, parse_dtype(dtype), components or {}, fuse_loras or ()
+        )
+        family = resolve_family(family, files.index["_class_name"])
+        outline = cls.from_pipeline(files.outline(family), family=family, **options)
+        outline.name, outline.revision = pretrained, revision
+        return outline
 
     @classmethod
     def from_pipeline(
