@@ -91,6 +91,11 @@ class Generator(nn.Module, ABC):
         return next(self.backbone.parameters()).dtype
 
     @property
+    def is_outline(self) -> bool:
+        """Whether this is a generator without weights, on the meta device, for checks alone."""
+        return self.device.type == "meta"
+
+    @property
     def latents_dtype(self) -> torch.dtype:
         """The data type in which a stock pipeline of this generator takes its `latents`; the backbone's by default."""
         return self.dtype

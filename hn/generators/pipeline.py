@@ -104,7 +104,7 @@ class DiffusersGenerator(Generator):
         components: dict[str, Component] | None = None,
         fuse_loras: list[FusedLora] | None = None,
         **options: Any,
-    ) -> Self:
+    ) -> "DiffusersGenerator":
         """The generator without weights and text encoders, on the meta device: for checks before weights are loaded.
 
         Takes the arguments of the class, and raises what it raises, apart from what shows in the weights alone.
@@ -113,7 +113,8 @@ class DiffusersGenerator(Generator):
             pretrained, revision, variant, parse_dtype(dtype), components or {}, fuse_loras or ()
         )
         family = resolve_family(family, files.index["_class_name"])
-        outline = cls.from_pipeline(files.outline(family), family=family, **options)
+        # Without tokenizers there is no vocabulary to be strict about.
+        outline = cls.from_pipeline(files.outline(family), family=family, **{**options, "strict_vocabulary": False})
         outline.name, outline.revision = pretrained, revision
         return outline
 

@@ -1,4 +1,4 @@
-"""The files of a pipeline, which may be put together from several places: found first, loaded when all else is right."""
+"""The files of a pipeline, perhaps put together from several places: found first, loaded when all else is right."""
 
 import json
 from collections.abc import Mapping, Sequence

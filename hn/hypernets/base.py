@@ -21,7 +21,7 @@ from hn.hypernets.base_weights import check_base_weights, describe_base
 from hn.hypernets.model_card import model_card
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.noise import prompt_noise
-from hn.pretrained import locate_folder
+from hn.pretrained import explain_missing, locate_folder
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +198,8 @@ class Hypernet(nn.Module, ABC):
         hypernet._check_config(config, generator)
         check_base_weights(config["generator"], generator, folder / CONFIG_FILE)
         hypernet.build(generator)
-        hypernet._load_weights(folder)
+        with explain_missing(str(pretrained), revision):
+            hypernet._load_weights(folder)
         return hypernet
 
     def _config(self) -> dict[str, Any]:
@@ -217,7 +218,7 @@ class Hypernet(nn.Module, ABC):
         if saved["backbone"] != backbone:
             raise ValueError(f"This hypernetwork is for a {saved['backbone']}, but the generator has a {backbone}.")
         # The same weights can lie in another folder or under another id, so this is for the reader to judge.
-        if saved["name"] != generator.name:
+        if saved["name"] != generator.name and not generator.is_outline:
             log.warning("The hypernetwork was trained for %s and is now used with %s.", saved["name"], generator.name)
 
     def _save_weights(self, folder: Path) -> None:
