@@ -100,10 +100,18 @@ class DiffusersGenerator(Generator):
         revision: str | None = None,
         variant: str | None = None,
         dtype: str = "float32",
+        steps: int = 1,
+        height: int | None = None,
+        width: int | None = None,
         family: Family | str | None = None,
+        scheduler: str | None = None,
+        scheduler_options: dict[str, Any] | None = None,
         components: dict[str, Component] | None = None,
         fuse_loras: list[FusedLora] | None = None,
-        **options: Any,
+        gradient_checkpointing: bool = False,
+        strict_vocabulary: bool = False,
+        prompt_cache_size: int = 1024,
+        encode_batch_size: int = 64,
     ) -> "DiffusersGenerator":
         """The generator without weights and text encoders, on the meta device: for checks before weights are loaded.
 
@@ -113,8 +121,10 @@ class DiffusersGenerator(Generator):
             pretrained, revision, variant, parse_dtype(dtype), components or {}, fuse_loras or ()
         )
         family = resolve_family(family, files.index["_class_name"])
-        # Without tokenizers there is no vocabulary to be strict about.
-        outline = cls.from_pipeline(files.outline(family), family=family, **{**options, "strict_vocabulary": False})
+        outline = cls.from_pipeline(
+            files.outline(family), steps, height, width, family, scheduler, scheduler_options, gradient_checkpointing,
+            strict_vocabulary, prompt_cache_size, encode_batch_size,
+        )  # fmt: skip
         outline.name, outline.revision = pretrained, revision
         return outline
 
@@ -245,12 +255,12 @@ class DiffusersGenerator(Generator):
         return {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`.
+        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`; an outline has no vocabulary.
 
         Raises:
             ValueError: names the words, and the nearest ones that are known.
         """
-        if self.strict_vocabulary:
+        if self.strict_vocabulary and not self.is_outline:
             for tokenizer in self.family.tokenizers(self.pipe):
                 for prompt in prompts:
                     require_known_words(tokenizer, prompt)
