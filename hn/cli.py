@@ -40,7 +40,7 @@ from hn.generate import ImageRequest, Trained, generate_images
 from hn.generators.base import Generator
 from hn.generators.pipeline import DiffusersGenerator
 from hn.module import NoiseHypernetModule
-from hn.pretrained import locate
+from hn.pretrained import locate, repositories_in, require_repositories
 from hn.report.images import require_unused
 from hn.run_directory import CHECKPOINTS, WEIGHTS, RunDirectory, find_checkpoint, timestamp
 from hn.trainer import ExperimentTrainer
@@ -164,6 +164,8 @@ class HnCLI(LightningCLI):
             config.run.experiment = Path(self.experiment_file).stem if self.experiment_file else "unnamed"
         self.weights = self.checkpoint = None
         with user_errors():
+            parts = config.clone().as_dict()
+            require_repositories(repositories_in([parts[section] for section in ("model", "data", "callbacks")]))
             run = RunDirectory(**vars(config.run))
             if config.get("ckpt_path") is not None:
                 # Not kept in the saved configuration: a run that was continued is still the run of that configuration.

@@ -1,10 +1,11 @@
 """Finding pretrained weights, and saying what to do when they are not there."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -164,13 +165,49 @@ def explain_missing(
         raise FileNotFoundError(missing_message([repository], error)) from error
 
 
+def repositories_in(content: Any) -> Iterator[Repository]:
+    """The Hub repositories that a configuration names: under "pretrained", with "revision", "variant", "subfolder" and
+    "file" beside it, and under "tokenizer". Folders that are there are none.
+
+    Args:
+        content: mappings, lists and plain values, as YAML has them.
+    """
+    if isinstance(content, Mapping):
+        name, file, subfolder = (content.get(key) for key in ("pretrained", "file", "subfolder"))
+        if _is_repository(name):
+            files = f"{subfolder}/{file or '*'}" if subfolder else file
+            yield Repository(name, content.get("revision"), content.get("variant"), files)
+        if _is_repository(content.get("tokenizer")):
+            yield Repository(content["tokenizer"])
+    if isinstance(content, Mapping | list | tuple):
+        for part in content.values() if isinstance(content, Mapping) else content:
+            yield from repositories_in(part)
+
+
+def require_repositories(repositories: Iterable[Repository]) -> None:
+    """Without network, refuse all at once what is not in the local cache; with it, everything may still be downloaded.
+
+    Raises:
+        FileNotFoundError: names every missing repository with the command that gets it.
+    """
+    missing = [wanted for wanted in dict.fromkeys(repositories) if not is_cached(wanted)]
+    if missing and not _hub_is_reachable():
+        raise FileNotFoundError(missing_message(missing))
+
+
 def is_cached(repository: Repository) -> bool:
-    """Whether the local cache has anything of the repository's revision."""
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.name.replace('/', '--')}"
-    revision = repository.revision or constants.DEFAULT_REVISION
-    reference = folder / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
+    """Whether the local cache has the file that is wanted of the repository's revision, or anything of it."""
+    name, revision, files = repository.name, repository.revision, repository.files
+    if files is not None and "*" not in files:
+        return isinstance(try_to_load_from_cache(name, files, revision=revision), str)
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    reference = folder / "refs" / (revision or constants.DEFAULT_REVISION)
+    commit = reference.read_text().strip() if reference.is_file() else (revision or constants.DEFAULT_REVISION)
     return (folder / "snapshots" / commit).is_dir()
+
+
+def _is_repository(name: Any) -> bool:
+    return isinstance(name, str) and not Path(name).expanduser().exists() and _may_be_hub_id(name)
 
 
 def _hub_is_reachable() -> bool:
