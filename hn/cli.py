@@ -28,12 +28,11 @@ from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hn.class_path import class_path, import_class
+from hn.class_path import import_class
 from hn.comparison import Comparison
-from hn.config import read_config
+from hn.config import generator_section, read_config
 from hn.data.prompts import read_prompts
 from hn.device import find_device
 from hn.generate import ImageRequest, Trained, generate_images
@@ -363,6 +362,8 @@ def generate_without_experiment(arguments: Sequence[str]) -> None:
         trained = None
         if options.hypernet is not None:
             trained = Trained(options.hypernet, options.hypernet_revision, options.last_layer_rule, options.alpha)
+        hypernet = {"pretrained": options.hypernet, "revision": options.hypernet_revision}
+        require_repositories(repositories_in([section, hypernet]))
         has_outline = issubclass(import_class(section["class_path"], Generator), DiffusersGenerator)
         outline = {**section, "class_path": f"{section['class_path']}.outline"}
         generate_images(
@@ -374,36 +375,6 @@ def generate_without_experiment(arguments: Sequence[str]) -> None:
             compare=options.compare,
             device=device,
         )
-
-
-def generator_section(generator: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Class path and arguments of what `--generator` means.
-
-    Args:
-        generator: Hub id or folder of a diffusers pipeline, or a YAML file with the section `model.generator`, or with
-            the content of one.
-        changes: arguments that replace those of the file.
-
-    Raises:
-        FileNotFoundError, ValueError: if the file is missing or wrong.
-    """
-    default = class_path(DiffusersGenerator)
-    if Path(generator).suffix not in (".yaml", ".yml"):
-        return {"class_path": default, "init_args": {"pretrained": generator, **changes}}
-    config = OmegaConf.create(read_config(generator))
-    node = OmegaConf.select(config, "model.generator") or config
-    try:
-        section = OmegaConf.to_container(node, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"A ${{...}} in {generator} cannot be resolved: {error}") from error
-    if "class_path" not in section and "pretrained" not in section:
-        raise ValueError(
-            f"{generator} describes no generator: it has neither `model.generator` nor `class_path` with `init_args`, "
-            "nor `pretrained`."
-        )
-    if "class_path" not in section:
-        section = {"class_path": default, "init_args": section}
-    return {**section, "init_args": {**section.get("init_args", {}), **changes}}
 
 
 def instantiate_generator(section: Mapping[str, Any]) -> Generator:

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 import hn
-from hn.cli import generator_section, has_config, main, with_flag_values
+from hn.cli import has_config, main, with_flag_values
 from hn.evaluation.methods import Sampled
 from hn.generate import ImageRequest, write_images
 from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet
@@ -274,7 +274,7 @@ def test_a_slip_gives_one_message_before_anything_heavy(refused, options, messag
         assert part in message
 
 
-def test_missing_words_are_named(refused, tmp_path):
+def test_missing_words_are_named(refused, tmp_path, tiny_pipeline_folder):
     assert "Name a generator, or an experiment (--config)" in refused(generator=None)
     assert "Give prompts" in refused(prompt=None)
     assert "no.txt: there is no such prompt file" in refused("--prompts", "no.txt", prompt=None)
@@ -284,7 +284,7 @@ def test_missing_words_are_named(refused, tmp_path):
     assert "x.yaml describes no generator" in refused(generator="x.yaml")
     (tmp_path / "y.yaml").write_text("pretrained: ${vars.nothing}\n")
     assert "in y.yaml cannot be resolved" in refused(generator="y.yaml")
-    (tmp_path / "z.yaml").write_text("pretrained: a/b\nstps: 3\n")
+    (tmp_path / "z.yaml").write_text(f"pretrained: {tiny_pipeline_folder}\nstps: 3\n")
     assert "stps" in refused(generator="z.yaml")
 
 
@@ -309,6 +309,8 @@ def test_weights_to_download_are_named_with_the_command(refused, monkeypatch, tm
     message = refused("--revision", "v2", generator="owner/name")
     assert "run:  hf download owner/name --revision v2\n" in message
     assert "run:  hf download me/mine\n" in refused("--hypernet", "me/mine")
+    both = refused("--hypernet", "me/mine", "--hypernet_revision", "v3", generator="owner/name")
+    assert "run:  hf download owner/name\n" in both and "hf download me/mine --revision v3\n" in both
 
 
 def test_an_image_that_overflows_is_said(generator, tmp_path, monkeypatch):
@@ -338,5 +340,3 @@ def test_words_of_the_command_line():
         "--compare=true",
     ]
     assert [has_config([word]) for word in ("-c", "--config=x", "--configs")] == [True, True, False]
-    changed = generator_section("a/b", {"dtype": "float16"})
-    assert changed["init_args"] == {"pretrained": "a/b", "dtype": "float16"}

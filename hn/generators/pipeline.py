@@ -3,7 +3,7 @@
 import copy
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -148,10 +148,18 @@ class DiffusersGenerator(Generator):
         The values of its weights are shared, so that they are in memory once; all else is a copy: networks (frozen and
         in eval mode), scheduler and settings. Moving the generator does not move the pipeline, nor the other way round:
         move the pipeline first.
+
+        Raises:
+            ValueError: if an argument does not fit the pipeline, or its networks are offloaded by accelerate.
         """
         self = cls.__new__(cls)
         Generator.__init__(self)
         given, pipe = pipe, copy.copy(pipe)
+        if any(hasattr(module, "_hf_hook") for module in _modules(given)):
+            raise ValueError(
+                "The pipeline is offloaded (enable_model_cpu_offload and the like): its networks move while they run, "
+                "and a view of them would not. Make the generator before, or call pipe.remove_all_hooks() first."
+            )
         for component, network in given.components.items():
             if isinstance(network, nn.Module):
                 setattr(pipe, component, frozen_view(network))
@@ -390,3 +398,9 @@ class DiffusersGenerator(Generator):
     def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
         self._prompt_cache.clear()
         return super()._apply(fn, recurse)
+
+
+def _modules(pipe: DiffusionPipeline) -> Iterator[nn.Module]:
+    for component in pipe.components.values():
+        if isinstance(component, nn.Module):
+            yield from component.modules()
