@@ -1,6 +1,7 @@
 """The command line: LightningCLI's fit, validate, test and predict, and the verbs train, compare and generate.
 
-`hn <verb> --config experiments/X.yaml [--trainer.max_steps 100 ...]`. This is the only place that parses arguments.
+`hn <verb> --config experiments/X.yaml [--trainer.max_steps 100 ...]`, and `hn generate --generator ...` without an
+experiment. This is the only place that parses arguments.
 What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment adds the traceback.
 """
 
@@ -13,7 +14,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,23 +23,35 @@ from typing import Any, NoReturn
 import diffusers
 import transformers
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
+from hn.class_path import import_class
 from hn.comparison import Comparison
-from hn.config import read_config
+from hn.config import generator_section, read_config
+from hn.data.prompts import read_prompts
+from hn.device import find_device
+from hn.generate import ImageRequest, Trained, generate_images
+from hn.generators.base import Generator
+from hn.generators.pipeline import DiffusersGenerator
 from hn.module import NoiseHypernetModule
-from hn.pretrained import locate
+from hn.pretrained import locate, repositories_in, require_repositories
+from hn.report.images import require_unused
 from hn.run_directory import CHECKPOINTS, WEIGHTS, RunDirectory, find_checkpoint, timestamp
 from hn.trainer import ExperimentTrainer
 
 DESCRIPTION = "Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS]"
 WEIGHTS_CONFIG = "adapter_config.json"  # hypernetworks and fine-tunes alike have it
 USAGE = "hn {verb} --config experiments/NAME.yaml [--OPTION VALUE ...]"
+GENERATE_USAGE = "hn generate --generator ID_OR_FOLDER [--hypernet ID_OR_FOLDER] --prompt PROMPT [--OPTION VALUE ...]"
+GENERATE_DESCRIPTION = f"""Make images of prompts, by a generator alone or with a hypernetwork or fine-tune.
+
+The form with an experiment is {USAGE.format(verb="generate")} --prompt PROMPT; its options are listed by
+hn generate --config experiments/NAME.yaml --help."""
 
 # What these say is known, wanted here, or of no use to who runs an experiment.
 UNHELPFUL_WARNINGS = (
@@ -126,7 +140,7 @@ class HnCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, each `--config FILE` in it replaced by the content with all that it extends."""
-        arguments, self.experiment_file = expand_configs(self.arguments)
+        arguments, self.experiment_file = expand_configs(with_flag_values(self.arguments, ("--compare",)))
         if self.experiment_file is not None and self.arguments[0].startswith("-"):
             raise UserError(f"The verb comes first: {USAGE.format(verb='VERB')}")
         try:
@@ -149,6 +163,8 @@ class HnCLI(LightningCLI):
             config.run.experiment = Path(self.experiment_file).stem if self.experiment_file else "unnamed"
         self.weights = self.checkpoint = None
         with user_errors():
+            parts = config.clone().as_dict()
+            require_repositories(repositories_in([parts[section] for section in ("model", "data", "callbacks")]))
             run = RunDirectory(**vars(config.run))
             if config.get("ckpt_path") is not None:
                 # Not kept in the saved configuration: a run that was continued is still the run of that configuration.
@@ -249,12 +265,127 @@ class HnCLI(LightningCLI):
         verb = next((word for word in self.arguments if word in self._subcommand_parsers), None)
         if verb is None:
             return ""
-        known = [option for action in self._subcommand_parsers[verb]._actions for option in action.option_strings]
-        given = [word.partition("=")[0] for word in self.arguments if word.startswith("--")]
         free = re.compile(r"\.(init_args|class_path)\b|^--(callbacks|vars|comparison\.searches)\.")
-        unknown = [word for word in given if word not in known and not free.search(word)]
-        nearest = {word: difflib.get_close_matches(word, known, n=1) for word in unknown}
-        return "".join(f"{word}: did you mean {found[0]}?\n" for word, found in nearest.items() if found)
+        return nearest_options(self._subcommand_parsers[verb], self.arguments, free)
+
+
+def nearest_options(parser: ArgumentParser, arguments: Sequence[str], free: re.Pattern[str] | None = None) -> str:
+    """Known options that are spelled like unknown ones, a line each; those that fit `free` cannot be known."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    given = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+    unknown = [word for word in given if word not in known and not (free and free.search(word))]
+    nearest = {word: difflib.get_close_matches(word, known, n=1) for word in unknown}
+    return "".join(f"{word}: did you mean {found[0]}?\n" for word, found in nearest.items() if found)
+
+
+def with_flag_values(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The arguments with `=true` added to each of these options that has no value."""
+    following = [*arguments[1:], "--"]
+    return [
+        f"{word}=true" if word in flags and after.startswith("-") else word
+        for word, after in zip(arguments, following, strict=True)
+    ]
+
+
+def has_config(arguments: Sequence[str]) -> bool:
+    """Whether an experiment is named."""
+    return any(word.partition("=")[0] in ("--config", "-c") for word in arguments)
+
+
+def generate_parser() -> Parser:
+    """Options of `hn generate` without an experiment."""
+    parser = Parser(
+        prog="hn generate",
+        usage=GENERATE_USAGE,
+        description=GENERATE_DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--generator", help="Hub id or folder of a diffusers pipeline, or a YAML file with an experiment's "
+        "model.generator, or with such a section alone.")  # fmt: skip
+    add("--hypernet", help="Hub id or folder of a hypernetwork or fine-tune that hn saved, or of a published LoRA "
+        "adapter; without it the generator's own images are made.")  # fmt: skip
+    add("--prompt", nargs="+", action="extend", help="One prompt or several, each in quotes.")
+    add("--prompts", help="File of prompts: .txt with one a line, or .jsonl with objects that have a `prompt`.")
+    add("--compare", type=bool, default=False, help="Make the generator's own images too, from the same noise, and an "
+        "overview of both.")  # fmt: skip
+    add("--count", type=int, default=4, help="Images of each prompt.")
+    add("--seed", type=int, default=0, help="Seed of the noise: image k of a prompt depends on it and k alone.")
+    add("--steps", type=int, help="Sampling steps; the generator's own number if not given.")
+    add("--batch_size", type=int, default=1, help="Images made at once; with 1 an image does not depend, to the last "
+        "bit, on the others.")  # fmt: skip
+    add("--output", help="Folder to write to, new or empty; runs/generate/<time> if not given.")
+    add("--upscale", type=int, help="Each pixel becomes so many in both directions, in the overview.")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto for the GPU if there is one.")
+    add("--dtype", help="Data type of the generator's weights: float32, bfloat16, float16 or float64.")
+    add("--variant", help='Variant of the generator\'s weight files, like "fp16".')
+    add("--revision", help="Branch, tag or commit of the generator on the Hub.")
+    add("--height", type=int, help="Height of the images in pixels; the generator's own if not given.")
+    add("--width", type=int, help="Width of the images in pixels, likewise.")
+    add("--hypernet_revision", help="Branch, tag or commit of the hypernetwork on the Hub.")
+    add("--last_layer_rule", help="What becomes of the last layer, for a published adapter that does not say: "
+        "lora_branch_only.")  # fmt: skip
+    add("--alpha", type=float, help="Alpha of a published adapter that does not say.")
+    return parser
+
+
+def generate_without_experiment(arguments: Sequence[str]) -> None:
+    """`hn generate --generator ...`: no experiment, so no rewards, prompts of its own or trainer.
+
+    Raises:
+        UserError: if there is something to mend, before anything heavy happens as far as it can be known.
+    """
+    parser = generate_parser()
+    try:
+        options = parser.parse_args(with_flag_values(arguments, ("--compare",)))
+        if options.generator is None:
+            parser.error(f"Name a generator, or an experiment (--config): {GENERATE_USAGE}")
+        if (options.prompt is None) == (options.prompts is None):
+            parser.error("Give prompts, either with --prompt or in a file with --prompts.")
+        of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "compare")
+        if options.hypernet is None and any(options[name] for name in of_hypernet):
+            parser.error(f"{', '.join(f'--{name}' for name in of_hypernet if options[name])} needs --hypernet.")
+    except UserError as error:
+        hint = "The options are listed by: hn generate --help"
+        raise UserError(f"{error}\n{nearest_options(parser, arguments)}{hint}") from None
+    with user_errors():
+        prompts = [row["prompt"] for row in read_prompts(options.prompts)] if options.prompts else options.prompt
+        numbers = ("count", "seed", "steps", "batch_size", "upscale")
+        request = ImageRequest(prompts, **{name: options[name] for name in numbers})
+        device = find_device(options.device)
+        if options.output is not None:
+            require_unused(Path(options.output))
+        own = ("variant", "revision", "dtype", "height", "width")
+        changes = {name: options[name] for name in own if options[name] is not None}
+        section = generator_section(options.generator, changes)
+        trained = None
+        if options.hypernet is not None:
+            trained = Trained(options.hypernet, options.hypernet_revision, options.last_layer_rule, options.alpha)
+        hypernet = {"pretrained": options.hypernet, "revision": options.hypernet_revision}
+        require_repositories(repositories_in([section, hypernet]))
+        has_outline = issubclass(import_class(section["class_path"], Generator), DiffusersGenerator)
+        outline = {**section, "class_path": f"{section['class_path']}.outline"}
+        generate_images(
+            make_generator=lambda: instantiate_generator(section),
+            make_outline=(lambda: instantiate_generator(outline)) if has_outline else None,
+            request=request,
+            directory=Path(options.output or Path("runs") / "generate" / timestamp()),
+            trained=trained,
+            compare=options.compare,
+            device=device,
+        )
+
+
+def instantiate_generator(section: Mapping[str, Any]) -> Generator:
+    """The generator of a configuration.
+
+    Raises:
+        UserError: if an argument is unknown or of the wrong type.
+    """
+    parser = Parser()
+    parser.add_argument("--generator", type=Generator)
+    return parser.instantiate_classes(parser.parse_object({"generator": dict(section)})).generator
 
 
 def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
@@ -369,6 +500,9 @@ def run_hn(arguments: Sequence[str]) -> None:
     Raises:
         UserError: if the command or the configuration is wrong.
     """
+    if list(arguments[:1]) == ["generate"] and not has_config(arguments):
+        generate_without_experiment(arguments[1:])
+        return
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     HnCLI(arguments)
 
@@ -384,3 +518,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        if os.environ.get("HN_TRACEBACK"):
+            raise
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 EXTENDS = "extends"
+GENERATOR = "hn.generators.pipeline.DiffusersGenerator"
 
 
 def read_config(file: str | Path) -> dict[str, Any]:
@@ -37,6 +41,35 @@ def merge(base: Any, change: Any) -> Any:
     if "class_path" in change and change["class_path"] != base.get("class_path"):
         base.pop("init_args", None)
     return base | {key: merge(base[key], value) if key in base else value for key, value in change.items()}
+
+
+def generator_section(generator: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Class path and arguments of what `--generator` means.
+
+    Args:
+        generator: Hub id or folder of a diffusers pipeline, or a YAML file with the section `model.generator`, or with
+            the content of one.
+        changes: arguments that replace those of the file.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is missing or wrong, or describes no generator.
+    """
+    if Path(generator).suffix not in (".yaml", ".yml"):
+        return {"class_path": GENERATOR, "init_args": {"pretrained": generator, **changes}}
+    config = OmegaConf.create(read_config(generator))
+    node = OmegaConf.select(config, "model.generator") or config
+    try:
+        section = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"A ${{...}} in {generator} cannot be resolved: {error}") from error
+    if "class_path" not in section and "pretrained" not in section:
+        raise ValueError(
+            f"{generator} describes no generator: it has neither `model.generator` nor `class_path` with `init_args`, "
+            "nor `pretrained`."
+        )
+    if "class_path" not in section:
+        section = {"class_path": GENERATOR, "init_args": section}
+    return {**section, "init_args": {**section.get("init_args", {}), **changes}}
 
 
 def _collect(file: Path, chain: tuple[Path, ...], contents: dict[Path, dict[str, Any]]) -> None:

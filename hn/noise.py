@@ -69,6 +69,12 @@ def evaluation_noise(generator: Generator, index: Sequence[int], copy: Sequence[
     )
 
 
+def prompt_noise(generator: Generator, copy: Sequence[int], seed: int) -> Tensor:
+    """Noise [B, *noise_shape] for images of prompts asked for by hand: it depends on seed and the image's number
+    `copy[b]` alone, as if every prompt were the first of an evaluation."""
+    return evaluation_noise(generator, [0] * len(copy), copy, seed)
+
+
 def evaluation_streams(index: Sequence[int], copy: Sequence[int], seed: int) -> list[torch.Generator]:
     """One fresh source per image of what a scheduler or a search draws, keyed as `evaluation_noise` is."""
     return [seeded(seed, _EVALUATION_STEPS, i, k) for i, k in zip(index, copy, strict=True)]

@@ -1,9 +1,11 @@
 """Finding pretrained weights, and saying what to do when they are not there."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -15,10 +17,24 @@ from huggingface_hub import (
     snapshot_download,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import HfHubHTTPError, RevisionResolutionError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
 
 # The Hub's errors are OSErrors (no such repository, gated, not cached while offline) apart from the last one.
 _HUB_ERRORS = (OSError, RevisionResolutionError)
+_HUB_REFUSALS = (HfHubHTTPError, RevisionResolutionError)
+_REASONS = (
+    (GatedRepoError, ": it is gated, and you are not logged in or have no access yet"),
+    (RepositoryNotFoundError, ": there is no such repository, or it is private"),
+    (RevisionNotFoundError, ": it has no such revision"),
+    (EntryNotFoundError, ": it has no such file, so it is something else than is wanted here"),
+)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,8 +50,42 @@ def parse_dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
+@dataclass(frozen=True)
+class Repository:
+    """What is wanted of a repository on the Hugging Face Hub.
+
+    Attributes:
+        name: its id.
+        revision: branch, tag or commit.
+        variant: variant of the weight files, like "fp16".
+        files: the only file that is needed, or a pattern like "unet/*"; everything if not given.
+    """
+
+    name: str
+    revision: str | None = None
+    variant: str | None = None
+    files: str | None = None
+
+    @property
+    def command(self) -> str:
+        """What to run on a machine with network access."""
+        name, patterns = self.name, []
+        if self.files is not None and "*" not in self.files:
+            name += f" {self.files}"
+        elif self.files is not None:
+            patterns = [self.files]
+        elif self.variant is not None:
+            patterns = ["*.json", "*.txt", "*.model", f"*.{self.variant}*"]
+        revision = "" if self.revision is None else f" --revision {self.revision}"
+        return f"hf download {name}{revision}" + "".join(f' --include "{pattern}"' for pattern in patterns)
+
+
 def locate(
-    pretrained: str, marker: str | Sequence[str], revision: str | None = None, variant: str | None = None
+    pretrained: str,
+    marker: str | Sequence[str],
+    revision: str | None = None,
+    variant: str | None = None,
+    files: str | None = None,
 ) -> str:
     """Check that `pretrained` can be loaded, before anything heavy starts.
 
@@ -45,6 +95,7 @@ def locate(
             subfolder. Of several names, one has to be there.
         revision: branch, tag or commit on the Hub.
         variant: the variant of the weight files, like "fp16"; only for the advice in the error.
+        files: the only file that is needed of a repository, or a pattern like "unet/*"; likewise.
 
     Returns:
         What to hand to `from_pretrained`: a folder, or the id. Without network a cached repository is given by folder,
@@ -62,19 +113,21 @@ def locate(
         return str(folder)
     if not _may_be_hub_id(pretrained):
         raise FileNotFoundError(f"There is no folder {folder}.{_advice_for_folder(folder)}")
+    repository = Repository(pretrained, revision, variant, files)
     if not _hub_is_reachable():
         for name in markers:
             cached = try_to_load_from_cache(pretrained, name, revision=revision)
             if isinstance(cached, str):
                 return str(Path(cached).parents[len(Path(name).parents) - 1])
-        raise FileNotFoundError(_missing_repository(pretrained, revision, variant))
+        incomplete = FileNotFoundError(f"no {' or '.join(markers)}") if is_cached(repository) else None
+        raise FileNotFoundError(missing_message([repository], incomplete))
     for name in markers:
         try:
             hf_hub_download(pretrained, name, revision=revision)
             return pretrained
         except _HUB_ERRORS as caught:
             error = caught
-    raise FileNotFoundError(_missing_repository(pretrained, revision, variant, error)) from error
+    raise FileNotFoundError(missing_message([repository], error)) from error
 
 
 def locate_folder(
@@ -118,22 +171,25 @@ def locate_file(pretrained: str, names: str | Sequence[str], revision: str | Non
         raise FileNotFoundError(_incomplete_folder(folder, names, f"Put {' or '.join(names)} there."))
     if not _may_be_hub_id(pretrained):
         raise FileNotFoundError(f"There is no folder {folder}.{_advice_for_folder(folder)}")
+    repository = Repository(pretrained, revision, files=names[0])
     for name in names:
         cached = try_to_load_from_cache(pretrained, name, revision=revision)
         if isinstance(cached, str):
             return Path(cached)
     if not _hub_is_reachable():
-        raise FileNotFoundError(_missing_repository(pretrained, revision, file=names[0]))
+        raise FileNotFoundError(missing_message([repository]))
     for name in names:
         try:
             return Path(hf_hub_download(pretrained, name, revision=revision))
         except _HUB_ERRORS as caught:
             error = caught
-    raise FileNotFoundError(_missing_repository(pretrained, revision, error=error, file=names[0])) from error
+    raise FileNotFoundError(missing_message([repository], error)) from error
 
 
 @contextmanager
-def explain_missing(pretrained: str, revision: str | None = None, variant: str | None = None) -> Iterator[None]:
+def explain_missing(
+    pretrained: str, revision: str | None = None, variant: str | None = None, files: str | None = None
+) -> Iterator[None]:
     """Turn what loading a Hub repository raises when files are missing into the same clear FileNotFoundError.
 
     `locate` fetches one small file only; an interrupted download shows when the weights are loaded.
@@ -143,7 +199,53 @@ def explain_missing(pretrained: str, revision: str | None = None, variant: str |
     except _HUB_ERRORS as error:
         if Path(pretrained).expanduser().is_dir():
             raise  # the library's own message names the missing file
-        raise FileNotFoundError(_missing_repository(pretrained, revision, variant, error)) from error
+        repository = Repository(pretrained, revision, variant, files)
+        raise FileNotFoundError(missing_message([repository], error)) from error
+
+
+def repositories_in(content: Any) -> Iterator[Repository]:
+    """The Hub repositories that a configuration names: under "pretrained", with "revision", "variant", "subfolder" and
+    "file" beside it, and under "tokenizer". Folders that are there are none.
+
+    Args:
+        content: mappings, lists and plain values, as YAML has them.
+    """
+    if isinstance(content, Mapping):
+        name, file, subfolder = (content.get(key) for key in ("pretrained", "file", "subfolder"))
+        if _is_repository(name):
+            files = f"{subfolder}/{file or '*'}" if subfolder else file
+            yield Repository(name, content.get("revision"), content.get("variant"), files)
+        if _is_repository(content.get("tokenizer")):
+            yield Repository(content["tokenizer"])
+    if isinstance(content, Mapping | list | tuple):
+        for part in content.values() if isinstance(content, Mapping) else content:
+            yield from repositories_in(part)
+
+
+def require_repositories(repositories: Iterable[Repository]) -> None:
+    """Without network, refuse all at once what is not in the local cache; with it, everything may still be downloaded.
+
+    Raises:
+        FileNotFoundError: names every missing repository with the command that gets it.
+    """
+    missing = [wanted for wanted in dict.fromkeys(repositories) if not is_cached(wanted)]
+    if missing and not _hub_is_reachable():
+        raise FileNotFoundError(missing_message(missing))
+
+
+def is_cached(repository: Repository) -> bool:
+    """Whether the local cache has the file that is wanted of the repository's revision, or anything of it."""
+    name, revision, files = repository.name, repository.revision, repository.files
+    if files is not None and "*" not in files:
+        return isinstance(try_to_load_from_cache(name, files, revision=revision), str)
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    reference = folder / "refs" / (revision or constants.DEFAULT_REVISION)
+    commit = reference.read_text().strip() if reference.is_file() else (revision or constants.DEFAULT_REVISION)
+    return (folder / "snapshots" / commit).is_dir()
+
+
+def _is_repository(name: Any) -> bool:
+    return isinstance(name, str) and not Path(name).expanduser().exists() and _may_be_hub_id(name)
 
 
 def _hub_is_reachable() -> bool:
@@ -187,28 +289,29 @@ def _incomplete_folder(folder: Path, markers: Sequence[str], hint: str | None = 
     return f"{folder} has no {marker}; it holds {held}.{advice}"
 
 
-def _missing_repository(
-    pretrained: str,
-    revision: str | None,
-    variant: str | None = None,
-    error: Exception | None = None,
-    file: str | None = None,
-) -> str:
-    command = f"hf download {pretrained}" if file is None else f"hf download {pretrained} {file}"
-    if revision is not None:
-        command += f" --revision {revision}"
-    if variant is not None:
-        command += f' --include "*.json" --include "*.txt" --include "*.model" --include "*.{variant}*"'
-    if isinstance(error, HfHubHTTPError | RevisionResolutionError):
-        reason = f"the Hub refused it ({type(error).__name__})"
-    elif error is not None and file is None:
-        reason = "some of its files are not in the local cache"
-    else:
-        reason = "it is not in the local cache and the Hub cannot be reached"
-    return (
-        f"Cannot load {pretrained!r}: there is no such folder, and {reason}.\n"
-        f"On a machine with network access run:  {command}\n"
+def missing_message(repositories: Sequence[Repository], error: Exception | None = None) -> str:
+    """What to do about repositories that cannot be loaded; `error` is why, if they are merely not in the cache."""
+    one = len(repositories) == 1
+    commands = "\n                                           ".join(wanted.command for wanted in repositories)
+    pages = " and ".join(f"https://huggingface.co/{wanted.name}" for wanted in repositories)
+    message = (
+        f"Cannot load {', '.join(repr(wanted.name) for wanted in repositories)}: "
+        f"there {'is no such folder' if one else 'are no such folders'}, and {_reason(one, error)}.\n"
+        f"On a machine with network access run:  {commands}\n"
         f"The cache in use is {constants.HF_HUB_CACHE}; set HF_HOME to use another one, for example one copied here.\n"
-        f"If the repository is gated, accept its licence at https://huggingface.co/{pretrained} and run "
-        f"`hf auth login` first."
+        f"If {'the repository' if one else 'a repository'} is gated, accept its licence at {pages} and run "
+        "`hf auth login` first."
     )
+    is_local = error is not None and not isinstance(error, _HUB_REFUSALS)
+    detail = next(iter(str(error).strip().splitlines()), "") if is_local else ""
+    return f"{message}\nWhat was not found: {detail}" if detail else message
+
+
+def _reason(one: bool, error: Exception | None) -> str:
+    if error is None:
+        subject = "it is" if one else "they are"
+        return f"{subject} not in the local cache and the Hub cannot be reached"
+    if isinstance(error, _HUB_REFUSALS):
+        known = (why for kind, why in _REASONS if isinstance(error, kind))
+        return f"the Hub refused it ({type(error).__name__}){next(known, '')}"
+    return "some of its files are not in the local cache"

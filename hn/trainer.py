@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,11 +18,13 @@ from hn.comparison import Comparison
 from hn.evaluation.compare import measure, reference_features
 from hn.evaluation.methods import Method, Sampled, Searched
 from hn.evaluation.samples import Samples
+from hn.generate import ImageRequest, write_images
 from hn.hypernets.base import Hypernet
 from hn.hypernets.finetune import LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.report.curves import plot_curves
-from hn.report.grid import labelled_grid, to_pil
+from hn.report.grid import labelled_grid
+from hn.report.images import unused_directory
 from hn.report.progress import with_progress
 from hn.report.results import write_results
 from hn.report.table import results_table
@@ -168,7 +169,9 @@ class ExperimentTrainer(L.Trainer):
         count: int = 4,
         seed: int = 0,
         steps: int | None = None,
-        upscale: int = 1,
+        batch_size: int = 1,
+        upscale: int | None = None,
+        compare: bool = True,
     ) -> None:
         """Write images of prompts, base and trained model from the same noise: PNGs, their metadata and an overview.
 
@@ -179,40 +182,26 @@ class ExperimentTrainer(L.Trainer):
             count: images of each prompt.
             seed: of the noise.
             steps: sampling steps; the generator's own number if not given.
-            upscale: each pixel becomes upscale x upscale pixels of the overview.
+            batch_size: images made at once; with 1 they do not depend, to the last bit, on how many are asked for.
+            upscale: each pixel becomes upscale x upscale pixels of the overview; enough for its labels if not given.
+            compare: whether to make the base's images too, and an overview of both.
 
         Raises:
             ValueError: if there are no prompts, the generator cannot take one of them, or a number is below 1 or more
                 than the generator can do.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or not all(text.strip() for text in prompts):
-            raise ValueError("The prompt is empty.")
-        if count < 1 or upscale < 1 or (steps is not None and steps < 1):
-            raise ValueError(f"count ({count}), steps ({steps}) and upscale ({upscale}) must be at least 1.")
-        model.generator.check_prompts(prompts)
-        model.generator.check_steps(steps)
+        request = ImageRequest(prompts, count, seed, steps, batch_size, upscale)
+        request.check(model.generator)
         model.to(self.strategy.root_device)
         model.load_trained(hypernet)
 
         self._measuring = True
-        samples = Samples.of_prompts(model.generator, prompts, count, seed)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        rows, images = {}, []
-        for method in (model.base_method(steps), model.trained_method(steps)):
-            with self.precision_plugin.forward_context():
-                rows[method.name] = method(samples).images
-            for number, (image, text) in enumerate(zip(rows[method.name], samples.prompts, strict=True)):
-                file = f"{number:04d}_{method.name}.png"
-                to_pil(image).save(self.directory / file)
-                images.append({"file": file, "prompt": text, "method": method.name, "nfe": method.nfe})
-        metadata = {"weights": hypernet, "seed": seed, "images": images}
-        (self.directory / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-        overview = self.directory / "overview.png"
-        labelled_grid(rows, samples.prompts, upscale).save(overview)
+        methods = [model.base_method(steps)] if compare else []
+        methods.append(model.trained_method(steps))
         print(f"weights      {hypernet}")
-        print(f"images       {self.directory} ({len(samples)} each of {' and '.join(rows)})")
-        print(f"overview     {overview}")
+        facts = {"hypernet": hypernet, "precision": self.precision}
+        write_images(methods, request, unused_directory(self.directory), facts, self.precision_plugin.forward_context)
 
     def _check_monitors(self, model: NoiseHypernetModule) -> None:
         """Raises:

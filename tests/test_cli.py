@@ -194,7 +194,7 @@ def test_generate_takes_one_prompt_or_several(run, runs, make_module):
     assert str(runs / "one" / "hypernet") in printed
     assert str(folder / "overview.png") in printed
     metadata = json.loads((folder / "metadata.json").read_text())
-    assert (metadata["weights"], metadata["seed"]) == (str(runs / "one" / "hypernet"), 0)
+    assert (metadata["hypernet"], metadata["seed"]) == (str(runs / "one" / "hypernet"), 0)
     entries = metadata["images"]
     assert [entry["file"] for entry in entries] == [
         f"{number:04d}_{method}.png" for method in ("base", "hypernetwork") for number in range(4)

@@ -1,7 +1,9 @@
 import pytest
 import yaml
 
-from hn.config import merge, read_config
+from hn.class_path import import_class
+from hn.config import GENERATOR, generator_section, merge, read_config
+from hn.generators import Generator
 
 
 @pytest.fixture
@@ -85,3 +87,19 @@ def test_a_file_that_is_no_mapping_is_refused(write, content, message):
     folder = write(one=content)
     with pytest.raises(ValueError, match=message):
         read_config(folder / "one.yaml")
+
+
+def test_a_generator_is_an_id_a_folder_or_a_section_of_a_file(tmp_path):
+    section = generator_section("owner/name", {"dtype": "float16"})
+    assert section == {"class_path": GENERATOR, "init_args": {"pretrained": "owner/name", "dtype": "float16"}}
+    model = {"generator": {"class_path": "a.B", "init_args": {"pretrained": "${vars.p}/x", "dtype": "float32"}}}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump({"vars": {"p": "folder"}, "model": model}))
+    section = generator_section(str(tmp_path / "experiment.yaml"), {"dtype": "float16"})
+    assert section == {"class_path": "a.B", "init_args": {"pretrained": "folder/x", "dtype": "float16"}}
+    (tmp_path / "alone.yml").write_text("pretrained: a/b\nsteps: 2\n")
+    section = generator_section(str(tmp_path / "alone.yml"), {})
+    assert section == {"class_path": GENERATOR, "init_args": {"pretrained": "a/b", "steps": 2}}
+
+
+def test_the_default_generator_is_a_class():
+    assert issubclass(import_class(GENERATOR, Generator), Generator)

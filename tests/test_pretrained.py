@@ -6,9 +6,19 @@ from urllib.request import Request
 import pytest
 import torch
 from huggingface_hub import constants
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, RevisionNotFoundError
 
-from hn.pretrained import explain_missing, locate, locate_file, locate_folder, parse_dtype
+from hn.pretrained import (
+    Repository,
+    explain_missing,
+    is_cached,
+    locate,
+    locate_file,
+    locate_folder,
+    parse_dtype,
+    repositories_in,
+    require_repositories,
+)
 
 
 @pytest.fixture
@@ -188,3 +198,90 @@ def test_one_file_is_downloaded_and_a_refusal_explained(offline: Path, monkeypat
     assert asked == ["a.pt", "b.pt"]
     with pytest.raises(FileNotFoundError, match=r"the Hub refused it \(GatedRepoError\).*\n.*download owner/name a.pt"):
         locate_file("owner/name", "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("repository", "command"),
+    [
+        (Repository("o/n"), "hf download o/n"),
+        (Repository("o/n", revision="v2"), "hf download o/n --revision v2"),
+        (Repository("o/n", files="a/b.safetensors", revision="v2"), "hf download o/n a/b.safetensors --revision v2"),
+        (Repository("o/n", files="unet/*", variant="fp16"), 'hf download o/n --include "unet/*"'),
+    ],
+)
+def test_the_command_is_for_what_is_wanted(repository: Repository, command: str) -> None:
+    assert repository.command == command
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (GatedRepoError, "it is gated, and you are not logged in or have no access yet"),
+        (RevisionNotFoundError, "it has no such revision"),
+        (RemoteEntryNotFoundError, "it has no such file, so it is something else than is wanted here"),
+    ],
+)
+def test_a_refusal_is_told_in_words(monkeypatch: pytest.MonkeyPatch, error: type[Exception], reason: str) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise error("no", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr("hn.pretrained._hub_is_reachable", lambda: True)
+    monkeypatch.setattr("hn.pretrained.hf_hub_download", refuse)
+    with pytest.raises(FileNotFoundError, match=f"the Hub refused it .{error.__name__}.: {reason}"):
+        locate("owner/name", "config.json")
+
+
+def test_a_cached_repository_of_another_kind_or_revision_is_not_it(offline: Path) -> None:
+    repository = offline / "models--owner--name"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "snapshots" / "abc" / "a.bin").touch()
+    with pytest.raises(FileNotFoundError, match=r"some of its files are not in the local cache(.|\n)*no config.json"):
+        locate("owner/name", "config.json")
+    with pytest.raises(FileNotFoundError, match=r"not in the local cache and the Hub cannot be reached"):
+        locate("owner/name", "config.json", revision="v2")
+    assert is_cached(Repository("owner/name")) and is_cached(Repository("owner/name", revision="abc"))
+    assert is_cached(Repository("owner/name", files="a.bin")) and is_cached(Repository("owner/name", files="a/*"))
+    assert not is_cached(Repository("owner/name", files="b.bin")) and not is_cached(Repository("owner/name", "v2"))
+    assert not is_cached(Repository("owner/other"))
+
+
+def test_repositories_of_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "local" / "folder").mkdir(parents=True)
+    unet = {"pretrained": "o/unet", "file": "x.safetensors", "subfolder": "s"}
+    content = {
+        "generator": {
+            "init_args": {"pretrained": "o/g", "revision": "v2", "variant": "fp16", "components": {"unet": unet}}
+        },
+        "rewards": [{"pretrained": "o/r", "tokenizer": "o/t"}, {"pretrained": "local/folder", "tokenizer": None}],
+        "others": {"pretrained": "data/miniature/pipeline", "tokenizer": {"pretrained": None}, "subfolder": "o/z"},
+        "a": {"pretrained": "o/g2", "subfolder": "unet"},
+    }
+    assert list(repositories_in(content)) == [
+        Repository("o/g", "v2", "fp16"),
+        Repository("o/unet", files="s/x.safetensors"),
+        Repository("o/r"),
+        Repository("o/t"),
+        Repository("o/g2", files="unet/*"),
+    ]
+
+
+def test_all_that_is_missing_is_said_at_once(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (offline / "models--o--there" / "snapshots" / "main").mkdir(parents=True)
+    wanted = [Repository("o/there"), Repository("o/a", "v1"), Repository("o/b", files="x.pt"), Repository("o/a", "v1")]
+    with pytest.raises(FileNotFoundError) as caught:
+        require_repositories(wanted)
+    message = str(caught.value)
+    assert message.startswith(
+        "Cannot load 'o/a', 'o/b': there are no such folders, and they are not in the local cache"
+    )
+    assert [line.split("hf ")[1] for line in message.splitlines() if "hf download" in line] == [
+        "download o/a --revision v1",
+        "download o/b x.pt",
+    ]
+    assert "https://huggingface.co/o/a and https://huggingface.co/o/b" in message and "HF_HOME" in message
+    require_repositories(wanted[:1])
+    monkeypatch.setattr("hn.pretrained._hub_is_reachable", lambda: True)
+    require_repositories(wanted)  # each is downloaded when its turn comes

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,22 @@ class Component:
     variant: str | None = None
     file: str | None = None
 
+    @property
+    def files(self) -> str | None:
+        """What of the repository is needed: a file, or a pattern; None for all of it."""
+        if self.file is not None:
+            return f"{self.subfolder}/{self.file}" if self.subfolder else self.file
+        return f"{self.subfolder}/*" if self.subfolder else None
+
     def locate(self) -> str:
         """What to load from; raises FileNotFoundError if there are no such weights, before anything heavy."""
         name = self.file or "config.json"
-        return locate(self.pretrained, f"{self.subfolder}/{name}" if self.subfolder else name, self.revision)
+        marker = f"{self.subfolder}/{name}" if self.subfolder else name
+        return locate(self.pretrained, marker, self.revision, self.variant, self.files)
+
+    def explain_missing(self) -> AbstractContextManager[None]:
+        """Says what to do where loading finds files missing; see `hn.pretrained.explain_missing`."""
+        return explain_missing(self.pretrained, self.revision, self.variant, self.files)
 
 
 @dataclass(frozen=True)
@@ -61,16 +74,40 @@ class FusedLora:
 
     def locate(self) -> str:
         """What to load from; raises FileNotFoundError if there is no such file, before anything heavy."""
-        return locate(self.pretrained, self.file, self.revision)
+        return locate(self.pretrained, self.file, self.revision, files=self.file)
+
+
+def locate_components(components: Mapping[str, Component], index: Mapping[str, Any]) -> dict[str, str]:
+    """What to load each network from, before the first one, which may be gigabytes, is loaded.
+
+    Args:
+        components: what to load, by the pipeline's names.
+        index: the pipeline's `model_index.json`.
+
+    Raises:
+        FileNotFoundError: if weights are missing; says how to get them.
+        ValueError: if the pipeline has no component of that name.
+    """
+    for name in components:
+        if not isinstance(index.get(name), list | tuple) or index[name][0] != "diffusers":
+            own = [key for key, value in index.items() if isinstance(value, list | tuple) and value[0] == "diffusers"]
+            raise ValueError(f"{index['_class_name']} has no network {name!r} of diffusers; it has {', '.join(own)}.")
+    return {name: component.locate() for name, component in components.items()}
 
 
 def load_components(
-    components: Mapping[str, Component], pipeline: str, index: Mapping[str, Any], dtype: torch.dtype, **options: Any
+    components: Mapping[str, Component],
+    found: Mapping[str, str],
+    pipeline: str,
+    index: Mapping[str, Any],
+    dtype: torch.dtype,
+    **options: Any,
 ) -> dict[str, ModelMixin]:
     """The networks by name, for the `from_pretrained` of a pipeline.
 
     Args:
         components: what to load, by the pipeline's names.
+        found: what `locate_components` gave.
         pipeline: folder or Hub id of the pipeline.
         index: the pipeline's `model_index.json`.
         dtype: data type of the weights.
@@ -78,19 +115,13 @@ def load_components(
 
     Raises:
         FileNotFoundError: if weights are missing; says how to get them.
-        ValueError: if the pipeline has no component of that name, or the weights do not fit it.
+        ValueError: if the weights do not fit the pipeline.
     """
-    for name in components:
-        if not isinstance(index.get(name), list | tuple) or index[name][0] != "diffusers":
-            own = [key for key, value in index.items() if isinstance(value, list | tuple) and value[0] == "diffusers"]
-            raise ValueError(f"{index['_class_name']} has no network {name!r} of diffusers; it has {', '.join(own)}.")
-    # All are looked for before the first one, which may be gigabytes, is loaded.
-    found = {name: component.locate() for name, component in components.items()}
     loaded = {}
     for name, component in components.items():
         own_class = getattr(diffusers, index[name][1])
         if component.file is None:
-            with explain_missing(component.pretrained, component.revision, component.variant):
+            with component.explain_missing():
                 loaded[name] = own_class.from_pretrained(
                     found[name],
                     subfolder=component.subfolder,
@@ -107,7 +138,7 @@ def load_components(
 def fuse(pipe: DiffusionPipeline, loras: Sequence[FusedLora]) -> None:
     """Add LoRAs to the weights of `pipe`, in place; no adapter layers remain."""
     for lora in loras:
-        with explain_missing(lora.pretrained, lora.revision):
+        with explain_missing(lora.pretrained, lora.revision, files=lora.file):
             pipe.load_lora_weights(lora.locate(), weight_name=lora.file, revision=lora.revision)
         pipe.fuse_lora(lora_scale=lora.scale)
         pipe.unload_lora_weights()
@@ -138,7 +169,7 @@ def replace_scheduler(pipe: DiffusionPipeline, scheduler: str | None, options: M
 
 def _from_file(model: ModelMixin, component: Component, found: str) -> ModelMixin:
     path = Path(component.subfolder or "") / component.file
-    with explain_missing(component.pretrained, component.revision):
+    with component.explain_missing():
         local = Path(found) / path
         if not local.is_file():
             local = Path(hf_hub_download(found, str(path), revision=component.revision))

@@ -90,6 +90,16 @@ class Generator(nn.Module, ABC):
         """The data type of the backbone's weights."""
         return next(self.backbone.parameters()).dtype
 
+    @property
+    def is_outline(self) -> bool:
+        """Whether this is a generator without weights, on the meta device, for checks alone."""
+        return self.device.type == "meta"
+
+    @property
+    def latents_dtype(self) -> torch.dtype:
+        """The data type in which a stock pipeline of this generator takes its `latents`; the backbone's by default."""
+        return self.dtype
+
     def sample_noise(
         self, n: int, rng: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> Tensor:

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -11,12 +11,14 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from hn.generators.assemble import Component, FusedLora, find_scheduler, fuse, load_components, replace_scheduler
+from hn.generators.assemble import Component, FusedLora, replace_scheduler
 from hn.generators.base import Conditioning, Generator
 from hn.generators.families import Family, resolve_family
 from hn.generators.families.base import FirstStep, describe_untrained_size
+from hn.generators.frozen import frozen_view
+from hn.generators.pipeline_files import PipelineFiles
 from hn.generators.vocabulary import require_known_words
-from hn.pretrained import explain_missing, locate, parse_dtype
+from hn.pretrained import parse_dtype
 from hn.prompt_cache import PromptCache
 
 log = logging.getLogger(__name__)
@@ -73,21 +75,16 @@ class DiffusersGenerator(Generator):
         encode_batch_size: int = 64,
     ):
         super().__init__()
-        torch_dtype = parse_dtype(dtype)
-        found = locate(pretrained, DiffusionPipeline.config_name, revision, variant)
-        # Looked for before anything heavy starts.
-        if scheduler is not None:
-            find_scheduler(scheduler)
-        for lora in fuse_loras or ():
-            lora.locate()
-        with explain_missing(pretrained, revision, variant):
-            index = DiffusionPipeline.load_config(found, revision=revision)
-            family = resolve_family(family, index["_class_name"])
-            networks = load_components(components or {}, found, index, torch_dtype, revision=revision)
-            pipe = DiffusionPipeline.from_pretrained(
-                found, revision=revision, variant=variant, dtype=torch_dtype, **family.load_options, **networks
-            )
-        fuse(pipe, fuse_loras or ())
+        files = PipelineFiles.find(
+            pretrained, revision, variant, parse_dtype(dtype), components or {}, fuse_loras or ()
+        )
+        family = resolve_family(family, files.index["_class_name"])
+        # A dry run of everything but the weights, which may be many gigabytes.
+        self.from_pipeline(
+            files.outline(family), steps, height, width, family, scheduler, scheduler_options,
+            prompt_cache_size=prompt_cache_size, encode_batch_size=encode_batch_size,
+        )  # fmt: skip
+        pipe = files.load(family)
         self._set_up(
             pipe, pretrained, revision, family, steps, height, width, scheduler, scheduler_options, strict_vocabulary,
             PromptCache(prompt_cache_size), encode_batch_size,
@@ -96,6 +93,41 @@ class DiffusersGenerator(Generator):
         self._warn_of_untrained_size()
         if gradient_checkpointing:
             self.enable_gradient_checkpointing()
+
+    @classmethod
+    def outline(
+        cls,
+        pretrained: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        dtype: str = "float32",
+        steps: int = 1,
+        height: int | None = None,
+        width: int | None = None,
+        family: Family | str | None = None,
+        scheduler: str | None = None,
+        scheduler_options: dict[str, Any] | None = None,
+        components: dict[str, Component] | None = None,
+        fuse_loras: list[FusedLora] | None = None,
+        gradient_checkpointing: bool = False,
+        strict_vocabulary: bool = False,
+        prompt_cache_size: int = 1024,
+        encode_batch_size: int = 64,
+    ) -> "DiffusersGenerator":
+        """The generator without weights and text encoders, on the meta device: for checks before weights are loaded.
+
+        Takes the arguments of the class, and raises what it raises, apart from what shows in the weights alone.
+        """
+        files = PipelineFiles.find(
+            pretrained, revision, variant, parse_dtype(dtype), components or {}, fuse_loras or ()
+        )
+        family = resolve_family(family, files.index["_class_name"])
+        outline = cls.from_pipeline(
+            files.outline(family), steps, height, width, family, scheduler, scheduler_options, gradient_checkpointing,
+            strict_vocabulary, prompt_cache_size, encode_batch_size,
+        )  # fmt: skip
+        outline.name, outline.revision = pretrained, revision
+        return outline
 
     @classmethod
     def from_pipeline(
@@ -112,12 +144,26 @@ class DiffusersGenerator(Generator):
         prompt_cache_size: int = 1024,
         encode_batch_size: int = 64,
     ) -> Self:
-        """A generator around a pipeline in memory; arguments as for the class.
+        """A generator around a pipeline in memory, which stays as it is; arguments as for the class.
 
-        The pipeline's networks are used, not copied: they are frozen and put in eval mode. The scheduler is a copy.
+        The values of its weights are shared, so that they are in memory once; all else is a copy: networks (frozen and
+        in eval mode), scheduler and settings. Moving the generator does not move the pipeline, nor the other way round:
+        move the pipeline first.
+
+        Raises:
+            ValueError: if an argument does not fit the pipeline, or its networks are offloaded by accelerate.
         """
         self = cls.__new__(cls)
         Generator.__init__(self)
+        given, pipe = pipe, copy.copy(pipe)
+        if any(hasattr(module, "_hf_hook") for module in _modules(given)):
+            raise ValueError(
+                "The pipeline is offloaded (enable_model_cpu_offload and the like): its networks move while they run, "
+                "and a view of them would not. Make the generator before, or call pipe.remove_all_hooks() first."
+            )
+        for component, network in given.components.items():
+            if isinstance(network, nn.Module):
+                setattr(pipe, component, frozen_view(network))
         family = resolve_family(family, type(pipe).__name__)
         name = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
         self._set_up(
@@ -190,6 +236,11 @@ class DiffusersGenerator(Generator):
     def backbone(self) -> nn.Module:
         return self.components[self.family.backbone_name]
 
+    @property
+    def latents_dtype(self) -> torch.dtype:
+        """The data type in which the pipeline takes its latents."""
+        return self.family.latents_dtype or self.dtype
+
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations of backbone and decoder in the backward pass.
 
@@ -214,12 +265,12 @@ class DiffusersGenerator(Generator):
         return {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`.
+        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`; an outline has no vocabulary.
 
         Raises:
             ValueError: names the words, and the nearest ones that are known.
         """
-        if self.strict_vocabulary:
+        if self.strict_vocabulary and not self.is_outline:
             for tokenizer in self.family.tokenizers(self.pipe):
                 for prompt in prompts:
                     require_known_words(tokenizer, prompt)
@@ -301,7 +352,7 @@ class DiffusersGenerator(Generator):
         self.check_steps(steps)
         return self._sampler(
             self.pipe,
-            latents=noise.to(self.device, self.family.latents_dtype or self.dtype),
+            latents=noise.to(self.device, self.latents_dtype),
             num_inference_steps=steps,
             height=self.height,
             width=self.width,
@@ -351,3 +402,9 @@ class DiffusersGenerator(Generator):
     def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
         self._prompt_cache.clear()
         return super()._apply(fn, recurse)
+
+
+def _modules(pipe: DiffusionPipeline) -> Iterator[nn.Module]:
+    for component in pipe.components.values():
+        if isinstance(component, nn.Module):
+            yield from component.modules()

@@ -3,12 +3,13 @@
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base_weights import check_base_weights, describe_base
 from hn.hypernets.model_card import model_card
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
-from hn.pretrained import locate_folder
+from hn.noise import prompt_noise
+from hn.pretrained import explain_missing, locate_folder
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ class Hypernet(nn.Module, ABC):
 
         hypernet = LoraHypernet(rank=128)
         hypernet.build(generator)
-        latents = hypernet.modulate(noise, conditioning)      # also the `latents` of a stock pipeline
+        modulated = hypernet.modulate(noise, conditioning)    # what generator.generate takes
+        latents = hypernet.latents(prompts, seed=0)           # what a stock pipeline takes
 
     Subclasses make their weights in `_build` and compute f in `forward`.
     """
@@ -80,6 +83,32 @@ class Hypernet(nn.Module, ABC):
     def modulate(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
         """Modulated noise T(x0) = x0 + f(x0), [B, *noise_shape]."""
         return noise + self(noise, conditioning)
+
+    @torch.no_grad()
+    def latents(self, prompts: str | Sequence[str], seed: int = 0, images_per_prompt: int = 1) -> Tensor:
+        """Modulated noise of prompts, as a stock pipeline takes it: `pipe(prompts, latents=hypernet.latents(prompts))`.
+
+        The noise of image k of any prompt depends on seed and k alone, and is that of `hn generate`. The pipeline
+        encodes the prompts once more; `pipe(**hypernet.generator.encode(prompts), latents=...)`, their embeddings
+        instead of the prompts, spares it that.
+
+        Args:
+            prompts: one prompt, or P of them.
+            seed: of the noise.
+            images_per_prompt: K.
+
+        Returns:
+            [P * K, *noise_shape], prompt by prompt, on the generator's device and in the pipeline's data type.
+
+        Raises:
+            ValueError: if there are no prompts, or `images_per_prompt` is below 1.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if images_per_prompt < 1:
+            raise ValueError(f"images_per_prompt must be at least 1, not {images_per_prompt}.")
+        conditioning = self.generator.encode([prompt for prompt in prompts for _ in range(images_per_prompt)])
+        noise = prompt_noise(self.generator, [*range(images_per_prompt)] * len(prompts), seed)
+        return self.modulate(noise, conditioning).to(self.generator.latents_dtype)
 
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
@@ -169,7 +198,8 @@ class Hypernet(nn.Module, ABC):
         hypernet._check_config(config, generator)
         check_base_weights(config["generator"], generator, folder / CONFIG_FILE)
         hypernet.build(generator)
-        hypernet._load_weights(folder)
+        with explain_missing(str(pretrained), revision):
+            hypernet._load_weights(folder)
         return hypernet
 
     def _config(self) -> dict[str, Any]:
@@ -188,7 +218,7 @@ class Hypernet(nn.Module, ABC):
         if saved["backbone"] != backbone:
             raise ValueError(f"This hypernetwork is for a {saved['backbone']}, but the generator has a {backbone}.")
         # The same weights can lie in another folder or under another id, so this is for the reader to judge.
-        if saved["name"] != generator.name:
+        if saved["name"] != generator.name and not generator.is_outline:
             log.warning("The hypernetwork was trained for %s and is now used with %s.", saved["name"], generator.name)
 
     def _save_weights(self, folder: Path) -> None:

@@ -30,14 +30,14 @@ def check_base_weights(base: Mapping[str, Any], generator: Generator, path: Path
 
     Args:
         base: what `describe_base` gave when it was saved. Without a digest nothing is compared.
-        generator: the generator it is loaded for.
+        generator: the generator it is loaded for; of one without weights nothing is compared either.
         path: of the file that `base` is from, for the message.
 
     Raises:
         ValueError: if neither digest is that of the generator's backbone.
     """
     recorded = base.get("digest")
-    if not recorded:
+    if not recorded or generator.is_outline:
         return
     found = weights_digest(generator.backbone)
     if not any(recorded.get(dtype) == digest for dtype, digest in found.items()):

@@ -9,7 +9,7 @@ from hn.generators.pipeline import DiffusersGenerator
 from hn.hypernets.adapter_files import CONFIG_FILE, read_adapter
 from hn.hypernets.base_weights import check_base_weights, describe_base
 from hn.hypernets.lora_backbone import LoraBackbone
-from hn.pretrained import locate_folder
+from hn.pretrained import explain_missing, locate_folder
 
 BASE_FILE = "finetune_config.json"
 
@@ -86,7 +86,8 @@ class LoraFinetune(LoraBackbone):
         if (folder / BASE_FILE).is_file():
             saved = json.loads((folder / BASE_FILE).read_text())
             check_base_weights(saved["generator"], generator, folder / BASE_FILE)
-        adapter = read_adapter(folder)
+        with explain_missing(str(pretrained), revision):
+            adapter = read_adapter(folder)
         finetune = cls(adapter.rank, adapter.alpha, adapter.target_modules(generator.backbone))
         tuned = finetune.attach(generator)
         finetune._load_adapter(adapter)

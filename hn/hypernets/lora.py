@@ -13,7 +13,7 @@ from hn.hypernets.adapter_files import WEIGHTS_FILES, read_adapter
 from hn.hypernets.base import CONFIG_FILE, Hypernet
 from hn.hypernets.base_weights import check_base_weights
 from hn.hypernets.lora_backbone import LoraBackbone
-from hn.pretrained import locate_folder
+from hn.pretrained import explain_missing, locate_folder
 
 # What becomes of the last layer: its base output is dropped, its LoRA branch stays. PEFT's files do not say, ours do.
 LORA_ONLY = "lora_branch_only"
@@ -103,8 +103,9 @@ class LoraHypernet(LoraBackbone, Hypernet):
         if last_layer_rule is None:
             raise ValueError(
                 f"{pretrained}: a LoRA adapter does not say what becomes of the last layer, and the wrong guess is "
-                f"another function. State last_layer_rule={LORA_ONLY!r} if the base output is dropped there and the "
-                "LoRA branch alone is f, as in the published hypernetworks; otherwise it is no hypernetwork of this "
+                f"another function. State last_layer_rule={LORA_ONLY!r} (--last_layer_rule {LORA_ONLY} of hn generate) "
+                "if the base output is dropped there and the LoRA branch alone is f, as in the published "
+                "hypernetworks; otherwise it is no hypernetwork of this "
                 "class (a fine-tune is a LoraFinetune)."
             )
         _check_rule(last_layer_rule, "last_layer_rule")
@@ -115,7 +116,8 @@ class LoraHypernet(LoraBackbone, Hypernet):
             if saved is not None:
                 _check_rule(saved, str(folder / CONFIG_FILE))
             check_base_weights(config.get("generator", {}), generator, folder / CONFIG_FILE)
-        adapter = read_adapter(folder, alpha=alpha)
+        with explain_missing(str(pretrained), revision):
+            adapter = read_adapter(folder, alpha=alpha)
         targets = adapter.target_modules(generator.backbone)
         hypernet = cls(adapter.rank, adapter.alpha, targets, last_layer, gradient_checkpointing).build(generator)
         hypernet._load_adapter(adapter)
@@ -127,7 +129,10 @@ class LoraHypernet(LoraBackbone, Hypernet):
         try:
             last = backbone.get_submodule(self.last_layer)
         except AttributeError as error:
-            raise ValueError(f"{type(backbone).__name__} has no layer {self.last_layer!r}.") from error
+            raise ValueError(
+                f"{type(backbone).__name__} has no layer {self.last_layer!r}; its last layer is "
+                f"{generator.last_layer!r}, which is taken if last_layer is not given."
+            ) from error
         if not isinstance(last, Adapted):
             raise ValueError(
                 f"The last layer {self.last_layer!r} of {type(backbone).__name__} got no LoRA, so f would not start at "

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import nn
 
@@ -193,6 +194,15 @@ def test_a_pipeline_in_memory_keeps_its_scheduler(stock_pipeline: StableDiffusio
     generator = DiffusersGenerator.from_pipeline(stock_pipeline, scheduler_options={"timestep_spacing": "leading"})
     assert generator.pipe.scheduler.config.timestep_spacing == "leading"
     assert stock_pipeline.scheduler is scheduler and scheduler.config.timestep_spacing == "trailing"
+
+
+def test_an_offloaded_pipeline_is_refused(tiny_pipeline_folder: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_folder)
+    add_hook_to_module(pipe.unet.mid_block, ModelHook())
+    with pytest.raises(ValueError, match="The pipeline is offloaded .* call pipe.remove_all_hooks"):
+        DiffusersGenerator.from_pipeline(pipe)
+    remove_hook_from_module(pipe.unet.mid_block)
+    assert DiffusersGenerator.from_pipeline(pipe).noise_shape == (8, 8, 8)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,26 @@
+"""A frozen module tree over the values of another one, which is left alone."""
+
+import copy
+from itertools import chain
+from typing import TypeVar
+
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def frozen_view(module: M) -> M:
+    """A copy of `module` over the same values in memory: frozen, in eval mode, and a module tree of its own.
+
+    Its parameters are other `nn.Parameter` objects over the same storage, so freezing them, switching modes, adding
+    hooks or moving it leaves `module` as it is; a change of the values in place is seen in both. Buffers, and
+    parameters of classes of their own (quantised ones), are the very tensors of `module`.
+
+    Args:
+        module: any module, parameters of any data type and on any device.
+    """
+    memo = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+    for parameter in module.parameters():
+        if type(parameter) is nn.Parameter:
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(module, memo=memo).eval()

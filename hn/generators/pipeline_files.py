@@ -1,0 +1,176 @@
+"""The files of a pipeline, perhaps put together from several places: found first, loaded when all else is right."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+from torch import nn
+
+from hn.generators.assemble import Component, FusedLora, fuse, load_components, locate_components
+from hn.generators.families import Family
+from hn.pretrained import explain_missing, locate
+
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.model")
+"""Files of tokenizers, of which one has to be there."""
+
+WEIGHTS = (".safetensors", ".bin")
+
+
+@dataclass(frozen=True)
+class PipelineFiles:
+    """A pipeline on disk or on the Hub, with the networks that take the place of its own and the LoRAs to fuse.
+
+    Attributes:
+        pretrained: Hub id or local folder.
+        revision: branch, tag or commit on the Hub.
+        variant: variant of the weight files, like "fp16".
+        dtype: data type of the weights in memory.
+        components: networks in the place of the pipeline's own, by name.
+        fuse_loras: LoRAs to add to the weights.
+        found: what to load the pipeline from.
+        found_components: what to load each of `components` from.
+        index: `model_index.json`.
+    """
+
+    pretrained: str
+    revision: str | None
+    variant: str | None
+    dtype: torch.dtype
+    components: Mapping[str, Component]
+    fuse_loras: Sequence[FusedLora]
+    found: str
+    found_components: Mapping[str, str]
+    index: Mapping[str, Any]
+
+    @classmethod
+    def find(
+        cls,
+        pretrained: str,
+        revision: str | None,
+        variant: str | None,
+        dtype: torch.dtype,
+        components: Mapping[str, Component],
+        fuse_loras: Sequence[FusedLora],
+    ) -> Self:
+        """Look for everything, load nothing.
+
+        Raises:
+            FileNotFoundError: if something is missing; says how to get it.
+            ValueError: if the pipeline has no component of a name in `components`.
+        """
+        found = locate(pretrained, DiffusionPipeline.config_name, revision, variant)
+        for lora in fuse_loras:
+            lora.locate()
+        with explain_missing(pretrained, revision, variant):
+            index = DiffusionPipeline.load_config(found, revision=revision)
+        located = locate_components(components, index)
+        return cls(pretrained, revision, variant, dtype, components, fuse_loras, found, located, index)
+
+    def outline(self, family: Family) -> DiffusionPipeline:
+        """The pipeline without weights, from the configuration files alone: its scheduler, and its networks of
+        diffusers on the meta device; no text encoders. It knows all that a family asks of a pipeline.
+
+        Raises:
+            FileNotFoundError: if files are missing, weights among them; says how to get them.
+            ValueError: if this version of diffusers has no such pipeline or network.
+        """
+        self._require_files(family)
+        parts: dict[str, Any] = {}
+        for name, value in self.index.items():
+            if not isinstance(value, list | tuple):
+                parts |= {} if name.startswith("_") else {name: value}
+            elif name == "scheduler":
+                with explain_missing(self.pretrained, self.revision, self.variant):
+                    scheduler = _class(value[1])
+                    parts[name] = scheduler.from_pretrained(self.found, subfolder=name, revision=self.revision)
+            elif value[0] == "diffusers" and issubclass(_class(value[1]), ModelMixin):
+                parts[name] = self._network(name, _class(value[1]))
+            else:
+                parts[name] = None
+        return _class(self.index["_class_name"])(**{**parts, **family.load_options})
+
+    def load(self, family: Family) -> DiffusionPipeline:
+        """The pipeline with its weights.
+
+        Raises:
+            FileNotFoundError: if files are missing; says how to get them.
+            ValueError: if weights do not fit the network they are for.
+        """
+        options = {"revision": self.revision}
+        with explain_missing(self.pretrained, self.revision, self.variant):
+            networks = load_components(
+                self.components, self.found_components, self.found, self.index, self.dtype, **options
+            )
+            pipe = DiffusionPipeline.from_pretrained(
+                self.found, variant=self.variant, dtype=self.dtype, **options, **family.load_options, **networks
+            )
+        fuse(pipe, self.fuse_loras)
+        return pipe
+
+    def _network(self, name: str, network_class: type[ModelMixin]) -> ModelMixin:
+        component = self.components.get(name)
+        if component is None or component.file is not None:  # a file of weights comes without a configuration
+            with explain_missing(self.pretrained, self.revision, self.variant):
+                config = network_class.load_config(self.found, subfolder=name, revision=self.revision)
+        else:
+            with component.explain_missing():
+                config = network_class.load_config(
+                    self.found_components[name], subfolder=component.subfolder, revision=component.revision
+                )
+        with torch.device("meta"):
+            # Not the network's own `to`, which warns of layers that are to stay in float32: here are no values.
+            return nn.Module.to(network_class.from_config(config), self.dtype)
+
+    def _require_files(self, family: Family) -> None:
+        """Refuse a folder, or an interrupted download, that lacks files which are noticed late, or not at all:
+        libraries make an empty tokenizer where there is none.
+        """
+        folder = Path(self.found)
+        if not folder.is_dir():
+            return  # the Hub has them
+        parts = [name for name, value in self.index.items() if isinstance(value, list | tuple) and value[0] is not None]
+        unused = {name for name, value in family.load_options.items() if value is None} | set(self.components)
+        missing = [file for name in parts if name not in unused for file in missing_files(folder, name)]
+        variants = (f"*/*.{self.variant}{mark}" for mark in ".-")
+        if self.variant is not None and not any(path.is_file() for mark in variants for path in folder.glob(mark)):
+            missing.append(f"*.{self.variant}.safetensors in any of its folders (variant {self.variant!r})")
+        if missing:
+            with explain_missing(self.pretrained, self.revision, self.variant):
+                raise FileNotFoundError(f"{folder} is incomplete; it has no {', no '.join(missing)}.")
+
+
+def missing_files(folder: Path, name: str) -> list[str]:
+    """What the part `name` of a pipeline lacks, of the files without which it cannot be what it was.
+
+    Every kind of part has a configuration; a tokenizer has a vocabulary besides, and a network weights: all the parts
+    of them that an index of weights names.
+
+    Args:
+        folder: of the pipeline.
+        name: the part's, and its subfolder's.
+    """
+    there = {path.name for path in (folder / name).glob("*") if path.is_file()}
+    configurations = [file for file in there if file.endswith("config.json")]
+    if not configurations:
+        return [f"{name}/*config.json"]
+    if "tokenizer_config.json" in there:
+        return [] if there & set(VOCABULARIES) else [f"{name}/{VOCABULARIES[0]} or {name}/{VOCABULARIES[1]}"]
+    if "config.json" not in there:
+        return []  # a scheduler or an image processor
+    indices = [file for file in there if file.endswith(".index.json")]
+    if not indices:
+        return [] if any(file.endswith(WEIGHTS) for file in there) else [f"{name}/*{WEIGHTS[0]}"]
+    shards = [set(json.loads((folder / name / file).read_text())["weight_map"].values()) - there for file in indices]
+    return [f"{name}/{shard}" for shard in sorted(min(shards, key=len))]
+
+
+def _class(name: str) -> type:
+    try:
+        return getattr(diffusers, name)
+    except AttributeError as error:
+        raise ValueError(f"This version of diffusers ({diffusers.__version__}) has no {name}.") from error

@@ -1,0 +1,47 @@
+"""Whatever was trained on top of a generator, loaded by looking at its files."""
+
+from hn.generators.pipeline import DiffusersGenerator
+from hn.hypernets.adapter_files import WEIGHTS_FILES
+from hn.hypernets.base import CONFIG_FILE, Hypernet
+from hn.hypernets.finetune import BASE_FILE, LoraFinetune
+from hn.hypernets.lora import LoraHypernet
+from hn.pretrained import locate_folder
+
+
+def load_trained(
+    pretrained: str,
+    generator: DiffusersGenerator,
+    revision: str | None = None,
+    last_layer_rule: str | None = None,
+    alpha: float | None = None,
+) -> Hypernet | DiffusersGenerator:
+    """A hypernetwork bound to `generator`, or the generator that a fine-tune makes of it.
+
+    Args:
+        pretrained: folder or Hub id of a hypernetwork or a fine-tune that hn saved, or of a published LoRA adapter.
+        generator: the generator it was trained for; one without weights (`outline`) will do, under
+            `torch.device("meta")`, to see whether it fits in its layers and shapes.
+        revision: branch, tag or commit on the Hub.
+        last_layer_rule: for a published adapter, which does not say: what becomes of the last layer.
+        alpha: for a published adapter that does not say.
+
+    Raises:
+        FileNotFoundError: if there is no such thing.
+        ValueError: if it does not fit the generator, was trained on other base weights, is a published adapter of which
+            too little is stated, or is none although rule or alpha are stated.
+    """
+    markers = (CONFIG_FILE, BASE_FILE, *WEIGHTS_FILES)
+    folder = locate_folder(pretrained, markers, revision, patterns=("*.json", *WEIGHTS_FILES, Hypernet.weights_file))
+    saved = next((name for name in (CONFIG_FILE, BASE_FILE) if (folder / name).is_file()), None)
+    if saved is None:
+        options = {"last_layer_rule": last_layer_rule, "alpha": alpha, "revision": revision}
+        return LoraHypernet.from_published(pretrained, generator, **options)
+    if last_layer_rule is not None or alpha is not None:
+        raise ValueError(
+            f"{pretrained} has a {saved}, which says all that is needed; last_layer_rule and alpha are for published "
+            "adapters without one. Leave them out."
+        )
+    if saved == CONFIG_FILE:
+        return Hypernet.from_pretrained(pretrained, generator, revision)
+    _, tuned = LoraFinetune.from_pretrained(pretrained, generator, revision)
+    return tuned

@@ -1,0 +1,50 @@
+"""The README's code does what it says."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hn.cli import main
+from hn.noise import prompt_noise
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def in_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.usefixtures("in_root")
+def test_the_python_lines_make_the_image_of_the_hypernetwork() -> None:
+    (code,) = blocks("python")
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    generator, prompt = names["hypernet"].generator, names["prompt"]
+    assert names["image"].size == (32, 32)
+    with torch.no_grad():
+        own = generator.generate(names["latents"], generator.encode([prompt]), 1)[0]
+    assert np.array_equal(np.asarray(names["image"]), (own * 255).round().byte().permute(1, 2, 0).numpy())
+    noise = prompt_noise(generator, [0], seed=0)
+    base = names["pipe"](prompt, latents=noise, num_inference_steps=1, guidance_scale=0.0).images[0]
+    assert not np.array_equal(np.asarray(names["image"]), np.asarray(base))
+
+
+@pytest.mark.usefixtures("in_root")
+def test_the_generate_command_writes_its_images(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^hn (generate --generator .*?)\s+#", "\n".join(blocks("bash")), re.DOTALL | re.MULTILINE)
+    words = [word.strip('"') for word in re.findall(r'"[^"]*"|[^\s\\]+', command)]
+    assert "a photo of three stars" in words
+    main([*words, "--output", str(tmp_path / "out")])
+    names = {f"{number:04d}_{method}.png" for number in range(4) for method in ("base", "hypernetwork")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, "metadata.json", "overview.png"}
+    assert Image.open(tmp_path / "out" / "0000_base.png").text["prompt"] == "a photo of three stars"
