@@ -70,11 +70,6 @@ class ClipReward(ContrastiveReward):
             checkpoint_layers(self.model.vision_model.encoder.layers)
         self.freeze()
 
-    @property
-    def published_weight(self) -> float | None:
-        """0.01 on the logit (of ViT-H-14), which is 1 on a hundredth of it; none on the bare cosine."""
-        return {"logit": 0.01, "percent": 1.0}.get(self.scale)
-
     def encode_pixels(self, pixel_values: Tensor) -> Tensor:
         return self.model.get_image_features(pixel_values=pixel_values.to(self.model.dtype)).pooler_output
 

@@ -51,6 +51,11 @@ class ContrastiveReward(PreprocessedReward):
         self.encode_batch_size = encode_batch_size
         self._prompt_cache: PromptCache[Tensor] = PromptCache(prompt_cache_size)
 
+    @property
+    def published_weight(self) -> float | None:
+        """That of CLIP ViT-H-14: 0.01 on the logit, which is 1 on a hundredth of it; none on the bare cosine."""
+        return {"logit": 0.01, "percent": 1.0}.get(self.scale)
+
     def score_pixels(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         text_features = torch.stack(self._prompt_cache.get(prompts, self._features_of_prompts))
         return self.multiplier() * cosine_scores(self.encode_pixels(pixel_values), text_features)

@@ -20,6 +20,7 @@ from hn.rewards.preprocess import ClipPreprocess
 from hn.weight_files import assign_state_dict, read_state_dict
 
 _VOCABULARY = 49408  # of CLIP, and of open_clip's bundled tokenizer
+_OTHER_CLASSES = ("custom_text", "multimodal_cfg")  # say that a config is not of `open_clip.CLIP`
 _PREPROCESSING = {"interpolation": "bicubic", "resize_mode": "shortest"}
 
 
@@ -64,8 +65,10 @@ class OpenClipReward(ContrastiveReward):
         super().__init__(scale, prompt_cache_size, encode_batch_size)
         torch_dtype = parse_dtype(dtype)
         described = read_architecture(architecture, pretrained)
-        weights = read_state_dict(_locate_weights(architecture, pretrained, revision, weight_files))
         self.model = build_model(described.config)
+        if gradient_checkpointing and not isinstance(self.model.visual, open_clip.transformer.VisionTransformer):
+            raise ValueError(f"The image tower of {architecture} has no layers to checkpoint.")
+        weights = read_state_dict(_locate_weights(architecture, pretrained, revision, weight_files))
         # Saved from a distributed run, names begin with "module.".
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
         assign_state_dict(self.model, weights, pretrained, f"open_clip's {architecture}")
@@ -74,15 +77,8 @@ class OpenClipReward(ContrastiveReward):
         self.tokenizer = open_clip.SimpleTokenizer(context_length=self.model.context_length)
         self.preprocess = ClipPreprocess(described.image_size, described.mean, described.std)
         if gradient_checkpointing:
-            if not isinstance(self.model.visual, open_clip.transformer.VisionTransformer):
-                raise ValueError(f"The image tower of {architecture} has no layers to checkpoint.")
             checkpoint_layers(self.model.visual.transformer.resblocks)
         self.freeze()
-
-    @property
-    def published_weight(self) -> float | None:
-        """0.01 on the logit (of ViT-H-14), which is 1 on a hundredth of it; none on the bare cosine."""
-        return {"logit": 0.01, "percent": 1.0}.get(self.scale)
 
     def encode_pixels(self, pixel_values: Tensor) -> Tensor:
         return self.model.encode_image(pixel_values.to(self.model.logit_scale.dtype))
@@ -150,9 +146,17 @@ def read_architecture(architecture: str, pretrained: str = "") -> Architecture:
 
 
 def build_model(config: dict[str, Any]) -> open_clip.CLIP:
-    """The model with its parameters on the meta device, so that no random weights are made."""
-    with torch.device("meta"):
-        model = open_clip.CLIP(**config)
+    """The model with its parameters on the meta device, so that no random weights are made.
+
+    Raises:
+        ValueError: if open_clip does not know an option of the config.
+    """
+    known = {name: value for name, value in config.items() if name not in _OTHER_CLASSES}
+    try:
+        with torch.device("meta"):
+            model = open_clip.CLIP(**known)
+    except TypeError as error:
+        raise ValueError(f"open_clip cannot build this model: {error}.") from error
     # The only buffer that is in no checkpoint: nothing attends to later tokens.
     length = model.context_length
     model.attn_mask = torch.full((length, length), -torch.inf).triu_(1)
@@ -162,7 +166,7 @@ def build_model(config: dict[str, Any]) -> open_clip.CLIP:
 def _check_supported(architecture: str, config: dict[str, Any], preprocessing: dict[str, Any]) -> None:
     vision, text = config["vision_cfg"], config["text_cfg"]
     tokenizer = ("hf_tokenizer_name", "tokenizer_kwargs")
-    others = [key for key in ("custom_text", "multimodal_cfg", "init_logit_bias") if config.get(key)]
+    others = [key for key in (*_OTHER_CLASSES, "init_logit_bias") if config.get(key)]
     others += [key for key in ("timm_model_name", "output_tokens") if vision.get(key)]
     others += [key for key in ("hf_model_name", *tokenizer, "no_causal_mask") if text.get(key)]
     others += [
@@ -183,7 +187,7 @@ def _locate_weights(architecture: str, pretrained: str, revision: str | None, na
     if (file := Path(pretrained).expanduser()).is_file():
         return file
     if tag := open_clip.get_pretrained_cfg(architecture, pretrained):
-        repository, _, name = tag["hf_hub"].rpartition("/")  # "owner/name/" or "owner/name/file"
+        repository, _, name = tag.get("hf_hub", "").rpartition("/")  # "owner/name/" or "owner/name/file"
         if not repository:
             raise ValueError(f"{pretrained} is not on the Hub; download {tag['url']} and give the file's path.")
         return locate_file(repository, [name] if name else names, revision)

@@ -172,6 +172,10 @@ def test_bad_configs_are_refused(tmp_path: Path) -> None:
     text = {**tiny_rewards.OPEN_CLIP["text_cfg"], "vocab_size": 50}
     with pytest.raises(ValueError, match="knows 50 tokens, open_clip's tokenizer has 49408"):
         read_architecture(write({**tiny_rewards.OPEN_CLIP, "text_cfg": text}))
+    described = read_architecture(write({**tiny_rewards.OPEN_CLIP, "custom_text": False}))
+    assert build_model(described.config).context_length == 77
+    with pytest.raises(ValueError, match="open_clip cannot build this model: .*'widht'"):
+        build_model(read_architecture(write({**tiny_rewards.OPEN_CLIP, "widht": 3})).config)
     vision = {**tiny_rewards.OPEN_CLIP["vision_cfg"], "image_size": [32, 48]}
     with pytest.raises(ValueError, match="only squares"):
         read_architecture(write({**tiny_rewards.OPEN_CLIP, "vision_cfg": vision}))
@@ -186,6 +190,11 @@ def test_normalisation_and_activation_come_from_the_config_or_the_tag(tmp_path: 
     assert (described.mean, described.std) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     assert not described.config["quick_gelu"]
     assert read_architecture("ViT-B-32", "openai").config["quick_gelu"]  # open_clip only warns
+
+
+def test_towers_without_layers_cannot_be_checkpointed() -> None:
+    with pytest.raises(ValueError, match="image tower of RN50 has no layers to checkpoint"):
+        OpenClipReward("RN50", "openai", gradient_checkpointing=True)
 
 
 @pytest.mark.parametrize("name", ["ViT-H-14", "RN50", "ViT-L-14-336"])
