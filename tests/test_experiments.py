@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import constants
 
 from hn.cli import main
 from hn.config import EXTENDS, merge, read_config
+from tests.tiny_hub import substitute
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -85,6 +87,44 @@ def test_a_fine_tune_has_the_reward_and_the_budget_of_its_hypernetwork(hypernetw
         assert networks[0]["init_args"][option] == networks[1]["init_args"][option]
     for section in ("model", "data", "trainer", "callbacks", "seed_everything"):
         assert config[section] == finetune[section]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=name)
+def test_every_experiment_trains(file, hub, tmp_path, monkeypatch, capsys):
+    """Two updates as written, but for the weights: tiny random ones of the real classes, if not the miniature's own."""
+    monkeypatch.chdir(ROOT)
+    config = read_config(file)
+    if "miniature" not in file.stem:
+        config = substitute(config, hub)
+    experiment = tmp_path / file.name
+    experiment.write_text(yaml.safe_dump(config))
+    options = ["--run.root", str(tmp_path / "runs"), "--run.name", "two_updates", "--run.experiment", file.stem]
+    main(["fit", "--config", str(experiment), "--trainer.max_steps", "2", "--trainer.accelerator", "cpu", *options])
+    run = tmp_path / "runs" / file.stem / "two_updates"
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    weights = checkpoint["state_dict"]
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    moved = [key for key, tensor in weights.items() if "lora_B" in key and tensor.any()]
+    assert moved  # B is zero at first
+
+
+def test_the_published_settings():
+    """Prompts an update, learning rates and ranks of arXiv 2508.09968 and its code."""
+    expected = {"sdturbo_preferences": 48, "sana_preferences": 54, "flux_preferences": 28, "sana_redness": 3}
+    for stem, prompts in expected.items():
+        config = read_config(ROOT / "experiments" / f"{stem}.yaml")
+        data, trainer = config["data"]["init_args"], config["trainer"]
+        assert data["batch_size"] * trainer["accumulate_grad_batches"] == prompts
+        assert trainer["gradient_clip_val"] == 1.0 and config["vars"]["rank"] == 128
+        epochs = trainer["max_steps"] * prompts / (30 if stem == "sana_redness" else 70_000)
+        assert epochs == pytest.approx(200 if stem == "sana_redness" else 30, rel=0.01)
 
 
 def test_sd_turbo_says_at_once_what_to_download(monkeypatch, tmp_path, capsys):

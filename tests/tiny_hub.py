@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests import tiny_pipelines as tiny
+from tests import tiny_rewards
 
 HEIGHT, WIDTH = 32, 64  # of images, in the place of 512 and more; every tiny pipeline can do it
 FLUX2_TEXT_LAYERS = (9, 18, 27)
@@ -24,7 +25,7 @@ Writer = Callable[[Path, dict[str, Any]], None]
 
 
 def substitute(config: Any, folder: Path) -> Any:
-    """A configuration that is `config` with a stand-in for every `pretrained: <Hub id>`, and small images.
+    """A configuration that is `config` with stand-ins for every reward and `pretrained: <Hub id>`, and small images.
 
     Args:
         config: mappings and lists, as read from YAML; left as it is.
@@ -37,6 +38,8 @@ def substitute(config: Any, folder: Path) -> Any:
         return [substitute(item, folder) for item in config]
     if not isinstance(config, dict):
         return config
+    if (reward := config.get("class_path")) in REWARDS:
+        return config | {"init_args": config.get("init_args", {}) | REWARDS[reward](folder / reward)}
     config = {key: substitute(value, folder) for key, value in config.items()}
     name = config.get("pretrained")
     if isinstance(name, str) and not name.startswith("$"):
@@ -136,4 +139,12 @@ STAND_INS: dict[str, Writer] = {
     "Tongyi-MAI/Z-Image-Turbo": _pipeline(tiny.z_image),
     "Qwen/Qwen-Image": _pipeline(tiny.qwen_image, base_shift=0.5, max_shift=0.9, shift_terminal=0.02),
     "lightx2v/Qwen-Image-Lightning": _qwen_image_lightning,
+}
+
+# Class -> what writes a checkpoint of it, whichever one the configuration names, and returns the arguments for it.
+REWARDS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "hn.rewards.clip.ClipReward": tiny_rewards.clip,
+    "hn.rewards.hpsv2.HPSv2Reward": tiny_rewards.hpsv2,
+    "hn.rewards.image_reward.ImageReward": tiny_rewards.image_reward,
+    "hn.rewards.pickscore.PickScoreReward": tiny_rewards.pickscore,
 }
