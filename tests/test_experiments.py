@@ -138,7 +138,7 @@ def test_sd_turbo_says_at_once_what_to_download(monkeypatch, tmp_path, capsys):
     assert "Cannot load 'stabilityai/sd-turbo'" in written.err
     # All at once: the generator's and those of both rewards.
     commands = [line.split("hf download ")[1] for line in written.err.splitlines() if "hf download " in line]
-    names = ["stabilityai/sd-turbo", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "openai/clip-vit-large-patch14"]
+    names = ["stabilityai/sd-turbo", "zai-org/ImageReward", "openai/clip-vit-large-patch14"]
     assert [command.split()[0] for command in commands] == names
     assert '--include "*.fp16*"' in commands[0]
     assert "Traceback" not in written.err

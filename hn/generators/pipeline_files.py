@@ -136,7 +136,7 @@ class PipelineFiles:
         parts = [name for name, value in self.index.items() if isinstance(value, list | tuple) and value[0] is not None]
         unused = {name for name, value in family.load_options.items() if value is None} | set(self.components)
         missing = [file for name in parts if name not in unused for file in missing_files(folder, name)]
-        variants = (f"*/*.{self.variant}{mark}" for mark in ".-")
+        variants = (f"*/*.{self.variant}{mark}*" for mark in ".-")
         if self.variant is not None and not any(path.is_file() for mark in variants for path in folder.glob(mark)):
             missing.append(f"*.{self.variant}.safetensors in any of its folders (variant {self.variant!r})")
         if missing:
