@@ -1,6 +1,7 @@
 """The command line: LightningCLI's fit, validate, test and predict, and the verbs train, compare and generate.
 
 `hn <verb> --config experiments/X.yaml [--trainer.max_steps 100 ...]`. This is the only place that parses arguments.
+`hn prompts list|show|pull|check` is for prompt sets.
 What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment adds the traceback.
 """
 
