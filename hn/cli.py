@@ -1,13 +1,14 @@
 """The command line: LightningCLI's fit, validate, test and predict, and the verbs train, compare and generate.
 
-`hn <verb> --config experiments/X.yaml [--trainer.max_steps 100 ...]`, and `hn generate --generator ...` without an
-experiment. This is the only place that parses arguments.
+`hn <verb> --config experiments/X.yaml [--trainer.max_steps 100 ...]`, `hn generate --generator ...` without an
+experiment, and `hn prompts list|show|pull|check` for prompt sets. This is the only place that parses arguments.
 What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment adds the traceback.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import logging
 import os
@@ -33,6 +34,8 @@ from omegaconf.errors import OmegaConfBaseException
 from hn.class_path import import_class
 from hn.comparison import Comparison
 from hn.config import generator_section, read_config
+from hn.data import verbs
+from hn.data.module import PromptDataModule, check_names
 from hn.data.prompts import read_prompts
 from hn.device import find_device
 from hn.generate import ImageRequest, Trained, generate_images
@@ -44,7 +47,10 @@ from hn.report.images import require_unused
 from hn.run_directory import CHECKPOINTS, WEIGHTS, RunDirectory, find_checkpoint, timestamp
 from hn.trainer import ExperimentTrainer
 
-DESCRIPTION = "Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS]"
+DESCRIPTION = (
+    "Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS]. "
+    "Prompt sets have verbs of their own: hn prompts --help"
+)
 WEIGHTS_CONFIG = "adapter_config.json"  # hypernetworks and fine-tunes alike have it
 USAGE = "hn {verb} --config experiments/NAME.yaml [--OPTION VALUE ...]"
 GENERATE_USAGE = "hn generate --generator ID_OR_FOLDER [--hypernet ID_OR_FOLDER] --prompt PROMPT [--OPTION VALUE ...]"
@@ -165,6 +171,9 @@ class HnCLI(LightningCLI):
         with user_errors():
             parts = config.clone().as_dict()
             require_repositories(repositories_in([parts[section] for section in ("model", "data", "callbacks")]))
+            data = config.get("data")
+            if data is not None and data.class_path == f"{PromptDataModule.__module__}.{PromptDataModule.__name__}":
+                check_names(vars(data.init_args))
             run = RunDirectory(**vars(config.run))
             if config.get("ckpt_path") is not None:
                 # Not kept in the saved configuration: a run that was continued is still the run of that configuration.
@@ -507,12 +516,49 @@ def run_hn(arguments: Sequence[str]) -> None:
     HnCLI(arguments)
 
 
+def run_prompts(arguments: Sequence[str]) -> None:
+    """Run one command on prompt sets.
+
+    Args:
+        arguments: the command line after `hn prompts`.
+
+    Raises:
+        UserError: if the command is wrong, or a set is.
+    """
+    functions = {"list": verbs.list_sets, "show": verbs.show, "pull": verbs.pull, "check": verbs.check}
+    parser = Parser(prog="hn prompts", description="Prompt sets by name: what there is, and having it on this machine.")
+    subcommands = parser.add_subcommands()
+    for verb, function in functions.items():
+        options = Parser(description=inspect.getdoc(function).split("\n\nArgs:")[0])
+        if verb == "show":
+            options.add_argument("name", help="A set, files of a set, or a mix.")
+        elif verb != "list":
+            options.add_argument("names", nargs="*", default=[], help="Sets, files of sets, or mixes.")
+        if verb == "pull":
+            options.add_argument("--all", action="store_true", help="Every set that can be fetched.")
+            options.add_argument("--from", metavar="FOLDER", help="Take the files from a folder instead.")
+        options.add_function_arguments(function, skip={"name", "names", "all", "source"}, as_group=False)
+        subcommands.add_subcommand(verb, options, help=inspect.getdoc(function).splitlines()[0])
+    config = parser.parse_args(arguments or ["--help"])
+    options = vars(config[config.subcommand])
+    if "from" in options:
+        source = options.pop("from")
+        options["source"] = None if source is None else Path(source)
+    with user_errors():
+        for line in functions[config.subcommand](**options):
+            print(line, flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with status 2 and one message for an error of the user's."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with helpful_messages_only():
-            run_hn(sys.argv[1:] if arguments is None else arguments)
+            if arguments[:1] == ["prompts"]:
+                run_prompts(arguments[1:])
+            else:
+                run_hn(arguments)
     except UserError as error:
         if os.environ.get("HN_TRACEBACK"):
             raise

@@ -1,25 +1,53 @@
 """Prompt sets for training, validation, testing and prediction."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
+from hn.data.manifest import PromptFile
 from hn.data.prompts import PromptDataset, collate_prompts
 from hn.data.resumable import EpochShuffle, ResumableLoader
+from hn.data.sources import parse_sources
+from hn.data.store import PromptStore
 
-Paths = str | list[str] | None
+Paths = dict[str, float] | list[str] | str | None
+PURPOSES = ("train", "val", "test", "predict")
+
+
+def check_names(paths: Mapping[str, Any]) -> None:
+    """Refuse prompts that are neither files nor known sets, before anything is read or fetched.
+
+    Args:
+        paths: what is asked for under "train", "val", "test" and "predict"; the rest of the mapping is ignored.
+
+    Raises:
+        ValueError: as `parse_sources`.
+    """
+    for purpose in PURPOSES:
+        if paths.get(purpose):
+            parse_sources(paths[purpose], purpose)
 
 
 class PromptDataModule(LightningDataModule):
-    """Prompts from files, as batches {"prompt": list[str], "metadata": list[dict], "index": int64 [B]}.
+    """Prompts from files or named sets, as batches {"prompt": list[str], "metadata": list[dict], "index": int64 [B]}.
 
     Training batches are full and shuffled anew each epoch, in an order that depends on `seed` alone; a run resumed in
     the middle of an epoch goes on with the batches that were left. The other sets keep the order of their files.
 
+    What is given to `train`, `val`, `test` and `predict` is a file (see `read_prompts` for the formats), the name of a
+    set, like geneval or t2i_compbench/color/train (`hn prompts list` shows them), a list of such, or a mapping from
+    such to weights. A named set that is not on this machine is fetched before the work starts.
+
+    In `train` a weight says how many times an epoch holds each prompt: {t2i_compbench: 2.0, pickapic_v1: 0.5} gives
+    T2I-CompBench's twice and one half of Pick-a-Pic's, the other half in the next epoch (see `hn.data.mix.Part`). What
+    an epoch holds depends on `seed` and its number alone, so that a mix resumes exactly too. In the others a weight is
+    a whole number of repetitions.
+
     Args:
-        train: prompt file or files to train on (see `read_prompts` for the formats).
+        train: prompts to train on.
         val: to validate on.
         test: to test on.
         predict: to generate images for.
@@ -27,16 +55,23 @@ class PromptDataModule(LightningDataModule):
         eval_batch_size: prompts per step and device otherwise; as `batch_size` by default.
         num_workers: processes that read ahead; prompts are in memory, so 0 is best as a rule.
         seed: decides the order of training prompts.
-        limit_train: use only so many training prompts, the first ones; None for all.
+        limit_train: use only so many training prompts, the first ones (before weights); None for all.
         limit_val: likewise.
         limit_test: likewise.
         limit_predict: likewise.
         exclude_eval_prompts: leave the prompts of `val` and `test`, limited or not, out of training, so that what is
             measured was not trained on. Prompts that differ in letter case, spacing or a final full stop are the same.
+        deduplicate: keep the first one only of training prompts that are the same; None does so with the prompts of
+            named sets (unless the manifest says that repeats are meant) and leaves files as they are.
+        filter_unsafe: leave out prompts with a word of data/prompts/unsafe_words.txt; None does so with the sets of
+            which the manifest says so, like Pick-a-Pic.
+        prompts_folder: where named sets are kept; None for HN_PROMPTS of the environment, else the user's cache folder.
 
     Raises:
-        FileNotFoundError, ValueError: in `setup`, for files as `read_prompts` says, and if a set that the stage needs
-            is not given or is empty.
+        ValueError: for options out of range and names that are not known; in `setup`, for files as `read_prompts` says,
+            and if a set that the stage needs is not given or is empty.
+        FileNotFoundError: in `setup`, for a file that is missing.
+        DownloadError: in `prepare_data` or `setup`, if a named set is not here and cannot be fetched.
     """
 
     def __init__(
@@ -54,6 +89,9 @@ class PromptDataModule(LightningDataModule):
         limit_test: int | None = None,
         limit_predict: int | None = None,
         exclude_eval_prompts: bool = True,
+        deduplicate: bool | None = None,
+        filter_unsafe: bool | None = None,
+        prompts_folder: str | None = None,
     ):
         super().__init__()
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
@@ -69,7 +107,22 @@ class PromptDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.exclude_eval_prompts = exclude_eval_prompts
+        self.deduplicate = deduplicate
+        self.filter_unsafe = filter_unsafe
+        self.store = PromptStore(prompts_folder)
+        check_names(self.paths)
         self.datasets: dict[str, PromptDataset] = {}
+
+    def prepare_data(self) -> None:
+        """Fetch the named sets that are needed and not here, on one process of each machine while the others wait."""
+        stage = self.trainer.state.fn if self.trainer else None
+        # A fit needs the test prompts too, to keep them out of training.
+        needs = {"fit": ["train", "val", "test"], "validate": ["val"], "test": ["test"], "predict": ["predict"]}
+        needed = needs.get(stage, [*self.paths])
+        sources = [source for name in needed if self.paths[name] for source in parse_sources(self.paths[name], name)]
+        for file in dict.fromkeys(file for source in sources for file in source.files):
+            if isinstance(file, PromptFile):
+                self.store.fetch(file)
 
     def setup(self, stage: str) -> None:
         """Read the sets that a stage ("fit", "validate", "test" or "predict") needs."""
@@ -123,16 +176,34 @@ class PromptDataModule(LightningDataModule):
 
     def _read(self, name: str) -> None:
         if not self.paths[name]:
-            raise ValueError(f"no prompts to {name} on: set `{name}` of PromptDataModule to a .jsonl or .txt file")
-        held_out = self._eval_prompts() if name == "train" and self.exclude_eval_prompts else []
-        self.datasets[name] = dataset = PromptDataset(self.paths[name], self.limits[name], held_out)
-        if dataset.n_excluded:
-            rank_zero_info(
-                f"{dataset.n_excluded} training prompts are evaluation prompts too and are left out; "
-                f"{len(dataset)} remain"
+            raise ValueError(
+                f"no prompts to {name} on: set `{name}` of PromptDataModule to a prompt file, like my_prompts.txt, "
+                "or a named set, like examples (`hn prompts list` shows them)"
             )
+        is_training = name == "train"
+        held_out = self._eval_prompts() if is_training and self.exclude_eval_prompts else []
+        deduplicate = self.deduplicate if is_training else False
+        self.datasets[name] = dataset = self._dataset(
+            name, limit=self.limits[name], exclude=held_out, deduplicate=deduplicate
+        )
+        if is_training:
+            files = (file for source in dataset.sources for file in source.files if isinstance(file, PromptFile))
+            meant_for_tests = [file.name for file in files if file.split == "test"]
+            if meant_for_tests:
+                rank_zero_warn(f"Training on prompts that are for evaluation: {', '.join(meant_for_tests)}.")
+        kind = "training" if is_training else name
+        for count, reason in (
+            (dataset.n_unsafe, "have unsafe words"),
+            (dataset.n_excluded, "are evaluation prompts too"),
+            (dataset.n_repeated, "are repeated"),
+        ):
+            if count:
+                rank_zero_info(f"{count} {kind} prompts {reason} and are left out; {len(dataset)} remain")
 
     def _eval_prompts(self) -> list[str]:
-        return [
-            prompt for name in ("val", "test") if self.paths[name] for prompt in PromptDataset(self.paths[name]).prompts
-        ]
+        return [prompt for name in ("val", "test") if self.paths[name] for prompt in self._dataset(name).prompts]
+
+    def _dataset(self, name: str, **options: Any) -> PromptDataset:
+        return PromptDataset(
+            self.paths[name], purpose=name, filter_unsafe=self.filter_unsafe, store=self.store, **options
+        )

@@ -1,15 +1,18 @@
-"""Prompt files, and data sets of prompts."""
+"""Data sets of prompts."""
 
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-PathLike = str | Path
+from hn.data.formats import Row, read_prompts
+from hn.data.manifest import PromptFile
+from hn.data.mix import Part
+from hn.data.sources import Source, Sources, parse_sources
+from hn.data.store import PromptStore
+from hn.data.unsafe import is_unsafe
 
 
 class Prompt(TypedDict):
@@ -28,71 +31,67 @@ class PromptBatch(TypedDict):
     index: Tensor  # [B] int64
 
 
-def read_prompts(path: PathLike) -> list[dict[str, Any]]:
-    """The rows of a prompt file, each with a non-empty string under "prompt".
-
-    Two formats, told apart by the file's ending:
-        `.jsonl`: one JSON object a line with "prompt" and anything else, like GenEval's "tag", "include", "exclude";
-        `.txt`: one prompt a line.
-    Files are UTF-8, with or without a byte order mark; blank lines are skipped and prompts stripped.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the ending is another one, the file is not UTF-8, a line is wrong (named by its number), or there
-            are no prompts.
-    """
-    path = Path(path)
-    if path.suffix not in (".jsonl", ".txt"):
-        raise ValueError(f"{path}: prompt files end in .jsonl or .txt, not '{path.suffix}'")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such prompt file")
-    try:
-        # Not splitlines(): it also splits at characters that may stand inside a prompt, like U+2028 or form feed.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: not valid UTF-8; save the file as UTF-8") from None
-    parse = _parse_json if path.suffix == ".jsonl" else _parse_text
-    rows = [parse(line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
-        raise ValueError(f"{path}: holds no prompts")
-    return rows
-
-
 def normalised(prompt: str) -> str:
     """What two prompts share that mean the same: letter case, spacing and a final full stop are left out."""
     return " ".join(prompt.casefold().split()).rstrip(". ")
 
 
 class PromptDataset(Dataset[Prompt]):
-    """The prompts of one or more files, in order.
+    """The prompts of one or more files or named sets, in order.
 
     Args:
-        paths: one file or several, read by `read_prompts`.
+        paths: a file, as `read_prompts` takes it, or the name of a set, which is fetched if it is not here; several of
+            them; or a mapping from such to weights. For training, a weight says how often an epoch holds a prompt (see
+            `Part`); otherwise it is a whole number and the prompts come so often.
         limit: keep only so many, the first ones.
         exclude: prompts to leave out (before `limit`), compared as `normalised` says.
+        purpose: "train", "val", "test" or "predict": decides between the splits of a named set (see `Manifest.choose`)
+            and what weights mean.
+        deduplicate: whether to keep the first one only of prompts that are the same, as `normalised` says; None for
+            those of named sets alone, unless repeats are meant there.
+        filter_unsafe: whether to leave out prompts with unsafe words (see `is_unsafe`); None for those of named sets of
+            which the manifest says so.
+        store: where named sets are; the user's by default.
 
     Attributes:
         rows: the rows kept.
+        parts: the rows that came from each source, with its weight.
         n_excluded: number of rows left out because of `exclude`.
+        n_repeated: as repetitions.
+        n_unsafe: for unsafe words.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_prompts`; also if `limit` is below 1 or nothing is left.
+        FileNotFoundError, ValueError: as `read_prompts`, `parse_sources` and `PromptStore.require`; also if `limit` is
+            below 1, a weight is no whole number where it has to be, or nothing is left.
+        DownloadError: if a named set is not here and cannot be fetched.
     """
 
-    def __init__(self, paths: PathLike | Sequence[PathLike], limit: int | None = None, exclude: Iterable[str] = ()):
-        self.paths = [paths] if isinstance(paths, str | Path) else list(paths)
-        if not self.paths:
-            raise ValueError("a prompt set needs at least one file")
+    def __init__(
+        self,
+        paths: Sources,
+        limit: int | None = None,
+        exclude: Iterable[str] = (),
+        *,
+        purpose: str = "test",
+        deduplicate: bool | None = False,
+        filter_unsafe: bool | None = None,
+        store: PromptStore | None = None,
+    ):
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, or None for all prompts, not {limit}")
+        self.sources = parse_sources(paths, purpose)
+        self.purpose, self.deduplicate, self.filter_unsafe = purpose, deduplicate, filter_unsafe
+        self.n_excluded = self.n_repeated = self.n_unsafe = 0
+        self.rows: list[Row] = []
+        self.parts: list[Part] = []
         unwanted = {normalised(prompt) for prompt in exclude}
-        rows = [row for path in self.paths for row in read_prompts(path)]
-        kept = [row for row in rows if normalised(row["prompt"]) not in unwanted]
-        if not kept:
-            raise ValueError(f"{', '.join(map(str, self.paths))}: every prompt is excluded, none is left")
-        self.n_excluded = len(rows) - len(kept)
-        self.rows = kept[:limit]
+        seen: set[str] = set()
+        for source in self.sources:
+            rows = self._read(source, unwanted, seen, store or PromptStore())
+            self._add(source, rows, limit)
+        if not self.rows:
+            names = ", ".join(source.name for source in self.sources)
+            raise ValueError(f"{names}: every prompt is excluded or unsafe, none is left")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -106,6 +105,44 @@ class PromptDataset(Dataset[Prompt]):
         """All prompts, in order."""
         return [row["prompt"] for row in self.rows]
 
+    @property
+    def epoch_length(self) -> int:
+        """Rows that an epoch of training holds: as many as there are, if no weights are given."""
+        return sum(part.length for part in self.parts)
+
+    def _read(self, source: Source, unwanted: set[str], seen: set[str], store: PromptStore) -> list[Row]:
+        """The rows of a source that are kept; `seen` learns of them."""
+        kept: list[Row] = []
+        for file in source.files:
+            is_named = isinstance(file, PromptFile)
+            filtered = is_named and file.filter_unsafe if self.filter_unsafe is None else self.filter_unsafe
+            unique = is_named and not file.keep_repeats if self.deduplicate is None else self.deduplicate
+            for row in read_prompts(store.fetch(file) if is_named else file):
+                key = normalised(row["prompt"])
+                if filtered and is_unsafe(row["prompt"]):
+                    self.n_unsafe += 1
+                elif key in unwanted:
+                    self.n_excluded += 1
+                elif unique and key in seen:
+                    self.n_repeated += 1
+                else:
+                    kept.append(row)
+                seen.add(key)
+        return kept
+
+    def _add(self, source: Source, rows: list[Row], limit: int | None) -> None:
+        weight = source.weight
+        if self.purpose != "train":
+            if weight != int(weight):
+                raise ValueError(
+                    f"{source.name}: a weight is for training; elsewhere it counts repetitions, not {weight}"
+                )
+            rows, weight = rows * int(weight), 1.0
+        start = len(self.rows)
+        self.rows += rows[: None if limit is None else limit - start]
+        if len(self.rows) > start:
+            self.parts.append(Part(start, len(self.rows), weight))
+
 
 def collate_prompts(prompts: Sequence[Prompt]) -> PromptBatch:
     """Batch prompts without turning their metadata into tensors."""
@@ -114,18 +151,3 @@ def collate_prompts(prompts: Sequence[Prompt]) -> PromptBatch:
         metadata=[prompt["metadata"] for prompt in prompts],
         index=torch.tensor([prompt["index"] for prompt in prompts], dtype=torch.int64),
     )
-
-
-def _parse_text(line: str, place: str) -> dict[str, Any]:
-    return {"prompt": line}
-
-
-def _parse_json(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from None
-    prompt = row.get("prompt") if isinstance(row, dict) else None
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f'{place}: expected an object with a non-empty string "prompt", such as {{"prompt": "a dog"}}')
-    return {**row, "prompt": prompt.strip()}

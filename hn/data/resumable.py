@@ -9,11 +9,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from hn.data.mix import epoch_rows, generator
 from hn.data.prompts import PromptDataset
 
 
 class EpochShuffle(DistributedSampler):
-    """A permutation of the data set for each (seed, epoch), dealt out to the ranks in turn.
+    """A permutation of the data set, or of the epoch's rows of a weighted mix, for each (seed, epoch), dealt out to the
+    ranks in turn.
 
     Every rank gets the same number of samples; the remainder is left out of this epoch. It is a `DistributedSampler` so
     that Lightning takes it as it is, on one device or many, and calls `set_epoch`.
@@ -43,33 +45,37 @@ class EpochShuffle(DistributedSampler):
         num_replicas: int = 1,
         rank: int = 0,
     ):
-        if len(dataset) < batch_size * num_replicas:
+        if dataset.epoch_length < batch_size * num_replicas:
             raise ValueError(
-                f"{len(dataset)} training prompts do not fill one batch of {batch_size} on {num_replicas} device(s): "
-                "lower batch_size or add prompts"
+                f"{dataset.epoch_length} training prompts do not fill one batch of {batch_size} on {num_replicas} "
+                "device(s): lower batch_size or add prompts"
             )
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
         self.batch_size = batch_size
         self.position = position
 
     def __len__(self) -> int:
-        return len(self.dataset) // self.num_replicas
+        return self.dataset.epoch_length // self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
         # Hashed rather than added, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
-        digest = hashlib.sha256(f"{self.seed} {self.epoch}".encode()).digest()
-        rng = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        order = torch.randperm(len(self.dataset), generator=rng)[self.rank :: self.num_replicas]
+        rng = generator(f"{self.seed} {self.epoch}")
+        rows = epoch_rows(self.dataset.parts, self.seed, self.epoch)
+        order = rows[torch.randperm(len(rows), generator=rng)][self.rank :: self.num_replicas]
         return iter(order[self.position() * self.batch_size : len(self)].tolist())
 
     def describe(self) -> dict[str, Any]:
         """What the order of batches depends on, beside epoch and position."""
         prompts = "\n".join(self.dataset.prompts).encode()
+        parts = [[part.start, part.stop, part.weight] for part in self.dataset.parts]
+        # Not said of prompts that are all seen once, so that their checkpoints stay as they are.
+        weights = {"weights": parts} if any(weight != 1 for _, _, weight in parts) else {}
         return {
             "prompts": hashlib.sha256(prompts).hexdigest(),
             "seed": self.seed,
             "batch_size": self.batch_size,
             "num_replicas": self.num_replicas,
+            **weights,
         }
 
 
@@ -87,7 +93,8 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Warn if the order of the checkpoint's run cannot be continued."""
-        changed = [name for name, value in self.state_dict().items() if state.get(name) != value]
+        own = self.state_dict()
+        changed = [name for name in {**own, **state} if state.get(name) != own.get(name)]
         if changed:
             rank_zero_warn(
                 f"This run resumes with other {', '.join(changed)} than the checkpoint's: the rest of its epoch is in "

@@ -4,8 +4,10 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from hn.data import PromptDataModule
+from hn.data.download import DownloadError
 from hn.data.resumable import EpochShuffle
 
 N_PROMPTS, BATCH_SIZE = 11, 2  # 5 batches an epoch, one prompt is left over
@@ -206,7 +208,120 @@ def test_errors_say_what_to_set(files):
         PromptDataModule(**files).setup("test")
     with pytest.raises(ValueError, match="batch_size 0"):
         PromptDataModule(**files, batch_size=0)
+    with pytest.raises(ValueError, match="no prompt set 'genevl'; did you mean geneval"):
+        PromptDataModule(train="genevl")
+    with pytest.raises(ValueError, match="the weight of geneval must be a positive number"):
+        PromptDataModule(predict={"geneval": 0.0})
     data = PromptDataModule(**files, batch_size=12)
     data.setup("fit")
     with pytest.raises(ValueError, match="11 training prompts do not fill one batch of 12"):
         data.train_dataloader()
+
+
+@pytest.fixture
+def mix(tmp_path):
+    """Weights of two files: an epoch holds 6 rows once and 3 of 7: 9 in all, 4 batches and one row left over."""
+    paths = {}
+    for name, n, weight in (("once", 6, 1.0), ("part", 7, 0.4)):
+        path = tmp_path / f"{name}.txt"
+        path.write_text("".join(f"{name} {number}\n" for number in range(n)))
+        paths[str(path)] = weight
+    return {"train": paths}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("at", [1, 4, 6, 11])
+def test_resuming_a_weighted_mix_continues_the_sequence(make_trainer, mix, tmp_path, at, num_workers):
+    whole = fit(make_trainer(max_epochs=3), mix)
+    assert len(whole) == 3 * 4
+    first = make_trainer(max_steps=at, callbacks=[ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=at)])
+    assert fit(first, mix, num_workers=num_workers) == whole[:at]
+    rest = fit(make_trainer(max_epochs=3), mix, ckpt_path=tmp_path / f"step={at}.ckpt", num_workers=num_workers)
+    assert rest == whole[at:]
+
+
+@pytest.mark.parametrize("resumed_with_weights", [False, True])
+def test_resuming_with_other_weights_warns(make_trainer, mix, tmp_path, resumed_with_weights):
+    runs = [mix, {"train": list(mix["train"])}]
+    if resumed_with_weights:
+        runs.reverse()
+    fit(make_trainer(max_steps=2, callbacks=[ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2)]), runs[0])
+    with pytest.warns(UserWarning, match="resumes with other weights than"):
+        fit(make_trainer(max_epochs=1), runs[1], ckpt_path=tmp_path / "step=2.ckpt")
+
+
+def test_one_prompt_a_batch(make_trainer, mix):
+    module = Recorder()
+    make_trainer(max_epochs=1).fit(module, PromptDataModule(**mix, batch_size=1))
+    assert [len(batch) for batch in module.seen] == [1] * 9
+
+
+def test_what_is_left_out_is_said(files, tmp_path, caplog):
+    (tmp_path / "web.txt").write_text("a dog\nA nude\na horse\nA horse.\n")
+    options = {"train": str(tmp_path / "web.txt"), "val": files["val"], "deduplicate": True, "filter_unsafe": True}
+    with caplog.at_level(logging.INFO):
+        data = PromptDataModule(**options)
+        data.setup("fit")
+    assert data.datasets["train"].prompts == ["a horse"]
+    for part in (
+        "1 training prompts have unsafe words",
+        "1 training prompts are repeated",
+        "are evaluation prompts too",
+    ):
+        assert f"{part} and are left out; 1 remain" in caplog.text
+    assert "val prompts" not in caplog.text
+
+
+def test_training_on_an_evaluation_set_warns(files):
+    data = PromptDataModule(train=["examples", files["train"]])
+    with pytest.warns(UserWarning, match="Training on prompts that are for evaluation: examples/test"):
+        data.setup("fit")
+    assert len(data.datasets["train"]) == 144 + N_PROMPTS
+
+
+@pytest.fixture
+def words(server, make_manifest):
+    """Three sets at a server, of a training, a validation and a test split."""
+    contents = {"train": b"a dog\na cat\na cow\n", "val": b"a horse\n", "test": b"a cow\n"}
+    server.files |= {f"{split}.txt": content for split, content in contents.items()}
+    files = {f"{split}.txt": (split, content) for split, content in contents.items()}
+    make_manifest({"words": files}, urls=[server.url()])
+    return server
+
+
+@pytest.mark.parametrize(
+    ("verb", "fetched"),
+    [("fit", {"train.txt", "val.txt", "test.txt"}), ("validate", {"val.txt"}), ("test", {"test.txt"})],
+)
+def test_named_sets_are_fetched_where_they_are_needed(make_trainer, words, own_store, verb, fetched):
+    data = PromptDataModule(train="words", val="words", test="words", predict="words", batch_size=1)
+    trainer = make_trainer(max_epochs=1)
+    trainer.state.fn = TrainerFn(verb)
+    data.trainer = trainer
+    data.prepare_data()
+    assert {path for path, _ in words.asked} == fetched
+    data.setup(verb)
+    assert {path.name for path in (own_store / "words").glob("*.txt")} == fetched
+    if verb == "fit":
+        assert data.datasets["train"].prompts == ["a dog", "a cat"]  # the test prompt is left out
+
+
+def test_training_fetches_by_itself(make_trainer, words):
+    assert len(fit(make_trainer(max_epochs=1), {"train": "words"})) == 1
+    assert len(words.asked) == 1
+
+
+def test_sets_that_cannot_be_had_stop_a_run_before_it_starts(make_trainer, words, tmp_path):
+    words.files.clear()
+    module = Recorder()
+    with pytest.raises(DownloadError, match="`hn prompts pull words/train` fetches it"):
+        make_trainer(max_epochs=1).fit(module, PromptDataModule(train="words"))
+    assert module.seen == []
+
+
+def test_the_folder_of_named_sets_is_an_option(words, tmp_path, own_store):
+    data = PromptDataModule(test="words", prompts_folder=str(tmp_path / "other"))
+    data.prepare_data()
+    data.setup("test")
+    assert data.datasets["test"].prompts == ["a cow"]
+    assert not own_store.exists()

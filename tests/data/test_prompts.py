@@ -4,50 +4,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from hn.data import PromptDataset, collate_prompts, read_prompts
+from hn.data import PromptDataset, collate_prompts
+from hn.data.mix import Part
 from hn.data.prompts import normalised
 
-SHARED_PROMPTS = Path(__file__).parents[3] / "shared" / "prompts"
 ROW = {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}
 
 
 def write(path: Path, content: str | bytes) -> Path:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
-
-
-def test_jsonl_keeps_the_whole_row(tmp_path):
-    path = write(tmp_path / "a.jsonl", json.dumps(ROW) + '\n\n{"prompt": " a dog "}\n')
-    assert read_prompts(path) == [ROW, {"prompt": "a dog"}]
-
-
-def test_txt_has_one_prompt_a_line(tmp_path):
-    # a byte order mark, Windows line ends, blank lines, and a line separator inside a prompt
-    path = write(tmp_path / "a.txt", "\ufeffa dog\r\n  \r\n a cat\u2028asleep \n".encode())
-    assert read_prompts(path) == [{"prompt": "a dog"}, {"prompt": "a cat\u2028asleep"}]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.txt", b"\n \n", "holds no prompts"),
-        ("a.jsonl", b"", "holds no prompts"),
-        ("a.txt", b"a dog\n\xff\xfe cat\n", "line 2: not valid UTF-8"),
-        ("a.jsonl", b'{"prompt": "x"}\n\n{"prompt": \n', r"line 3: not valid JSON \(Expecting value at column"),
-        ("a.jsonl", b'{"prompt": "x"}\n["x"]\n', "line 2: expected an object"),
-        ("a.jsonl", b'{"text": "x"}\n', "line 1: expected an object"),
-        ("a.jsonl", b'{"prompt": " "}\n', "line 1: expected an object"),
-        ("a.csv", b"x\n", r"end in .jsonl or .txt, not '.csv'"),
-    ],
-)
-def test_wrong_files_are_named_with_the_line(tmp_path, name, content, message):
-    with pytest.raises(ValueError, match=rf"{name}.*{message}"):
-        read_prompts(write(tmp_path / name, content))
-
-
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.txt: there is no such prompt file"):
-        read_prompts(tmp_path / "none.txt")
 
 
 def test_data_set_joins_files_in_order(tmp_path):
@@ -91,9 +57,89 @@ def test_collate_keeps_metadata_as_it_is(tmp_path):
     assert batch["index"].dtype == torch.int64
 
 
-@pytest.mark.skipif(not SHARED_PROMPTS.is_dir(), reason="the shared prompt sets are not beside this repository")
-def test_reads_the_published_sets():
-    assert len(read_prompts(SHARED_PROMPTS / "geneval" / "evaluation_metadata.jsonl")) == 553
-    for path in sorted(SHARED_PROMPTS.rglob("*.txt")):
-        lines = path.read_text(encoding="utf-8").split("\n")
-        assert len(read_prompts(path)) == sum(bool(line.strip()) for line in lines), path
+def test_named_sets_files_and_folders_are_read_alike(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "1.txt", "a dog")
+    dataset = PromptDataset(["examples", folder, write(tmp_path / "a.csv", "prompt,kind\na cat,pet\n")])
+    assert len(dataset) == 144 + 2
+    assert dataset[0]["metadata"].keys() == {"prompt", "category"}
+    assert dataset[145]["metadata"] == {"prompt": "a cat", "kind": "pet"}
+
+
+def test_a_named_set_is_fetched_when_it_is_first_read(server, make_manifest, own_store):
+    server.files["words.txt"] = b"a dog\na cat\n"
+    make_manifest({"words": {"words.txt": ("test", b"a dog\na cat\n")}}, urls=[server.url()])
+    for _ in range(2):
+        assert PromptDataset("words").prompts == ["a dog", "a cat"]
+    assert len(server.asked) == 1
+    assert (own_store / "words" / "words.txt").read_bytes() == b"a dog\na cat\n"
+
+
+def test_the_purpose_decides_the_split():
+    for purpose, n in {"train": 720, "val": 40, "test": 94, "predict": 94}.items():
+        assert len(PromptDataset("miniature", purpose=purpose, deduplicate=None)) == n
+    assert len(PromptDataset("miniature/train", purpose="val")) == 720
+
+
+def test_repeats_of_files_are_left_out_if_asked_for(tmp_path):
+    first, second = write(tmp_path / "a.txt", "one\nOne.\ntwo"), write(tmp_path / "b.txt", "two \nthree")
+    assert PromptDataset([first, second]).prompts == ["one", "One.", "two", "two", "three"]
+    assert PromptDataset([first, second], deduplicate=None).prompts == ["one", "One.", "two", "two", "three"]
+    dataset = PromptDataset([first, second], deduplicate=True)
+    assert (dataset.prompts, dataset.n_repeated) == (["one", "two", "three"], 2)
+
+
+def test_repeats_of_named_sets_are_left_out_unless_they_are_meant(make_manifest, own_store, tmp_path):
+    sets = {name: {"a.txt": ("train", b"one\nOne\ntwo\n")} for name in ("plain", "meant")}
+    options = {"urls": ["http://127.0.0.1:9/"]}
+    for keep, expected in ((False, ["one", "two"]), (True, ["one", "One", "two"])):
+        make_manifest(sets, keep_repeats=keep, **options)
+        (own_store / "plain").mkdir(parents=True, exist_ok=True)
+        write(own_store / "plain" / "a.txt", "one\nOne\ntwo\n")
+        assert PromptDataset("plain", deduplicate=None).prompts == expected
+    assert PromptDataset("plain", deduplicate=True).prompts == ["one", "two"]
+    # What a file brought is not repeated by a named set after it.
+    make_manifest(sets, **options)
+    assert PromptDataset([write(tmp_path / "b.txt", "TWO"), "plain"], deduplicate=None).prompts == ["TWO", "one"]
+
+
+def test_unsafe_prompts_are_left_out_as_the_manifest_says_or_as_asked_for(make_manifest, own_store, tmp_path):
+    (own_store / "web").mkdir(parents=True)
+    content = "a dog\na nude\n"
+    write(own_store / "web" / "a.txt", content)
+    make_manifest({"web": {"a.txt": ("train", content.encode())}}, filter_unsafe=True)
+    path = write(tmp_path / "own.txt", content)
+    for paths, option, kept in (
+        ("web", None, 1),
+        ("web", False, 2),
+        ("web", True, 1),
+        (path, None, 2),
+        (path, True, 1),
+        (["web", path], None, 3),
+    ):
+        dataset = PromptDataset(paths, filter_unsafe=option)
+        total = 4 if isinstance(paths, list) else 2
+        assert (len(dataset), dataset.n_unsafe) == (kept, total - kept), (paths, option)
+
+
+def test_weights_are_parts_in_training_and_repetitions_elsewhere(tmp_path):
+    first, second = str(write(tmp_path / "a.txt", "one\ntwo\nthree")), str(write(tmp_path / "b.txt", "four"))
+    mix = PromptDataset({first: 2.0, second: 1}, purpose="train")
+    assert mix.prompts == ["one", "two", "three", "four"]
+    assert mix.parts == [Part(0, 3, 2.0), Part(3, 4, 1.0)]
+    assert mix.epoch_length == 7
+    assert PromptDataset({first: 2.0, second: 1}).prompts == ["one", "two", "three"] * 2 + ["four"]
+    assert PromptDataset({first: 1.5, second: 1}, limit=2, purpose="train").parts == [Part(0, 2, 1.5)]
+    with pytest.raises(ValueError, match=r"a\.txt: a weight is for training; elsewhere it counts repetitions, not 1.5"):
+        PromptDataset({first: 1.5}, purpose="val")
+
+
+def test_a_damaged_set_is_not_read(make_manifest, own_store):
+    make_manifest({"words": {"a.txt": ("test", b"a dog\n")}})
+    (own_store / "words").mkdir(parents=True)
+    write(own_store / "words" / "a.txt", "a cat\n")
+    with pytest.raises(
+        ValueError, match=r"a\.txt is not prompt set words/a: its sha256 is .*`hn prompts pull words/a`"
+    ):
+        PromptDataset("words")

@@ -1,0 +1,134 @@
+"""Fetching a file over an unreliable network: resumed, verified, and in place only when whole."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+CHUNK = 1 << 16  # bytes
+TIMEOUT = 30.0  # seconds without a byte
+ATTEMPTS = 3  # for one address, each going on where the last one was cut off
+
+
+class DownloadError(OSError):
+    """A file could not be fetched; says from where and why."""
+
+
+def download(
+    urls: Sequence[str], destination: Path, verify: Callable[[Path], bool], size: int | None = None, name: str = ""
+) -> None:
+    """Fetch a file from the first address that gives the right one.
+
+    What arrives is kept in `<destination>.part`. A transfer that was cut off goes on from there (HTTP Range), at once
+    or when called again; where the server cannot do that it starts anew. The file is moved to its place when `verify`
+    says that it is right, in one step; one that is not right is deleted.
+
+    Args:
+        urls: http, https or file addresses, tried in order.
+        destination: where to put it; folders are made.
+        verify: whether a file is the right one.
+        size: its bytes, if known.
+        name: for the progress bar; none is shown where there is no terminal.
+
+    Raises:
+        DownloadError: if no address gives the right file, or the disk is full.
+    """
+    part = destination.with_name(destination.name + ".part")
+    failures = []
+    for url in urls:
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            had_some = part.is_file() and part.stat().st_size > 0
+            _fetch(url, part, size, name)
+            is_right = verify(part)
+            if not is_right and had_some:
+                # What was there before may have been of something else.
+                part.unlink()
+                _fetch(url, part, size, name)
+                is_right = verify(part)
+            if is_right:
+                os.replace(part, destination)
+                return
+            part.unlink()
+            failures.append(f"{url}: the file there is not the expected one (wrong checksum)")
+        except (HTTPError, URLError, http.client.HTTPException, ConnectionError, TimeoutError, EOFError) as error:
+            failures.append(f"{url}: {_reason(error)}")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                part.unlink(missing_ok=True)
+            raise DownloadError(f"{name or destination.name} cannot be written to {destination}: {error}") from error
+    raise DownloadError("\n".join(failures))
+
+
+def _fetch(url: str, part: Path, size: int | None, name: str) -> None:
+    """Fetch what is not in `part` yet, going on a few times if the connection breaks."""
+    for attempt in range(ATTEMPTS):
+        try:
+            _transfer(url, part, size, name)
+            return
+        except HTTPError:
+            raise
+        except (http.client.HTTPException, ConnectionError, TimeoutError, EOFError):
+            if attempt == ATTEMPTS - 1:
+                raise
+
+
+def _transfer(url: str, part: Path, size: int | None, name: str) -> None:
+    done = part.stat().st_size if part.is_file() else 0
+    if size is not None and done == size:
+        return
+    if size is not None and done > size:
+        done = 0
+    headers = {"User-Agent": "hn", "Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    try:
+        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
+    except HTTPError as error:
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and done:
+            return  # nothing is left to send; the checksum will tell
+        raise
+    with response:
+        if not _goes_on(response, done):
+            done = 0
+        announced = response.headers.get("Content-Length")
+        total = done + int(announced) if announced else size
+        with (
+            part.open("ab" if done else "wb") as file,
+            tqdm(
+                desc=name,
+                total=total,
+                initial=done,
+                unit="B",
+                unit_scale=True,
+                disable=None,
+                leave=False,
+                dynamic_ncols=True,
+                file=sys.stderr,
+            ) as bar,
+        ):
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+        # http.client does not tell a connection that was cut off from the end of the file.
+        if total is not None and part.stat().st_size < total:
+            raise EOFError(f"the connection was cut off after {part.stat().st_size:,} of {total:,} bytes")
+
+
+def _goes_on(response: Any, done: int) -> bool:
+    """Whether a server sends the rest, as it was asked to, and not the whole."""
+    start = (response.headers.get("Content-Range") or "").removeprefix("bytes ").partition("-")[0]
+    return response.status == http.client.PARTIAL_CONTENT and start == str(done)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, HTTPError):
+        return f"the server answers {error.code} {error.reason}"
+    return str(error.reason if isinstance(error, URLError) else error) or type(error).__name__

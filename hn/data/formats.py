@@ -1,0 +1,161 @@
+"""Readers of prompt files, one per format; they agree on what a row is."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+PathLike = str | Path
+Row = dict[str, Any]
+
+PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text")
+
+
+def read_prompts(path: PathLike) -> list[Row]:
+    """The rows of a prompt file, each with a non-empty string under "prompt".
+
+    The formats are told apart by the file's ending:
+        `.jsonl`: one JSON object a line with "prompt" and anything else, like GenEval's "tag", "include", "exclude";
+        `.txt`: one prompt a line;
+        `.csv`: commas and quotation marks as in RFC 4180, `.tsv`: tabs, quotation marks as they are. The first line
+            names the columns, one of them prompt, prompts, caption or text in whatever case; the others are kept under
+            their names in lower case;
+        `.json`: a list of prompts or of objects with "prompt", or an object whose values are such.
+    A folder of `.txt` files is read as well, each of them one prompt, in the order of their names; the name without its
+    ending is kept under "item".
+    Files are UTF-8, with or without a byte order mark; blank lines are skipped and prompts stripped.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the ending is another one, the file is not UTF-8, a line is wrong (named by its number), or there
+            are no prompts.
+    """
+    path = Path(path)
+    if path.is_dir():
+        rows = _read_folder(path)
+    elif path.suffix not in _READERS:
+        *others, last = _READERS
+        raise ValueError(f"{path}: prompt files end in {', '.join(others)} or {last}, not '{path.suffix}'")
+    elif not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such prompt file")
+    else:
+        rows = _READERS[path.suffix](_read_text(path), path)
+    if not rows:
+        raise ValueError(f"{path}: holds no prompts")
+    return rows
+
+
+def has_known_ending(path: PathLike) -> bool:
+    """Whether `read_prompts` knows a file's format by its name."""
+    return Path(path).suffix in _READERS
+
+
+def _read_text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: not valid UTF-8; save the file as UTF-8") from None
+
+
+def _read_lines(text: str, path: Path) -> list[Row]:
+    return [{"prompt": line} for _, line in _lines(text)]
+
+
+def _read_jsonl(text: str, path: Path) -> list[Row]:
+    return [_row(_parse_json(line, place), place) for place, line in _places(text, path)]
+
+
+def _read_json(text: str, path: Path) -> list[Row]:
+    items = _parse_json(text, str(path)) if text.strip() else []
+    if isinstance(items, dict):
+        items = list(items.values())
+    if not isinstance(items, list):
+        raise ValueError(f'{path}: expected a JSON list of prompts, such as ["a dog", "a cat"]')
+    rows = ({"prompt": item} if isinstance(item, str) else item for item in items)
+    return [_row(row, f"{path}, item {number}") for number, row in enumerate(rows, 1)]
+
+
+def _read_csv(text: str, path: Path) -> list[Row]:
+    return _read_table(text, path, delimiter=",")
+
+
+def _read_tsv(text: str, path: Path) -> list[Row]:
+    return _read_table(text, path, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _read_table(text: str, path: Path, **dialect: Any) -> list[Row]:
+    # newline="": a quoted field may hold line breaks, which are the prompt's own.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
+    rows: list[Row] = []
+    columns: list[str] = []
+    try:
+        for fields in reader:
+            fields = [field.strip() for field in fields]
+            if not any(fields):
+                continue
+            place = f"{path}, line {reader.line_num}"
+            if not columns:
+                columns = _columns(fields, place)
+                continue
+            if len(fields) != len(columns):
+                raise ValueError(f"{place}: has {len(fields)} columns, the first line has {len(columns)}")
+            rows.append(_row(dict(zip(columns, fields, strict=True)), place))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not a valid table ({error})") from None
+    return rows
+
+
+def _columns(names: list[str], place: str) -> list[str]:
+    """The names in lower case, that of the prompts' column "prompt"."""
+    columns = [name.lower() for name in names]
+    found = [name for name in PROMPT_COLUMNS if name in columns]
+    if len(found) != 1 or len(set(columns)) < len(columns):
+        raise ValueError(
+            f"{place}: expected distinct names of columns, exactly one of them {', '.join(PROMPT_COLUMNS)}; "
+            f"found {', '.join(names)}"
+        )
+    return ["prompt" if name == found[0] else name for name in columns]
+
+
+def _read_folder(path: Path) -> list[Row]:
+    # The text of a whole file, line breaks included, is one prompt.
+    files = sorted(file for file in path.iterdir() if file.suffix == ".txt")
+    return [_row({"prompt": _read_text(file), "item": file.stem}, str(file)) for file in files]
+
+
+def _places(text: str, path: Path) -> Iterable[tuple[str, str]]:
+    return ((f"{path}, line {number}", line) for number, line in _lines(text))
+
+
+def _lines(text: str) -> Iterable[tuple[int, str]]:
+    """The lines that are not blank, with their numbers."""
+    # Not splitlines(): it also splits at characters that may stand inside a prompt, like U+2028 or form feed.
+    return ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def _parse_json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise ValueError(f"{place}: not valid JSON ({error.msg} at {line}column {error.colno})") from None
+
+
+def _row(row: Any, place: str) -> Row:
+    prompt = row.get("prompt") if isinstance(row, dict) else None
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f'{place}: expected an object with a non-empty string "prompt", such as {{"prompt": "a dog"}}')
+    return {**row, "prompt": prompt.strip()}
+
+
+_READERS: dict[str, Callable[[str, Path], list[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".txt": _read_lines,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".json": _read_json,
+}

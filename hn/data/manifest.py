@@ -1,0 +1,236 @@
+"""The prompt sets that `hn` knows by name: what they are, where they come from, and their checksums."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+MANIFEST_FILE = Path(__file__).parents[2] / "data" / "prompts" / "manifest.yaml"
+CHECKSUMS = ("sha256", "git_blob", "git_tree")
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Version:
+    """The bytes that a file may have; `filtered` ones lack the rows that match somebody's list of unsafe words.
+
+    `prompts` counts the rows, `unique` the distinct prompts in them; None is what is not known.
+    """
+
+    checksum_kind: str
+    checksum: str
+    prompts: int | None
+    unique: int | None
+    bytes: int | None
+    filtered: bool = False
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """A file of a set.
+
+    Attributes:
+        name: the set's name and the file's own, like "t2i_compbench/color/train".
+        path: where it lies below the folder of bundled or of fetched sets.
+        split: what it is for: "train", "val" or "test", or a part of one of these, like "val_seen".
+        versions: the published one first.
+        urls: where it is to be had, in the order to try; none for bundled files.
+        archive_folder: set where the URLs give a zip archive, in whose only top folder this one is what counts.
+        bundled: whether it lies in the repository.
+        filter_unsafe: whether prompts with unsafe words are left out where nothing else is asked for.
+        keep_repeats: whether repeated prompts are meant.
+    """
+
+    name: str
+    path: Path
+    split: str
+    versions: tuple[Version, ...]
+    urls: tuple[str, ...]
+    archive_folder: str | None
+    bundled: bool
+    filter_unsafe: bool
+    keep_repeats: bool
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A set of prompts: its facts, as the manifest states them, and its files by their own names."""
+
+    name: str
+    about: str
+    home: str | None
+    hf: str | None
+    licence: str
+    bundled: bool
+    filter_unsafe: bool
+    schema: str
+    quirks: str
+    urls: tuple[str, ...]
+    files: dict[str, PromptFile]
+    keep_repeats: bool = False
+    obtain: str | None = None  # how to come by a set that has no files to fetch
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Sets that are trained on together, and how often an epoch holds each."""
+
+    name: str
+    about: str
+    parts: dict[str, float]
+
+
+class Manifest:
+    """All sets and mixes.
+
+    A name is one of
+        SET: all files of a set, like "geneval";
+        SET/FILE: one file, like "t2i_compbench/color/train";
+        SET/PREFIX, SET/SPLIT or a pattern: several files, like "t2i_compbench/color", "t2i_compbench/train" or
+            "t2i_compbench/*spatial/val";
+        MIX: a mix, like "paper_mix".
+
+    Args:
+        file: the YAML file.
+
+    Raises:
+        FileNotFoundError: if it is missing.
+        ValueError: if it is not as it should be; names the entry and the field.
+    """
+
+    def __init__(self, file: Path = MANIFEST_FILE) -> None:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing: install hn from a checkout of its repository")
+        self.folder = file.parent
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        try:
+            self.sets = {name: _parse_set(name, facts) for name, facts in content["sets"].items()}
+            self.mixes = {name: _parse(Mix, name, facts) for name, facts in content["mixes"].items()}
+            for mix in self.mixes.values():
+                for part in mix.parts:
+                    self.find(part)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    def find(self, name: str) -> list[PromptFile]:
+        """All files that a name stands for, in the manifest's order; those of a mix one part after the other.
+
+        Raises:
+            ValueError: if there is no such set or file, naming the nearest ones, or the set has no files to fetch.
+        """
+        if name in self.mixes:
+            return [file for part in self.mixes[name].parts for file in self.find(part)]
+        head, _, pattern = name.partition("/")
+        if head not in self.sets:
+            raise ValueError(f"there is no prompt set {name!r}{self._nearest(name)}; `hn prompts list` shows them all")
+        found = self.sets[head]
+        if found.obtain is not None:
+            raise ValueError(f"{head}: {found.obtain}")
+        files = [file for own, file in found.files.items() if not pattern or _matches(pattern, own, file.split)]
+        if not files:
+            raise ValueError(f"prompt set {head} has no {pattern!r}; it has {', '.join(found.files)}")
+        return files
+
+    def choose(self, name: str, purpose: str) -> list[PromptFile]:
+        """The files that a name stands for where prompts are wanted for one purpose.
+
+        A name that leaves the split open, like "t2i_compbench" or "pickapic_v1", stands for the training split where
+        prompts are for training, and otherwise for the validation or the test split: the one that is asked for if there
+        is one, else the other.
+
+        Args:
+            name: of a set, files of a set, or a mix.
+            purpose: "train", "val", "test" or "predict", the last as "test".
+
+        Raises:
+            ValueError: as `find`; also if the name leaves the split open and none of the set's is for the purpose.
+        """
+        files = self.find(name)
+        splits = {file.split for file in files}
+        if len(splits) == 1 or name in self.mixes:
+            return files
+        preferred = {"train": ["train"], "val": ["val", "test"]}.get(purpose, ["test", "val"])
+        split = next((split for split in preferred if split in splits), None)
+        if split is None:
+            raise ValueError(f"{name} leaves open which split is meant: name one of {', '.join(sorted(splits))}")
+        return [file for file in files if file.split == split]
+
+    def knows(self, name: str) -> bool:
+        """Whether the first part of a name is a set or mix."""
+        return name in self.mixes or name.partition("/")[0] in self.sets
+
+    def _nearest(self, name: str) -> str:
+        known = [*self.sets, *self.mixes, *(file.name for found in self.sets.values() for file in found.files.values())]
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+
+
+@cache
+def load_manifest() -> Manifest:
+    """The repository's manifest, read once."""
+    return Manifest()
+
+
+def _matches(pattern: str, own: str, split: str) -> bool:
+    return split == pattern or own == pattern or own.startswith(f"{pattern}/") or fnmatchcase(own, pattern)
+
+
+def _parse_set(name: str, facts: Facts) -> PromptSet:
+    facts = {**facts, "urls": tuple(facts.get("urls", ()))}
+    found = _parse(PromptSet, name, facts)
+    files = {own: _parse_file(found, own, entry) for own, entry in found.files.items()}
+    if not files and found.obtain is None:
+        raise ValueError(f"{name}: needs files, or `obtain`, which says how to come by them")
+    if not found.bundled and files and not found.urls:
+        raise ValueError(f"{name}: needs urls, or to be bundled")
+    return _parse(PromptSet, name, {**facts, "files": files})
+
+
+def _parse_file(found: PromptSet, own: str, facts: Facts) -> PromptFile:
+    name, facts = f"{found.name}/{own}", dict(facts)
+    file, split, archive_folder = (facts.pop(key, None) for key in ("file", "split", "archive_folder"))
+    if not file or not split:
+        raise ValueError(f"{name}: needs `file` and `split`")
+    filtered = facts.pop("filtered", None)
+    versions = [_parse_version(name, facts)]
+    if filtered is not None:
+        versions.append(_parse_version(f"{name}, filtered", filtered, filtered=True))
+    urls = found.urls if archive_folder else tuple(folder + quote(file) for folder in found.urls)
+    path = Path(file) if found.bundled else Path(found.name, file)
+    return PromptFile(
+        name, path, split, tuple(versions), urls, archive_folder, found.bundled, found.filter_unsafe, found.keep_repeats
+    )
+
+
+def _parse_version(name: str, facts: Facts, filtered: bool = False) -> Version:
+    kinds = [kind for kind in CHECKSUMS if kind in facts]
+    if len(kinds) != 1:
+        raise ValueError(f"{name}: needs exactly one of {', '.join(CHECKSUMS)}")
+    facts = dict(facts)
+    checksum = facts.pop(kinds[0])
+    if not isinstance(checksum, str) or len(checksum) != (64 if kinds[0] == "sha256" else 40):
+        raise ValueError(f"{name}: {kinds[0]} must be a string of hexadecimal digits, not {checksum!r}")
+    counts = {key: facts.pop(key) for key in ("prompts", "unique", "bytes") if key in facts}
+    if len(counts) != 3 or facts:
+        raise ValueError(f"{name}: needs prompts, unique and bytes (null if unknown), and nothing else of {[*facts]}")
+    return Version(kinds[0], checksum, **counts, filtered=filtered)
+
+
+def _parse(kind: type, name: str, facts: Facts) -> Any:
+    """An instance of a data class, whose fields without a default must be there, strings where they may not be null."""
+    known = {field.name: field for field in fields(kind)}
+    needed = {key for key in known if key not in ("name", "keep_repeats", "obtain")}
+    if missing := needed - facts.keys():
+        raise ValueError(f"{name}: lacks {', '.join(sorted(missing))}")
+    if unknown := facts.keys() - known.keys():
+        raise ValueError(f"{name}: has unknown fields {', '.join(sorted(unknown))}")
+    return kind(name=name, **facts)

@@ -1,0 +1,64 @@
+"""What a configuration may say where prompts are wanted: files, names of sets, and mixes of them with weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hn.data.formats import PathLike, has_known_ending
+from hn.data.manifest import Manifest, PromptFile, load_manifest
+
+Sources = PathLike | Sequence[PathLike] | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Prompts that are seen `weight` times an epoch: files of the user's, or of a set of the manifest."""
+
+    name: str
+    weight: float
+    files: tuple[Path | PromptFile, ...]
+
+
+def parse_sources(sources: Sources, purpose: str, manifest: Manifest | None = None) -> list[Source]:
+    """The parts of what a configuration says, nothing of them read yet.
+
+    Args:
+        sources: a file or a name of the manifest, several of them, or a mapping from such to weights. What ends like a
+            prompt file is one; anything else is a name or, if there is no such set, a folder of text files.
+        purpose: "train", "val", "test" or "predict", for names that leave the split open (see `Manifest.choose`).
+        manifest: where names are looked up, the repository's by default.
+
+    Raises:
+        ValueError: if there is nothing, a name is not known, or a weight is not a positive number.
+    """
+    if isinstance(sources, Mapping):
+        weights = [(str(source), weight) for source, weight in sources.items()]
+    else:
+        several = [sources] if isinstance(sources, str | Path) else sources
+        weights = [(str(source), 1.0) for source in several]
+    if not weights:
+        raise ValueError("a prompt set needs at least one file or name")
+    for source, weight in weights:
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not is_number or not math.isfinite(weight) or weight <= 0:
+            raise ValueError(f"the weight of {source} must be a positive number, not {weight!r}")
+    return [part for source, weight in weights for part in _parse(source, float(weight), purpose, manifest)]
+
+
+def _parse(source: str, weight: float, purpose: str, manifest: Manifest | None) -> list[Source]:
+    if has_known_ending(source):
+        return [Source(source, weight, (Path(source),))]
+    manifest = manifest or load_manifest()
+    if source in manifest.mixes:
+        parts = manifest.mixes[source].parts.items()
+        return [found for part, share in parts for found in _parse(part, weight * share, purpose, manifest)]
+    if not manifest.knows(source) and Path(source).is_dir():
+        return [Source(source, weight, (Path(source),))]
+    try:
+        return [Source(source, weight, tuple(manifest.choose(source, purpose)))]
+    except ValueError as error:
+        hint = "" if manifest.knows(source) else ". A prompt file ends in .jsonl, .txt, .csv, .tsv or .json"
+        raise ValueError(f"{error}{hint}") from None
