@@ -31,12 +31,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
-from hn.class_path import import_class
+from hn.class_path import class_path, import_class
 from hn.comparison import Comparison
 from hn.config import generator_section, read_config
 from hn.data import verbs
-from hn.data.module import PromptDataModule, check_names
+from hn.data.module import PromptDataModule, check_names, fetch_sets
 from hn.data.prompts import read_prompts
+from hn.data.store import PromptStore
 from hn.device import find_device
 from hn.generate import ImageRequest, Trained, generate_images
 from hn.generators.base import Generator
@@ -53,6 +54,8 @@ DESCRIPTION = (
 )
 WEIGHTS_CONFIG = "adapter_config.json"  # hypernetworks and fine-tunes alike have it
 USAGE = "hn {verb} --config experiments/NAME.yaml [--OPTION VALUE ...]"
+STAGES = {"train": "fit", "compare": "test"}
+"""The stage whose prompts a verb needs, where it is called otherwise."""
 GENERATE_USAGE = "hn generate --generator ID_OR_FOLDER [--hypernet ID_OR_FOLDER] --prompt PROMPT [--OPTION VALUE ...]"
 GENERATE_DESCRIPTION = f"""Make images of prompts, by a generator alone or with a hypernetwork or fine-tune.
 
@@ -171,9 +174,8 @@ class HnCLI(LightningCLI):
         with user_errors():
             parts = config.clone().as_dict()
             require_repositories(repositories_in([parts[section] for section in ("model", "data", "callbacks")]))
-            data = config.get("data")
-            if data is not None and data.class_path == f"{PromptDataModule.__module__}.{PromptDataModule.__name__}":
-                check_names(vars(data.init_args))
+            prompts = prompt_options(config)
+            check_names(prompts)
             run = RunDirectory(**vars(config.run))
             if config.get("ckpt_path") is not None:
                 # Not kept in the saved configuration: a run that was continued is still the run of that configuration.
@@ -189,6 +191,9 @@ class HnCLI(LightningCLI):
                 config.hypernet = config.hypernet or find_weights(run)
             else:
                 self.weights = find_weights(run)
+            if prompts and verb != "generate":
+                # Here and not first in `prepare_data`, which comes after the models were loaded.
+                fetch_sets(prompts, STAGES.get(verb, verb), PromptStore(prompts["prompts_folder"]))
         if verb == "compare":
             self._train_missing(config, missing)
         # Beside the runs, so that a comparison does not write over a run's results.
@@ -395,6 +400,12 @@ def instantiate_generator(section: Mapping[str, Any]) -> Generator:
     parser = Parser()
     parser.add_argument("--generator", type=Generator)
     return parser.instantiate_classes(parser.parse_object({"generator": dict(section)})).generator
+
+
+def prompt_options(config: Namespace) -> dict[str, Any]:
+    """Arguments of the configuration's `PromptDataModule`; none if it has another data module."""
+    data = config.get("data")
+    return vars(data.init_args) if data is not None and data.class_path == class_path(PromptDataModule) else {}
 
 
 def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:

@@ -12,6 +12,8 @@ from huggingface_hub import constants
 
 from hn.cli import main
 from hn.config import EXTENDS, merge, read_config
+from hn.data.module import PURPOSES
+from hn.data.sources import parse_sources
 from tests.tiny_hub import substitute
 
 ROOT = Path(__file__).parents[1]
@@ -56,8 +58,10 @@ def test_every_experiment_parses_and_what_it_names_is_there(file, capsys):
     config = resolved(file, capsys)
     assert config["trainer"]["max_steps"] > 0
     assert "best" in config["callbacks"]
-    prompts = [config["data"]["init_args"][stage] for stage in ("train", "val", "test", "predict")]
-    assert all((ROOT / path).is_file() for path in prompts)
+    options = config["data"]["init_args"]
+    sources = [source for purpose in PURPOSES for source in parse_sources(options[purpose], purpose)]
+    files = [file for source in sources for file in source.files]
+    assert all((ROOT / file).is_file() for file in files if isinstance(file, Path))
     finetune = config["comparison"]["finetune"]
     assert finetune is None or ROOT / finetune in EXPERIMENTS
 
@@ -102,6 +106,10 @@ def test_every_experiment_trains(file, hub, tmp_path, monkeypatch, capsys):
     config = read_config(file)
     if "miniature" not in file.stem:
         config = substitute(config, hub)
+        # Sets that would have to be fetched.
+        mine = {"paper_mix_v1": "data/prompts/miniature/train.jsonl", "geneval": "data/prompts/redness/test.jsonl"}
+        options = config["data"]["init_args"]
+        options |= {key: mine[value] for key, value in options.items() if isinstance(value, str) and value in mine}
     experiment = tmp_path / file.name
     experiment.write_text(yaml.safe_dump(config))
     options = ["--run.root", str(tmp_path / "runs"), "--run.name", "two_updates", "--run.experiment", file.stem]

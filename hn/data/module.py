@@ -31,6 +31,27 @@ def check_names(paths: Mapping[str, Any]) -> None:
             parse_sources(paths[purpose], purpose)
 
 
+def fetch_sets(paths: Mapping[str, Any], stage: str | None, store: PromptStore) -> None:
+    """Fetch the named sets that a stage needs and that are not here.
+
+    Args:
+        paths: what is asked for under "train", "val", "test" and "predict"; the rest of the mapping is ignored.
+        stage: "fit", "validate", "test" or "predict"; None for all of them.
+        store: where sets are kept.
+
+    Raises:
+        DownloadError: if one cannot be had; says how to come by it.
+        ValueError: if something else is in a set's place, or as `parse_sources`.
+    """
+    # A fit needs the test prompts too, to keep them out of training.
+    needs = {"fit": ("train", "val", "test"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+    needed = [name for name in needs.get(stage, PURPOSES) if paths.get(name)]
+    sources = [source for name in needed for source in parse_sources(paths[name], name)]
+    for file in dict.fromkeys(file for source in sources for file in source.files):
+        if isinstance(file, PromptFile):
+            store.fetch(file)
+
+
 class PromptDataModule(LightningDataModule):
     """Prompts from files or named sets, as batches {"prompt": list[str], "metadata": list[dict], "index": int64 [B]}.
 
@@ -115,14 +136,7 @@ class PromptDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fetch the named sets that are needed and not here, on one process of each machine while the others wait."""
-        stage = self.trainer.state.fn if self.trainer else None
-        # A fit needs the test prompts too, to keep them out of training.
-        needs = {"fit": ["train", "val", "test"], "validate": ["val"], "test": ["test"], "predict": ["predict"]}
-        needed = needs.get(stage, [*self.paths])
-        sources = [source for name in needed if self.paths[name] for source in parse_sources(self.paths[name], name)]
-        for file in dict.fromkeys(file for source in sources for file in source.files):
-            if isinstance(file, PromptFile):
-                self.store.fetch(file)
+        fetch_sets(self.paths, self.trainer.state.fn if self.trainer else None, self.store)
 
     def setup(self, stage: str) -> None:
         """Read the sets that a stage ("fit", "validate", "test" or "predict") needs."""

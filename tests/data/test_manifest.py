@@ -11,7 +11,17 @@ from hn.data.prompts import normalised
 from hn.data.store import PromptStore, identify
 
 SETS = {
-    *("examples", "miniature", "geneval", "geneval2", "drawbench", "partiprompts", "dpg_bench", "t2i_compbench"),
+    *(
+        "examples",
+        "miniature",
+        "redness",
+        "geneval",
+        "geneval2",
+        "drawbench",
+        "partiprompts",
+        "dpg_bench",
+        "t2i_compbench",
+    ),
     *("abc_6k", "hpdv2", "pickapic_v1", "pickapic_v2", "pickapic_hypernoise", "hypernoise_examples", "reno_examples"),
 }
 
