@@ -26,7 +26,7 @@ from hn.miniature.recipe.measure import (
     megabytes,
     verdicts,
 )
-from hn.miniature.recipe.report import REWARDS, bars, draw_noise, load_reward, measure_autoencoder, step_name
+from hn.miniature.recipe.report import REWARDS, SECOND, bars, draw_noise, load_reward, measure_autoencoder, step_name
 from hn.miniature.recipe.tokenizer import build_tokenizer, fingerprint
 from hn.miniature.world import TAGS
 from hn.rewards.clip import ClipReward
@@ -140,7 +140,7 @@ def test_the_rewards_are_those_of_the_report(name: str) -> None:
             # Five flips of one render share its image: at worst they are won or lost together.
             within = tolerance(reported[tag][kind], samples, reported_samples)
             assert measured[tag][kind] == pytest.approx(reported[tag][kind], abs=within), f"{tag}, {kind}"
-    assert sum(measured[tag]["each"] for tag in TAGS) / len(TAGS) >= 0.9
+    assert sum(measured[tag]["each"] for tag in TAGS) / len(TAGS) >= (0.85 if name == SECOND else 0.9)
 
 
 @pytest.mark.slow

@@ -65,6 +65,12 @@ def test_good_figures_clear_every_bar(measured) -> None:
             ["clip: true caption above a hard negative, worst category (position)"],
         ),
         ("hard_negatives/clip/position/all", 0.10, []),
+        ("hard_negatives/image_reward/position/each", 0.5, []),
+        (
+            "hard_negatives/image_reward/colors/each",
+            0.3,
+            ["image_reward: true caption above a hard negative, on average"],
+        ),
         ("megabytes/total", 25.1, ["size of everything, MB"]),
     ],
 )
