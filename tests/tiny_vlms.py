@@ -138,3 +138,8 @@ def _write(folder: Path, model_class: type[PreTrainedModel], config: Any, proces
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def hub_name(name: str) -> str:
+    """What the repositories of Qwen and HPSv3 call a weight of Qwen2VLForConditionalGeneration: its older name."""
+    return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")

@@ -15,8 +15,13 @@ from hn.weight_files import assign_state_dict, load_transformers_model, read_sta
 WEIGHTS_FILE = "HPSv3.safetensors"
 IMAGE_TOKENS = 256  # about: images are resized to that many, up or down, as published
 _HEAD = "rm_head."
-# Parts of Qwen2VLModel, and what the published file and files that newer versions save call them.
-_PARTS = {"language_model.": ("model.language_model.", "model."), "visual.": ("model.visual.", "visual.")}
+# What files call the parts of a Qwen2VLModel, those that newer versions save before the published one.
+_PARTS = (
+    ("model.language_model.", "language_model."),
+    ("model.visual.", "visual."),
+    ("model.", "language_model."),
+    ("visual.", "visual."),
+)
 
 
 class HPSv3Reward(VlmReward):
@@ -108,11 +113,7 @@ def split_state_dict(state: Mapping[str, Tensor], source: Path) -> tuple[dict[st
 
 
 def _name_in_model(name: str) -> str | None:
-    for part, prefixes in _PARTS.items():
-        for prefix in prefixes:
-            if name.startswith(prefix):
-                return part + name.removeprefix(prefix)
-    return None
+    return next((part + name.removeprefix(prefix) for prefix, part in _PARTS if name.startswith(prefix)), None)
 
 
 def _pixels_per_token(processor: ProcessorMixin) -> int:
