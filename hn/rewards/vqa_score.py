@@ -65,4 +65,4 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[
     found = {word: tokenizer.encode(word, add_special_tokens=False) for word in words}
     if several := {word: len(ids) for word, ids in found.items() if len(ids) != 1}:
         raise ValueError(f"An answer must be one token; of this tokenizer {several} are more or none.")
-    return list(dict.fromkeys(ids[0] for ids in found.values()))
+    return sorted({ids[0] for ids in found.values()})

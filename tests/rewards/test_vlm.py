@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 
 from hn.rewards import HPSv3Reward, RewardEnsemble, UnifiedReward, VlmReward, VqaScoreReward
 from tests import tiny_rewards, tiny_vlms
@@ -136,6 +137,20 @@ def test_the_layout_of_the_hub(tmp_path: Path, write: Callable[[Path], Path]) ->
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
 
     assert torch.equal(VqaScoreReward(str(folder), dtype="float32")(images, PROMPTS[:2]), expected)
+
+
+@pytest.mark.parametrize("begin", ["<|im_start|>", "<|endoftext|>"])
+def test_text_begins_once(tmp_path: Path, begin: str) -> None:
+    """Where the tokenizer writes a token of the beginning, and the template does so too (<|im_start|>) or does not."""
+    reward = VqaScoreReward(str(tiny_vlms.qwen2_vl(tmp_path)))
+    tokenizer = reward.processor.tokenizer
+    tokenizer.bos_token = begin
+    special = [(begin, tokenizer.convert_tokens_to_ids(begin))]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin} $A", special_tokens=special)
+    ids = reward.inputs(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["a"])["input_ids"][0].tolist()
+    assert ids[0] == tokenizer.bos_token_id
+    text = tokenizer.decode(ids)
+    assert text.removeprefix("<|endoftext|>").startswith("<|im_start|>system\nYou are")
 
 
 def test_what_is_no_vision_language_model(tmp_path: Path) -> None:
