@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, ProcessorMixin, Qwen2VLConfig, Qwen2VLModel
 
-from hn.pretrained import explain_missing, locate, locate_file, parse_dtype
+from hn.pretrained import explain_missing, locate, locate_file
 from hn.rewards.hpsv3_prompt import REWARD_TOKEN, TEMPLATE
 from hn.rewards.vlm import VlmReward, load_processor
 from hn.weight_files import assign_state_dict, load_transformers_model, read_state_dict
@@ -53,8 +53,7 @@ class HPSv3Reward(VlmReward):
         dtype: str = "bfloat16",
         batch_size: int = 8,
     ):
-        super().__init__(TEMPLATE, batch_size)
-        torch_dtype = parse_dtype(dtype)
+        super().__init__(TEMPLATE, dtype, batch_size)
         found = locate(processor, ("preprocessor_config.json", "processor_config.json"), files="*.json")
         with explain_missing(processor, files="*.json"):
             self.processor = load_processor(found)
@@ -68,10 +67,10 @@ class HPSv3Reward(VlmReward):
         _check_vocabulary(trunk, len(self.processor.tokenizer), file, processor)
         config.text_config.vocab_size = len(self.processor.tokenizer)
         config.text_config.use_cache = False
-        self.model = load_transformers_model(Qwen2VLModel, str(file), None, torch_dtype, config, trunk)
+        self.model = load_transformers_model(Qwen2VLModel, str(file), None, self.dtype, config, trunk)
         with torch.device("meta"):
             self.head = reward_head(config.text_config.hidden_size)
-        head_dtype = torch.promote_types(torch_dtype, torch.float32)
+        head_dtype = torch.promote_types(self.dtype, torch.float32)
         head = {name: tensor.to(head_dtype) for name, tensor in head.items()}
         assign_state_dict(self.head, head, file, "HPSv3's head")
         self.freeze()

@@ -14,7 +14,6 @@ from transformers import (
     AutoProcessor,
     BatchFeature,
     GenerationConfig,
-    PretrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
@@ -35,15 +34,17 @@ class VlmReward(Reward):
 
     Args:
         template: the question, with {prompt} in the prompt's place.
+        dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
         batch_size: most images in one forward pass; scores do not depend on it.
 
     Attributes:
-        model: from `load_vlm`, or what is made of it.
-        processor: from `load_processor`.
+        processor: from `find_vlm` or `load_processor`.
+        model: from `load_vlm`, or a part of one.
+        dtype: of the weights, as they are loaded.
         image_options: what the image processor is told beside its own configuration.
 
     Raises:
-        ValueError: if the template has no {prompt}, or `batch_size` is less than 1.
+        ValueError: if the template has no {prompt}, or an argument is unknown or out of range.
     """
 
     differentiable = False
@@ -51,13 +52,14 @@ class VlmReward(Reward):
     processor: ProcessorMixin
     image_options: Mapping[str, Any]
 
-    def __init__(self, template: str, batch_size: int):
+    def __init__(self, template: str, dtype: str, batch_size: int):
         super().__init__()
         if PLACE not in template:
             raise ValueError(f"The template {template!r} has no {PLACE}, where the prompt belongs.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         self.template = template
+        self.dtype = parse_dtype(dtype)
         self.batch_size = batch_size
         self.image_options = {}
 
@@ -116,33 +118,48 @@ class VlmReward(Reward):
         return [str(token) for token in added if token.special]
 
 
-def load_vlm(pretrained: str, revision: str | None, dtype: str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A model of any class behind AutoModelForImageTextToText that writes on after its input, and its processor. It
-    generates greedily: of the repository's settings the repetition penalty is kept, and nothing that samples.
+def find_vlm(pretrained: str, revision: str | None) -> ProcessorMixin:
+    """The processor of what `load_vlm` can load; no weights are read.
 
     Args:
         pretrained: Hub id or folder.
         revision: branch, tag or commit on the Hub.
-        dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
 
     Raises:
         FileNotFoundError: if there is no such model; says how to get it.
         ImportError: if its processor needs a package that is not installed; says which.
-        ValueError: if it is a model of another kind, has no chat template, or weights are missing.
+        ValueError: if it is a model of another kind, or has no chat template.
     """
-    torch_dtype = parse_dtype(dtype)
     found = locate(pretrained, "config.json", revision)
     with explain_missing(pretrained, revision):
-        model_class = _model_class(_read_config(found, revision), pretrained)
-        processor = load_processor(found, revision)
-        model = load_transformers_model(model_class, found, revision, torch_dtype)
+        _model_class(found, revision)
+        return load_processor(found, revision)
+
+
+def load_vlm(pretrained: str, revision: str | None, dtype: torch.dtype, processor: ProcessorMixin) -> PreTrainedModel:
+    """A model of any class behind AutoModelForImageTextToText that writes on after its input. It generates greedily: of
+    the repository's settings the repetition penalty is kept, and nothing that samples.
+
+    Args:
+        pretrained: Hub id or folder.
+        revision: branch, tag or commit on the Hub.
+        dtype: data type of the weights.
+        processor: from `find_vlm`.
+
+    Raises:
+        FileNotFoundError: if there is no such model; says how to get it.
+        ValueError: if it is a model of another kind, or weights are missing.
+    """
+    found = locate(pretrained, "config.json", revision)
+    with explain_missing(pretrained, revision):
+        model = load_transformers_model(_model_class(found, revision), found, revision, dtype)
     settings = model.generation_config
     model.generation_config = GenerationConfig(
         eos_token_id=settings.eos_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
         repetition_penalty=settings.repetition_penalty,
     )
-    return model, processor
+    return model
 
 
 def load_processor(found: str, revision: str | None = None) -> ProcessorMixin:
@@ -166,18 +183,15 @@ def load_processor(found: str, revision: str | None = None) -> ProcessorMixin:
     return processor
 
 
-def _read_config(found: str, revision: str | None) -> PretrainedConfig:
+def _model_class(found: str, revision: str | None) -> type[PreTrainedModel]:
     try:
-        return AutoConfig.from_pretrained(found, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(found, revision=revision, trust_remote_code=False)
     except ValueError as error:  # an architecture that transformers does not have
         raise ValueError(f"{found} is no model of transformers: {error}") from error
-
-
-def _model_class(config: PretrainedConfig, pretrained: str) -> type[PreTrainedModel]:
     model_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
     if model_class is None or config.is_encoder_decoder:
         raise ValueError(
-            f"{pretrained} ({config.model_type}) is no vision-language model that answers after its question, like "
-            "Qwen2-VL or LLaVA-OneVision in transformers' layout."
+            f"{found} ({config.model_type}) is no vision-language model that answers after its question, like Qwen2-VL "
+            "or LLaVA-OneVision in transformers' layout."
         )
     return model_class

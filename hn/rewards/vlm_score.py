@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from hn.rewards.vlm import VlmReward, load_vlm
+from hn.rewards.vlm import VlmReward, find_vlm, load_vlm
 
 
 class VlmScoreReward(VlmReward):
@@ -43,7 +43,7 @@ class VlmScoreReward(VlmReward):
         dtype: str = "bfloat16",
         batch_size: int = 8,
     ):
-        super().__init__(template, batch_size)
+        super().__init__(template, dtype, batch_size)
         if isinstance(patterns, str) or not patterns:
             raise ValueError(f"patterns must be a list of regular expressions, not {patterns!r}.")
         self.patterns = [_compile(pattern) for pattern in patterns]
@@ -51,7 +51,8 @@ class VlmScoreReward(VlmReward):
             raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
         self.fallback = fallback
         self.max_new_tokens = max_new_tokens
-        self.model, self.processor = load_vlm(pretrained, revision, dtype)
+        self.processor = find_vlm(pretrained, revision)
+        self.model = load_vlm(pretrained, revision, self.dtype, self.processor)
         self.freeze()
 
     def score_inputs(self, inputs: BatchFeature) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase
 
-from hn.rewards.vlm import VlmReward, load_vlm
+from hn.rewards.vlm import VlmReward, find_vlm, load_vlm
 
 
 class VqaScoreReward(VlmReward):
@@ -43,11 +43,12 @@ class VqaScoreReward(VlmReward):
         answers: Sequence[str] = ("Yes",),
         batch_size: int = 8,
     ):
-        super().__init__(template, batch_size)
+        super().__init__(template, dtype, batch_size)
         if isinstance(answers, str) or not answers:
             raise ValueError(f"answers must be a list of words like ['Yes'], not {answers!r}.")
-        self.model, self.processor = load_vlm(pretrained, revision, dtype)
+        self.processor = find_vlm(pretrained, revision)
         self.answer_ids = token_ids(self.processor.tokenizer, answers)
+        self.model = load_vlm(pretrained, revision, self.dtype, self.processor)
         self.freeze()
 
     def score_inputs(self, inputs: BatchFeature) -> Tensor:
