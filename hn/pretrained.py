@@ -205,7 +205,7 @@ def explain_missing(
 
 def repositories_in(content: Any) -> Iterator[Repository]:
     """The Hub repositories that a configuration names: under "pretrained", with "revision", "variant", "subfolder" and
-    "file" beside it, and under "tokenizer". Folders that are there are none.
+    "file" beside it, and under "tokenizer" and "processor". Folders that are there are none.
 
     Args:
         content: mappings, lists and plain values, as YAML has them.
@@ -217,6 +217,8 @@ def repositories_in(content: Any) -> Iterator[Repository]:
             yield Repository(name, content.get("revision"), content.get("variant"), files)
         if _is_repository(content.get("tokenizer")):
             yield Repository(content["tokenizer"])
+        if _is_repository(content.get("processor")):
+            yield Repository(content["processor"], files="*.json")
     if isinstance(content, Mapping | list | tuple):
         for part in content.values() if isinstance(content, Mapping) else content:
             yield from repositories_in(part)

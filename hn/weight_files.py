@@ -83,6 +83,7 @@ def load_transformers_model(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     config: PretrainedConfig | None = None,
+    state_dict: Mapping[str, Tensor] | None = None,
 ) -> M:
     """`model_class.from_pretrained`, but weights that are not there are an error instead of random numbers.
 
@@ -92,16 +93,22 @@ def load_transformers_model(
         revision: branch, tag or commit on the Hub.
         dtype: data type of the weights.
         config: of the model, where the repository's own is not.
+        state_dict: all the model's weights by name, to be taken in the place of the repository's; `config` has to be
+            given then, and `pretrained` is for the error.
 
     Raises:
         OSError: if files are missing (`hn.pretrained.explain_missing` explains it).
         ValueError: if weights are missing or do not fit; says which.
     """
     options = {} if config is None else {"config": config}
+    source = pretrained
+    if state_dict is not None:
+        source, options["state_dict"] = None, dict(state_dict)
     model, info = model_class.from_pretrained(
-        pretrained, revision=revision, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        source, revision=revision, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     problems = _list("missing", info["missing_keys"])
+    problems += [] if state_dict is None else _list("unknown", info["unexpected_keys"])
     problems += _list(
         "of another shape", {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
     )

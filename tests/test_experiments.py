@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import constants
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hn.cli import main
 from hn.config import EXTENDS, merge, read_config
@@ -121,6 +122,35 @@ def test_every_experiment_trains(file, hub, tmp_path, monkeypatch, capsys):
     assert all(tensor.isfinite().all() for tensor in weights.values())
     moved = [key for key, tensor in weights.items() if "lora_B" in key and tensor.any()]
     assert moved  # B is zero at first
+
+
+@pytest.mark.slow
+def test_an_experiment_with_verifiers(hub, tmp_path, monkeypatch):
+    """Each is logged at every validation, the frozen generator's score too, and one of them chooses the checkpoint."""
+    monkeypatch.chdir(ROOT)
+    experiment = tmp_path / "verified.yaml"
+    names = ("sdturbo_imagereward.yaml", "shared/rewards/verifiers.yaml")
+    experiment.write_text(yaml.safe_dump({EXTENDS: [str(ROOT / "experiments" / name) for name in names]}))
+    experiment.write_text(yaml.safe_dump(substitute(read_config(experiment), hub)))
+    options = {"max_steps": 2, "accumulate_grad_batches": 1, "val_check_interval": 1, "limit_val_batches": 1}
+    options = {f"trainer.{name}": value for name, value in options.items()} | {"trainer.accelerator": "cpu"}
+    options |= {"data.init_args.batch_size": 2, "data.init_args.eval_batch_size": 2}
+    options |= {"run.root": tmp_path / "runs", "run.name": "verified", "run.experiment": "verified"}
+    main(["fit", "--config", str(experiment), *(f"--{name}={value}" for name, value in options.items())])
+
+    run = tmp_path / "runs" / "verified" / "verified"
+    events = EventAccumulator(str(next(run.rglob("events.out.tfevents.*")).parent))
+    events.Reload()
+    logged = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    for name in ("clip_vit_l", "vqa_score", "hpsv3", "unified_reward"):
+        for prefix in ("val/", "val/base_"):
+            scores = logged[f"{prefix}held_out_{name}"]
+            assert len(scores) == 2 and torch.tensor(scores).isfinite().all()
+    assert logged["val/held_out_hpsv3"] != logged["val/base_held_out_hpsv3"]
+    assert {tag for tag in logged if "hpsv3" in tag} == {"val/held_out_hpsv3", "val/base_held_out_hpsv3"}
+    states = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["callbacks"]
+    (best,) = [state for name, state in states.items() if "'monitor': 'val/held_out_vqa_score'" in name]
+    assert float(best["best_model_score"]) == pytest.approx(max(logged["val/held_out_vqa_score"]))
 
 
 def test_the_published_settings():

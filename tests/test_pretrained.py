@@ -256,6 +256,7 @@ def test_repositories_of_a_configuration(tmp_path: Path, monkeypatch: pytest.Mon
             "init_args": {"pretrained": "o/g", "revision": "v2", "variant": "fp16", "components": {"unet": unet}}
         },
         "rewards": [{"pretrained": "o/r", "tokenizer": "o/t"}, {"pretrained": "local/folder", "tokenizer": None}],
+        "verifier": {"pretrained": "o/v", "processor": "o/p"},
         "others": {"pretrained": "data/miniature/pipeline", "tokenizer": {"pretrained": None}, "subfolder": "o/z"},
         "a": {"pretrained": "o/g2", "subfolder": "unet"},
     }
@@ -264,6 +265,8 @@ def test_repositories_of_a_configuration(tmp_path: Path, monkeypatch: pytest.Mon
         Repository("o/unet", files="s/x.safetensors"),
         Repository("o/r"),
         Repository("o/t"),
+        Repository("o/v"),
+        Repository("o/p", files="*.json"),
         Repository("o/g2", files="unet/*"),
     ]
 

@@ -145,6 +145,9 @@ STAND_INS: dict[str, Writer] = {
 REWARDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "hn.rewards.clip.ClipReward": tiny_rewards.clip,
     "hn.rewards.hpsv2.HPSv2Reward": tiny_rewards.hpsv2,
+    "hn.rewards.hpsv3.HPSv3Reward": tiny_rewards.hpsv3,
     "hn.rewards.image_reward.ImageReward": tiny_rewards.image_reward,
     "hn.rewards.pickscore.PickScoreReward": tiny_rewards.pickscore,
+    "hn.rewards.unified_reward.UnifiedReward": tiny_rewards.unified_reward,
+    "hn.rewards.vqa_score.VqaScoreReward": tiny_rewards.vqa_score,
 }

@@ -11,11 +11,20 @@ from typing import Any
 
 import open_clip
 import torch
+from safetensors.torch import save_file
 from torch import nn
-from transformers import BertTokenizer, BlipVisionConfig, CLIPConfig, CLIPImageProcessor, CLIPModel
+from transformers import (
+    BertTokenizer,
+    BlipVisionConfig,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    Qwen2VLForConditionalGeneration,
+)
 
 from hn.rewards.blip import BlipScorer
 from hn.rewards.blip_checkpoint import CONFIG_FILE, WEIGHTS_FILE, published_state_dict, text_config
+from tests import tiny_vlms
 from tests.tiny_pipelines import WINDOW, WORDS, clip_tokenizer
 
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -132,3 +141,30 @@ def bert_tokenizer(folder: Path, tokens: Sequence[str] = (*BERT_SPECIAL, *WORDS)
     tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(tokens)})
     tokenizer.save_pretrained(folder)
     return len(tokenizer)
+
+
+def vqa_score(folder: Path) -> dict[str, Any]:
+    """For VqaScoreReward: a tiny Qwen2-VL."""
+    return {"pretrained": str(tiny_vlms.qwen2_vl(folder))}
+
+
+def unified_reward(folder: Path) -> dict[str, Any]:
+    """For UnifiedReward: a tiny Qwen2.5-VL. It was never taught the published form of answers, hence the fallback."""
+    return {"pretrained": str(tiny_vlms.qwen2_5_vl(folder)), "fallback": 1.0, "max_new_tokens": 4}
+
+
+def hpsv3(folder: Path, seed: int = 14) -> dict[str, Any]:
+    """For HPSv3Reward: the published file, bfloat16 but for the head, and a Qwen2-VL to take the processor from."""
+    vlm = Qwen2VLForConditionalGeneration.from_pretrained(tiny_vlms.qwen2_vl(folder / "qwen2_vl"))
+    vlm.resize_token_embeddings(vlm.config.text_config.vocab_size + 1)  # <|Reward|>
+    width = vlm.config.text_config.hidden_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Sequential(
+            *(nn.Linear(width, 1024), nn.ReLU(), nn.Dropout(0.05)),
+            *(nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 2)),
+        )
+    state = {f"rm_head.{name}": tensor for name, tensor in head.state_dict().items()}
+    state |= {tiny_vlms.hub_name(name): tensor.bfloat16() for name, tensor in vlm.state_dict().items()}
+    save_file(state, folder / "HPSv3.safetensors")
+    return {"pretrained": str(folder), "processor": str(folder / "qwen2_vl")}

@@ -22,11 +22,13 @@ class Evaluation(L.Callback):
     """Scores the images of every validation and test, those of the frozen generator and of the trained model.
 
     Logged as `val/...` and `test/...` for the trained model, as `val/base_...` and `test/base_...` for the generator:
-    `reward` (the weighted total), `reward_<name>` of each reward, `held_out_reward`, `geneval` (mean over the tags),
-    `geneval_<tag>`, `kl_nats`, and `fidelity`, the CMMD to the generator's images of other noise.
+    `reward` (the weighted total), `reward_<name>` of each reward, `held_out_reward` (the plain mean of the held-out
+    rewards), `held_out_<name>` of each of them, `geneval` (mean over the tags), `geneval_<tag>`, `kl_nats`, and
+    `fidelity`, the CMMD to the generator's images of other noise.
 
-    A checkpoint is best chosen by `val/held_out_reward`, which nothing was trained on. The generator does not change:
-    each process measures it once, at its first validation and at its first test.
+    A checkpoint is best chosen by `val/held_out_reward`, which nothing was trained on, or by one of the held-out
+    rewards if their scales differ. The generator does not change: each process measures it once, at its first
+    validation and at its first test.
 
     Args:
         detector: judges prompts that have GenEval metadata; without it verdicts are left out.
@@ -125,4 +127,5 @@ def _scalars(summary: dict[str, Any]) -> dict[str, float]:
     scalars = {name: summary[name] for name in names if summary[name] is not None}
     for tag, score in (summary["geneval"] or {}).items():
         scalars["geneval" if tag == "overall" else f"geneval_{tag}"] = score
-    return scalars | {f"reward_{name}": score for name, score in summary["rewards"].items()}
+    scalars |= {f"reward_{name}": score for name, score in summary["rewards"].items()}
+    return {f"held_out_{name}": score for name, score in summary["held_out_rewards"].items()} | scalars

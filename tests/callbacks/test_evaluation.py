@@ -8,7 +8,8 @@ from hn.evaluation.compare import measure, reference_features
 from hn.evaluation.methods import Sampled
 from hn.hypernets import LoraFinetune
 
-SCORES = {"reward", "reward_clip", "reward_redness", "held_out_reward", "geneval", "geneval_colors", "geneval_counting"}
+REWARDS = {"reward", "reward_clip", "reward_redness", "held_out_reward", "held_out_clip_held_out"}
+SCORES = REWARDS | {"geneval", "geneval_colors", "geneval_counting"}
 
 
 class Validations(Callback):
@@ -51,6 +52,7 @@ def test_base_and_trained_model_are_scored_side_by_side(fit, make_data):
             "reward": summary["reward"],
             "reward_redness": summary["rewards"]["redness"],
             "held_out_reward": summary["held_out_reward"],
+            "held_out_clip_held_out": summary["held_out_rewards"]["clip_held_out"],
             "geneval": summary["geneval"]["overall"],
             "kl_nats": summary["kl_nats"],
             "fidelity": summary["fidelity"],
@@ -104,9 +106,7 @@ def test_without_detector_and_fidelity_there_is_neither(make_module, make_data, 
     trainer = make_trainer(callbacks=[evaluation])
     trainer.validate(make_module(images_per_prompt=1), datamodule=make_data(), verbose=False)
     assert trainer.callback_metrics.keys() == {
-        f"val/{prefix}{name}"
-        for name in ("reward", "reward_clip", "reward_redness", "held_out_reward", "kl_nats")
-        for prefix in ("", "base_")
+        f"val/{prefix}{name}" for name in REWARDS | {"kl_nats"} for prefix in ("", "base_")
     }
 
 
