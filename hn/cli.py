@@ -365,7 +365,7 @@ def generate_without_experiment(arguments: Sequence[str]) -> None:
         hypernet = {"pretrained": options.hypernet, "revision": options.hypernet_revision}
         require_repositories(repositories_in([section, hypernet]))
         has_outline = issubclass(import_class(section["class_path"], Generator), DiffusersGenerator)
-        outline = {**section, "class_path": f"{section['class_path']}.outline"}
+        outline = {**section, "init_args": {**section["init_args"], "load_weights": False}}
         generate_images(
             make_generator=lambda: instantiate_generator(section),
             make_outline=(lambda: instantiate_generator(outline)) if has_outline else None,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from hn.generators.pipeline import DiffusersGenerator
+from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.adapter_files import CONFIG_FILE, read_adapter
 from hn.hypernets.base_weights import check_base_weights, describe_base
 from hn.hypernets.lora_backbone import LoraBackbone
@@ -39,9 +39,9 @@ class LoraFinetune(LoraBackbone):
     ):
         super().__init__(rank, alpha, target_modules, gradient_checkpointing)
         # In a tuple: as an attribute of its own, the generator would become part of this module.
-        self._attached_to: tuple[DiffusersGenerator, ...] = ()
+        self._attached_to: tuple[PipelineGenerator, ...] = ()
 
-    def attach(self, generator: DiffusersGenerator) -> DiffusersGenerator:
+    def attach(self, generator: PipelineGenerator) -> PipelineGenerator:
         """A generator that shares everything with `generator` but runs the backbone with LoRA. Equal to it at first.
 
         Called once; the LoRA weights are made here.
@@ -71,8 +71,8 @@ class LoraFinetune(LoraBackbone):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained: str | Path, generator: DiffusersGenerator, revision: str | None = None
-    ) -> tuple[Self, DiffusersGenerator]:
+        cls, pretrained: str | Path, generator: PipelineGenerator, revision: str | None = None
+    ) -> tuple[Self, PipelineGenerator]:
         """A saved fine-tune and the generator it makes of `generator`.
 
         Raises:
