@@ -66,6 +66,26 @@ def test_the_missing_miniature_is_built_by_make(name: str, offline: Path, monkey
         locate(name, "model_index.json")
 
 
+def test_a_misspelt_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "miniature" / "pipeline").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=f"no folder .*pipelin. Did you mean {tmp_path / 'miniature/pipeline'}"):
+        locate(str(tmp_path / "miniature" / "pipelin"), "model_index.json")
+
+
+def test_a_folder_of_another_kind_beside_the_right_one_is_recognised(tmp_path: Path) -> None:
+    for name, file in (("hypernet", "hypernet_config.json"), ("pipeline", "model_index.json")):
+        (tmp_path / "miniature" / name).mkdir(parents=True)
+        (tmp_path / "miniature" / name / file).write_text("{}")
+    with pytest.raises(FileNotFoundError, match=f"Did you mean {tmp_path / 'miniature/hypernet'}"):
+        locate(str(tmp_path / "miniature" / "pipeline"), "hypernet_config.json")
+
+
+@pytest.mark.parametrize("find", [locate, locate_file, locate_folder])
+def test_an_empty_name_is_refused(find) -> None:
+    with pytest.raises(FileNotFoundError, match="An empty name is no place to load from"):
+        find("", "model_index.json")
+
+
 def test_an_incomplete_miniature_is_built_by_make(tmp_path: Path) -> None:
     folder = tmp_path / "miniature" / "pipeline"
     folder.mkdir(parents=True)
