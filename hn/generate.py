@@ -104,7 +104,7 @@ class Trained:
 
 def generate_images(
     make_generator: Callable[[], Generator],
-    make_outline: Callable[[], PipelineGenerator] | None,
+    make_outline: Callable[[], PipelineGenerator | None],
     request: ImageRequest,
     directory: Path,
     trained: Trained | None = None,
@@ -115,8 +115,8 @@ def generate_images(
 
     Args:
         make_generator: loads the generator.
-        make_outline: gives the generator without weights, on which all is tried before they are loaded; None if there
-            is no such thing.
+        make_outline: gives the generator without weights, on which all is tried before they are loaded; or None if
+            there is no such thing.
         request: what to make.
         directory: where to; made, under another name if it holds something.
         trained: what was trained; without it there are the base's images alone.
@@ -127,8 +127,8 @@ def generate_images(
         FileNotFoundError: if there are no such weights.
         ValueError: if generator, what was trained, and request do not fit each other, or an image is not finite.
     """
-    if make_outline is not None:
-        outline = make_outline()
+    outline = make_outline()
+    if outline is not None:
         request.check(outline)
         if trained is not None:
             with torch.device("meta"):
