@@ -38,6 +38,7 @@ _REASONS = (
 )
 _MAKE_MINIATURE = " The miniature's checkpoints are built by its recipe: run `make miniature`."
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_TOKENIZER_FILES = ("*.json", "*.txt")
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -60,19 +61,26 @@ class Repository:
         name: its id.
         revision: branch, tag or commit.
         variant: variant of the weight files, like "fp16".
-        files: the only file that is needed, or a pattern like "unet/*"; everything if not given.
+        files: the only file that is needed, or a pattern like "unet/*", or several patterns; everything if not given.
     """
 
     name: str
     revision: str | None = None
     variant: str | None = None
-    files: str | None = None
+    files: str | tuple[str, ...] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything of it is wanted."""
+        return self.variant is None and self.files is None
 
     @property
     def command(self) -> str:
         """What to run on a machine with network access."""
         name, patterns = self.name, []
-        if self.files is not None and "*" not in self.files:
+        if isinstance(self.files, tuple):
+            patterns = list(self.files)
+        elif self.files is not None and "*" not in self.files:
             name += f" {self.files}"
         elif self.files is not None:
             patterns = [self.files]
@@ -198,7 +206,7 @@ def repositories_in(content: Any) -> Iterator[Repository]:
             files = f"{subfolder}/{file or '*'}" if subfolder else file
             yield Repository(name, content.get("revision"), content.get("variant"), files)
         if _is_repository(content.get("tokenizer")):
-            yield Repository(content["tokenizer"])
+            yield Repository(content["tokenizer"], files=_TOKENIZER_FILES)
     if isinstance(content, Mapping | list | tuple):
         for part in content.values() if isinstance(content, Mapping) else content:
             yield from repositories_in(part)
@@ -211,6 +219,8 @@ def require_repositories(repositories: Iterable[Repository]) -> None:
         FileNotFoundError: names every missing repository with the command that gets it.
     """
     missing = [wanted for wanted in dict.fromkeys(repositories) if not is_cached(wanted)]
+    whole = {(wanted.name, wanted.revision) for wanted in missing if wanted.is_whole}
+    missing = [wanted for wanted in missing if wanted.is_whole or (wanted.name, wanted.revision) not in whole]
     if missing and not _hub_is_reachable():
         raise FileNotFoundError(missing_message(missing))
 
@@ -218,7 +228,7 @@ def require_repositories(repositories: Iterable[Repository]) -> None:
 def is_cached(repository: Repository) -> bool:
     """Whether the local cache has the file that is wanted of the repository's revision, or anything of it."""
     name, revision, files = repository.name, repository.revision, repository.files
-    if files is not None and "*" not in files:
+    if isinstance(files, str) and "*" not in files:
         return isinstance(try_to_load_from_cache(name, files, revision=revision), str)
     folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     reference = folder / "refs" / (revision or constants.DEFAULT_REVISION)

@@ -283,9 +283,18 @@ def test_repositories_of_a_configuration(tmp_path: Path, monkeypatch: pytest.Mon
         Repository("o/g", "v2", "fp16"),
         Repository("o/unet", files="s/x.safetensors"),
         Repository("o/r"),
-        Repository("o/t"),
+        Repository("o/t", files=("*.json", "*.txt")),
         Repository("o/g2", files="unet/*"),
     ]
+
+
+def test_what_is_wanted_in_whole_is_not_asked_for_in_part(offline: Path) -> None:
+    tokenizer = {"tokenizer": "o/model"}
+    with pytest.raises(FileNotFoundError, match=r'hf download o/model --include "\*.json" --include "\*.txt"\n'):
+        require_repositories(repositories_in(tokenizer))
+    with pytest.raises(FileNotFoundError, match=r"run:  hf download o/model\n") as caught:
+        require_repositories(repositories_in([tokenizer, {"pretrained": "o/model"}]))
+    assert str(caught.value).count("hf download") == 1
 
 
 def test_all_that_is_missing_is_said_at_once(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
