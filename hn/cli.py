@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import diffusers
+import torch
 import transformers
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -42,6 +43,7 @@ from hn.device import find_device
 from hn.generate import ImageRequest, Trained, generate_images
 from hn.generators.base import Generator
 from hn.generators.pipeline import DiffusersGenerator
+from hn.hypernets import Hypernet, LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.pretrained import locate, repositories_in, require_repositories
 from hn.report.images import require_unused
@@ -176,6 +178,7 @@ class HnCLI(LightningCLI):
             require_repositories(repositories_in([parts[section] for section in ("model", "data", "callbacks")]))
             prompts = prompt_options(config)
             check_names(prompts)
+            try_without_weights(parts["model"]["generator"], parts["model"]["hypernet"])
             run = RunDirectory(**vars(config.run))
             if config.get("ckpt_path") is not None:
                 # Not kept in the saved configuration: a run that was continued is still the run of that configuration.
@@ -378,11 +381,9 @@ def generate_without_experiment(arguments: Sequence[str]) -> None:
             trained = Trained(options.hypernet, options.hypernet_revision, options.last_layer_rule, options.alpha)
         hypernet = {"pretrained": options.hypernet, "revision": options.hypernet_revision}
         require_repositories(repositories_in([section, hypernet]))
-        has_outline = issubclass(import_class(section["class_path"], Generator), DiffusersGenerator)
-        outline = {**section, "class_path": f"{section['class_path']}.outline"}
         generate_images(
-            make_generator=lambda: instantiate_generator(section),
-            make_outline=(lambda: instantiate_generator(outline)) if has_outline else None,
+            make_generator=lambda: instantiate("generator", Generator, section),
+            make_outline=lambda: instantiate_outline(section),
             request=request,
             directory=Path(options.output or Path("runs") / "generate" / timestamp()),
             trained=trained,
@@ -391,15 +392,43 @@ def generate_without_experiment(arguments: Sequence[str]) -> None:
         )
 
 
-def instantiate_generator(section: Mapping[str, Any]) -> Generator:
-    """The generator of a configuration.
+def instantiate(name: str, kind: Any, section: Mapping[str, Any]) -> Any:
+    """The object of class `kind`, or one of its subclasses, that a section of a configuration describes.
+
+    Args:
+        name: of the section, for errors.
+        kind: the class, or a union of classes.
+        section: `class_path` and `init_args`.
 
     Raises:
         UserError: if an argument is unknown or of the wrong type.
     """
     parser = Parser()
-    parser.add_argument("--generator", type=Generator)
-    return parser.instantiate_classes(parser.parse_object({"generator": dict(section)})).generator
+    parser.add_argument(f"--{name}", type=kind)
+    return parser.instantiate_classes(parser.parse_object({name: dict(section)}))[name]
+
+
+def instantiate_outline(section: Mapping[str, Any]) -> DiffusersGenerator | None:
+    """The generator of a configuration without its weights; None if its class has no such thing."""
+    if not issubclass(import_class(section["class_path"], Generator), DiffusersGenerator):
+        return None
+    return instantiate(
+        "generator", Generator, {**section, "init_args": {**section["init_args"], "load_weights": False}}
+    )
+
+
+def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any]) -> None:
+    """Whether generator and hypernetwork (or fine-tune) fit each other, before the weights of anything are loaded.
+
+    Raises:
+        ValueError, FileNotFoundError: if not, or if something is missing.
+    """
+    outline = instantiate_outline(generator)
+    if outline is None:
+        return
+    network = instantiate("hypernet", Hypernet | LoraFinetune, hypernet)
+    with torch.device("meta"):
+        network.attach(outline) if isinstance(network, LoraFinetune) else network.build(outline)
 
 
 def prompt_options(config: Namespace) -> dict[str, Any]:

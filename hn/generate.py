@@ -15,7 +15,7 @@ import hn
 from hn.evaluation.methods import Method, Modulated, Sampled
 from hn.evaluation.samples import Samples
 from hn.generators.base import Generator
-from hn.generators.pipeline import DiffusersGenerator
+from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.base import Hypernet
 from hn.hypernets.trained import load_trained
 from hn.noise import prompt_noise
@@ -97,14 +97,14 @@ class Trained:
     last_layer_rule: str | None = None
     alpha: float | None = None
 
-    def load(self, generator: DiffusersGenerator) -> Hypernet | DiffusersGenerator:
+    def load(self, generator: PipelineGenerator) -> Hypernet | PipelineGenerator:
         """A hypernetwork bound to `generator`, or the generator that a fine-tune makes of it."""
         return load_trained(self.pretrained, generator, self.revision, self.last_layer_rule, self.alpha)
 
 
 def generate_images(
     make_generator: Callable[[], Generator],
-    make_outline: Callable[[], DiffusersGenerator] | None,
+    make_outline: Callable[[], PipelineGenerator | None],
     request: ImageRequest,
     directory: Path,
     trained: Trained | None = None,
@@ -115,8 +115,8 @@ def generate_images(
 
     Args:
         make_generator: loads the generator.
-        make_outline: gives the generator without weights, on which all is tried before they are loaded; None if there
-            is no such thing.
+        make_outline: gives the generator without weights, on which all is tried before they are loaded; or None if
+            there is no such thing.
         request: what to make.
         directory: where to; made, under another name if it holds something.
         trained: what was trained; without it there are the base's images alone.
@@ -127,8 +127,8 @@ def generate_images(
         FileNotFoundError: if there are no such weights.
         ValueError: if generator, what was trained, and request do not fit each other, or an image is not finite.
     """
-    if make_outline is not None:
-        outline = make_outline()
+    outline = make_outline()
+    if outline is not None:
         request.check(outline)
         if trained is not None:
             with torch.device("meta"):
@@ -216,7 +216,7 @@ def write_images(
 
 
 def _describe(generator: Generator) -> dict[str, Any]:
-    size = {"height": generator.height, "width": generator.width} if isinstance(generator, DiffusersGenerator) else {}
+    size = {"height": generator.height, "width": generator.width} if isinstance(generator, PipelineGenerator) else {}
     return {
         "generator": generator.name,
         "revision": generator.revision,

@@ -1,5 +1,6 @@
 """Finding pretrained weights, and saying what to do when they are not there."""
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,9 @@ _REASONS = (
     (RevisionNotFoundError, ": it has no such revision"),
     (EntryNotFoundError, ": it has no such file, so it is something else than is wanted here"),
 )
+_MAKE_MINIATURE = " The miniature's checkpoints are built by its recipe: run `make miniature`."
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_TOKENIZER_FILES = ("*.json", "*.txt")
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -58,19 +61,26 @@ class Repository:
         name: its id.
         revision: branch, tag or commit.
         variant: variant of the weight files, like "fp16".
-        files: the only file that is needed, or a pattern like "unet/*"; everything if not given.
+        files: the only file that is needed, or a pattern like "unet/*", or several patterns; everything if not given.
     """
 
     name: str
     revision: str | None = None
     variant: str | None = None
-    files: str | None = None
+    files: str | tuple[str, ...] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything of it is wanted."""
+        return self.variant is None and self.files is None
 
     @property
     def command(self) -> str:
         """What to run on a machine with network access."""
         name, patterns = self.name, []
-        if self.files is not None and "*" not in self.files:
+        if isinstance(self.files, tuple):
+            patterns = list(self.files)
+        elif self.files is not None and "*" not in self.files:
             name += f" {self.files}"
         elif self.files is not None:
             patterns = [self.files]
@@ -106,28 +116,19 @@ def locate(
             Hub. The message says what to do.
     """
     markers = [marker] if isinstance(marker, str) else list(marker)
-    folder = Path(pretrained).expanduser()
-    if folder.is_dir():
-        if not any((folder / name).is_file() for name in markers):
-            raise FileNotFoundError(_incomplete_folder(folder, markers))
+    folder = _local_folder(pretrained, markers)
+    if folder is not None:
         return str(folder)
-    if not _may_be_hub_id(pretrained):
-        raise FileNotFoundError(f"There is no folder {folder}.{_advice_for_folder(folder)}")
     repository = Repository(pretrained, revision, variant, files)
-    if not _hub_is_reachable():
-        for name in markers:
-            cached = try_to_load_from_cache(pretrained, name, revision=revision)
-            if isinstance(cached, str):
-                return str(Path(cached).parents[len(Path(name).parents) - 1])
+    if _hub_is_reachable():
+        _download_first(repository, markers)
+        return pretrained
+    found = _first_cached(repository, markers)
+    if found is None:
         incomplete = FileNotFoundError(f"no {' or '.join(markers)}") if is_cached(repository) else None
         raise FileNotFoundError(missing_message([repository], incomplete))
-    for name in markers:
-        try:
-            hf_hub_download(pretrained, name, revision=revision)
-            return pretrained
-        except _HUB_ERRORS as caught:
-            error = caught
-    raise FileNotFoundError(missing_message([repository], error)) from error
+    file, name = found
+    return str(file.parents[len(Path(name).parents) - 1])
 
 
 def locate_folder(
@@ -163,27 +164,16 @@ def locate_file(pretrained: str, names: str | Sequence[str], revision: str | Non
         FileNotFoundError: if there is none in the folder, the local cache or the Hub. The message says what to do.
     """
     names = [names] if isinstance(names, str) else list(names)
-    folder = Path(pretrained).expanduser()
-    if folder.is_dir():
-        for name in names:
-            if (folder / name).is_file():
-                return folder / name
-        raise FileNotFoundError(_incomplete_folder(folder, names, f"Put {' or '.join(names)} there."))
-    if not _may_be_hub_id(pretrained):
-        raise FileNotFoundError(f"There is no folder {folder}.{_advice_for_folder(folder)}")
+    folder = _local_folder(pretrained, names, f"Put {' or '.join(names)} there.")
+    if folder is not None:
+        return next(folder / name for name in names if (folder / name).is_file())
     repository = Repository(pretrained, revision, files=names[0])
-    for name in names:
-        cached = try_to_load_from_cache(pretrained, name, revision=revision)
-        if isinstance(cached, str):
-            return Path(cached)
+    found = _first_cached(repository, names)
+    if found is not None:
+        return found[0]
     if not _hub_is_reachable():
         raise FileNotFoundError(missing_message([repository]))
-    for name in names:
-        try:
-            return Path(hf_hub_download(pretrained, name, revision=revision))
-        except _HUB_ERRORS as caught:
-            error = caught
-    raise FileNotFoundError(missing_message([repository], error)) from error
+    return Path(_download_first(repository, names))
 
 
 @contextmanager
@@ -216,9 +206,9 @@ def repositories_in(content: Any) -> Iterator[Repository]:
             files = f"{subfolder}/{file or '*'}" if subfolder else file
             yield Repository(name, content.get("revision"), content.get("variant"), files)
         if _is_repository(content.get("tokenizer")):
-            yield Repository(content["tokenizer"])
+            yield Repository(content["tokenizer"], files=_TOKENIZER_FILES)
         if _is_repository(content.get("processor")):
-            yield Repository(content["processor"], files="*.json")
+            yield Repository(content["processor"], files=_TOKENIZER_FILES)
     if isinstance(content, Mapping | list | tuple):
         for part in content.values() if isinstance(content, Mapping) else content:
             yield from repositories_in(part)
@@ -231,6 +221,8 @@ def require_repositories(repositories: Iterable[Repository]) -> None:
         FileNotFoundError: names every missing repository with the command that gets it.
     """
     missing = [wanted for wanted in dict.fromkeys(repositories) if not is_cached(wanted)]
+    whole = {(wanted.name, wanted.revision) for wanted in missing if wanted.is_whole}
+    missing = [wanted for wanted in missing if wanted.is_whole or (wanted.name, wanted.revision) not in whole]
     if missing and not _hub_is_reachable():
         raise FileNotFoundError(missing_message(missing))
 
@@ -238,7 +230,7 @@ def require_repositories(repositories: Iterable[Repository]) -> None:
 def is_cached(repository: Repository) -> bool:
     """Whether the local cache has the file that is wanted of the repository's revision, or anything of it."""
     name, revision, files = repository.name, repository.revision, repository.files
-    if files is not None and "*" not in files:
+    if isinstance(files, str) and "*" not in files:
         return isinstance(try_to_load_from_cache(name, files, revision=revision), str)
     folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     reference = folder / "refs" / (revision or constants.DEFAULT_REVISION)
@@ -246,8 +238,41 @@ def is_cached(repository: Repository) -> bool:
     return (folder / "snapshots" / commit).is_dir()
 
 
+def _local_folder(pretrained: str, names: Sequence[str], hint: str | None = None) -> Path | None:
+    """The folder `pretrained`, which holds a file of one of these names; None if it may be the id of a repository."""
+    if not pretrained.strip():
+        raise FileNotFoundError("An empty name is no place to load from: give a folder, or the id of a repository.")
+    folder = Path(pretrained).expanduser()
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in names):
+            raise FileNotFoundError(_incomplete_folder(folder, names, hint))
+        return folder
+    if not _may_be_hub_id(pretrained):
+        raise FileNotFoundError(f"There is no folder {folder}.{_advice_for_folder(folder)}")
+    return None
+
+
+def _first_cached(repository: Repository, names: Sequence[str]) -> tuple[Path, str] | None:
+    """The first of these files that the local cache has, and its name in the repository."""
+    for name in names:
+        cached = try_to_load_from_cache(repository.name, name, revision=repository.revision)
+        if isinstance(cached, str):
+            return Path(cached), name
+    return None
+
+
+def _download_first(repository: Repository, names: Sequence[str]) -> str:
+    """Downloads the first of these files that the repository has; the local file."""
+    for name in names:
+        try:
+            return hf_hub_download(repository.name, name, revision=repository.revision)
+        except _HUB_ERRORS as caught:
+            error = caught
+    raise FileNotFoundError(missing_message([repository], error)) from error
+
+
 def _is_repository(name: Any) -> bool:
-    return isinstance(name, str) and not Path(name).expanduser().exists() and _may_be_hub_id(name)
+    return isinstance(name, str) and _may_be_hub_id(name) and not Path(name).expanduser().exists()
 
 
 def _hub_is_reachable() -> bool:
@@ -272,8 +297,12 @@ def _is_miniature(path: Path) -> bool:
 
 
 def _advice_for_folder(folder: Path) -> str:
+    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    nearest = difflib.get_close_matches(folder.name, beside, n=1)
+    if nearest:
+        return f" Did you mean {folder.parent / nearest[0]}?"
     if _is_miniature(folder):
-        return " The miniature's checkpoints are built by its recipe: run `make miniature`."
+        return _MAKE_MINIATURE
     return " Check the path, or give the id of a repository on the Hugging Face Hub."
 
 
@@ -281,11 +310,14 @@ def _incomplete_folder(folder: Path, markers: Sequence[str], hint: str | None = 
     marker = " or ".join(markers)
     names = sorted(path.name for path in folder.iterdir())
     held = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "nothing"
-    inside = [path.parent for name in markers for path in sorted(folder.glob(f"*/{name}"))]
-    if inside:
-        advice = f" Did you mean {inside[0]}?"
+    inside, beside = (
+        sorted({path.parent for name in markers for path in place.glob(f"*/{name}")})
+        for place in (folder, folder.parent)
+    )
+    if inside or (names and len(beside) == 1):
+        advice = f" Did you mean {(inside or beside)[0]}?"
     elif _is_miniature(folder):
-        advice = _advice_for_folder(folder)
+        advice = _MAKE_MINIATURE
     else:
         advice = f" {hint or f'Point to the folder that `save_pretrained` wrote {marker} to.'}"
     return f"{folder} has no {marker}; it holds {held}.{advice}"

@@ -19,7 +19,6 @@ from hn.evaluation.compare import measure, reference_features
 from hn.evaluation.methods import Method, Sampled, Searched
 from hn.evaluation.samples import Samples
 from hn.generate import ImageRequest, write_images
-from hn.hypernets.base import Hypernet
 from hn.hypernets.finetune import LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.report.curves import plot_curves
@@ -93,10 +92,7 @@ class ExperimentTrainer(L.Trainer):
             model.on_load_checkpoint(checkpoint)
             training |= {"best_step": checkpoint["global_step"], "best_checkpoint": best.name}
         if self.is_global_zero:
-            if isinstance(model.hypernet, Hypernet):
-                model.hypernet.save_pretrained(self.directory / WEIGHTS, training=training)
-            else:
-                model.hypernet.save_pretrained(self.directory / WEIGHTS)
+            model.hypernet.save_pretrained(self.directory / WEIGHTS, training=training)
         self.test(model, datamodule=datamodule, verbose=False)
         evaluation = self.callback(Evaluation)
         if evaluation is not None and self.is_global_zero:

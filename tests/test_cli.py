@@ -392,6 +392,25 @@ def test_a_slip_gives_one_message(refused, experiment, runs, options, messages):
     assert not list(runs.glob("*/checkpoints"))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.hypernet.init_args.rank", "0"], "rank must be at least 1, not 0"),
+        (["--model.hypernet.init_args.last_layer", "proj_out"], "UNet2DConditionModel has no layer 'proj_out'"),
+        (["--model.hypernet.init_args.target_modules", "proj_oot"], "'proj_oot' fits no Linear or Conv2d of UNet2D"),
+        (["--model.generator.init_args.height", "500"], "positive multiples of 8, not 500 x"),
+        (["--model.generator.init_args.steps", "0"], "steps (0) must be at least 1"),
+        (["--model.generator.init_args.family", "hn.generators.families.flux.Flux"], "The Flux family runs a FluxPip"),
+    ],
+)
+def test_what_does_not_fit_the_generator_is_said_before_any_weights_are_loaded(
+    refused, experiment, monkeypatch, options, message
+):
+    monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    assert message in refused("train", "--config", str(experiment), *options)
+
+
 def test_a_misspelt_key_in_a_file_is_named(refused, experiment):
     child = experiment.parent / "child.yaml"
     child.write_text("extends: tiny.yaml\ntrainer: {max_stepz: 3}\n")

@@ -165,6 +165,11 @@ def test_the_published_settings():
         assert epochs == pytest.approx(200 if stem == "sana_redness" else 30, rel=0.01)
 
 
+def test_flux_has_the_published_optimizer():
+    optimizer = read_config(ROOT / "experiments" / "flux_preferences.yaml")["model"]["optimizer"]
+    assert optimizer == {"class_path": "torch.optim.AdamW", "init_args": {"lr": 2e-5, "weight_decay": 1e-4}}
+
+
 def test_sd_turbo_says_at_once_what_to_download(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -174,9 +179,10 @@ def test_sd_turbo_says_at_once_what_to_download(monkeypatch, tmp_path, capsys):
     assert caught.value.code == 2
     written = capsys.readouterr()
     assert "Cannot load 'stabilityai/sd-turbo'" in written.err
-    # All at once: the generator's and those of both rewards.
+    # All at once: the generator's and those of both rewards, ImageReward's tokenizer among them.
     commands = [line.split("hf download ")[1] for line in written.err.splitlines() if "hf download " in line]
-    names = ["stabilityai/sd-turbo", "zai-org/ImageReward", "openai/clip-vit-large-patch14"]
+    names = ["stabilityai/sd-turbo", "zai-org/ImageReward", "google-bert/bert-base-uncased"]
+    names.append("openai/clip-vit-large-patch14")
     assert [command.split()[0] for command in commands] == names
     assert '--include "*.fp16*"' in commands[0]
     assert "Traceback" not in written.err

@@ -66,6 +66,26 @@ def test_the_missing_miniature_is_built_by_make(name: str, offline: Path, monkey
         locate(name, "model_index.json")
 
 
+def test_a_misspelt_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "miniature" / "pipeline").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=f"no folder .*pipelin. Did you mean {tmp_path / 'miniature/pipeline'}"):
+        locate(str(tmp_path / "miniature" / "pipelin"), "model_index.json")
+
+
+def test_a_folder_of_another_kind_beside_the_right_one_is_recognised(tmp_path: Path) -> None:
+    for name, file in (("hypernet", "hypernet_config.json"), ("pipeline", "model_index.json")):
+        (tmp_path / "miniature" / name).mkdir(parents=True)
+        (tmp_path / "miniature" / name / file).write_text("{}")
+    with pytest.raises(FileNotFoundError, match=f"Did you mean {tmp_path / 'miniature/hypernet'}"):
+        locate(str(tmp_path / "miniature" / "pipeline"), "hypernet_config.json")
+
+
+@pytest.mark.parametrize("find", [locate, locate_file, locate_folder])
+def test_an_empty_name_is_refused(find) -> None:
+    with pytest.raises(FileNotFoundError, match="An empty name is no place to load from"):
+        find("", "model_index.json")
+
+
 def test_an_incomplete_miniature_is_built_by_make(tmp_path: Path) -> None:
     folder = tmp_path / "miniature" / "pipeline"
     folder.mkdir(parents=True)
@@ -264,11 +284,20 @@ def test_repositories_of_a_configuration(tmp_path: Path, monkeypatch: pytest.Mon
         Repository("o/g", "v2", "fp16"),
         Repository("o/unet", files="s/x.safetensors"),
         Repository("o/r"),
-        Repository("o/t"),
+        Repository("o/t", files=("*.json", "*.txt")),
         Repository("o/v"),
-        Repository("o/p", files="*.json"),
+        Repository("o/p", files=("*.json", "*.txt")),
         Repository("o/g2", files="unet/*"),
     ]
+
+
+def test_what_is_wanted_in_whole_is_not_asked_for_in_part(offline: Path) -> None:
+    tokenizer = {"tokenizer": "o/model"}
+    with pytest.raises(FileNotFoundError, match=r'hf download o/model --include "\*.json" --include "\*.txt"\n'):
+        require_repositories(repositories_in(tokenizer))
+    with pytest.raises(FileNotFoundError, match=r"run:  hf download o/model\n") as caught:
+        require_repositories(repositories_in([tokenizer, {"pretrained": "o/model"}]))
+    assert str(caught.value).count("hf download") == 1
 
 
 def test_all_that_is_missing_is_said_at_once(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:

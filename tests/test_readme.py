@@ -48,3 +48,16 @@ def test_the_generate_command_writes_its_images(tmp_path: Path) -> None:
     names = {f"{number:04d}_{method}.png" for number in range(4) for method in ("base", "hypernetwork")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, "metadata.json", "overview.png"}
     assert Image.open(tmp_path / "out" / "0000_base.png").text["prompt"] == "a photo of three stars"
+
+
+def test_every_experiment_is_listed_with_the_gpu_it_was_planned_for() -> None:
+    section = README.split("## Experiments\n")[1].split("\n## ")[0]
+    files = {file.stem: file.read_text() for file in (ROOT / "experiments").glob("*.yaml")}
+    table = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `") and "EXP" not in line]
+    listed = {name: row[3].strip() for row in table for name in re.findall(r"`(\w+)`", row[0])}
+    finetunes = {name for name in files if name.endswith("_finetune")}
+    assert listed.keys() == files.keys() - finetunes
+    assert finetunes <= {*re.findall(r"`(\w+)`", section)}
+    for name, planned in listed.items():
+        memory = re.search(r"Planned for one GPU of (\d+) GB", files[name])
+        assert planned == f"one GPU of {memory[1]} GB" if memory else planned.startswith("2 CPU cores")

@@ -2,5 +2,6 @@
 
 from hn.generators.base import Conditioning, Generator
 from hn.generators.pipeline import DiffusersGenerator
+from hn.generators.pipeline_generator import PipelineGenerator
 
-__all__ = ["Conditioning", "DiffusersGenerator", "Generator"]
+__all__ = ["Conditioning", "DiffusersGenerator", "Generator", "PipelineGenerator"]

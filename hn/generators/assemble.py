@@ -127,7 +127,7 @@ def load_components(
                     subfolder=component.subfolder,
                     revision=component.revision,
                     variant=component.variant,
-                    torch_dtype=dtype,
+                    dtype=dtype,
                 )
         else:
             config = own_class.load_config(pipeline, subfolder=name, **options)

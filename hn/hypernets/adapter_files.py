@@ -5,16 +5,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import peft
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hn.hypernets.adapter import ADAPTER, select_layers
 from hn.hypernets.weights import some_of
+from hn.weight_files import read_state_dict
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there is read
@@ -108,13 +107,14 @@ def read_adapter(folder: Path, rank: int | None = None, alpha: float | None = No
 
     Raises:
         FileNotFoundError: if there are no weights.
-        ValueError: if a key is no LoRA weight, A or B is missing, ranks differ, rank or alpha are not those of the
-            files or alpha is unknown, or `adapter_config.json` asks for more than plain LoRA.
+        ValueError: if the file is damaged or holds code, a key is no LoRA weight, A or B is missing, ranks differ, rank
+            or alpha are not those of the files or alpha is unknown, or `adapter_config.json` asks for more than plain
+            LoRA.
     """
     path = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{folder} has no {' or '.join(WEIGHTS_FILES)}.")
-    state, found_rank = _parse(path, _load_tensors(path))
+    state, found_rank = _parse(path, read_state_dict(path))
     config = json.loads((folder / CONFIG_FILE).read_text()) if (folder / CONFIG_FILE).is_file() else {}
     _check_config(folder / CONFIG_FILE, config)
     if config.get("r", found_rank) != found_rank:
@@ -132,18 +132,6 @@ def read_adapter(folder: Path, rank: int | None = None, alpha: float | None = No
             f"{asked[1]} are asked for."
         )
     return SavedAdapter(path, state, found_rank, found_alpha, config)
-
-
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors; it is not read, for that could run code in it.") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise ValueError(f"{path} is no dictionary of tensors.")
-    return tensors
 
 
 def _parse(path: Path, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:

@@ -2,23 +2,19 @@
 
 import json
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
-from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import hn
-from hn.class_path import class_path, import_class
+from hn.class_path import import_class
 from hn.generators.base import Conditioning, Generator
-from hn.hypernets.base_weights import check_base_weights, describe_base
-from hn.hypernets.model_card import model_card
+from hn.hypernets.base_weights import check_base_weights
+from hn.hypernets.saving import Saved
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.noise import prompt_noise
 from hn.pretrained import explain_missing, locate_folder
@@ -26,10 +22,9 @@ from hn.pretrained import explain_missing, locate_folder
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "hypernet_config.json"
-CARD_FILE = "README.md"
 
 
-class Hypernet(nn.Module, ABC):
+class Hypernet(nn.Module, Saved):
     """A noise hypernetwork f: (noise, conditioning) -> perturbation of the noise, exactly 0 at initialisation.
 
     It is described without a generator, so that a configuration file can, and bound to one by `build`:
@@ -42,6 +37,7 @@ class Hypernet(nn.Module, ABC):
     Subclasses make their weights in `_build` and compute f in `forward`.
     """
 
+    kind: ClassVar[str] = "hypernet"
     weights_file = "hypernet.safetensors"
 
     def __init__(self) -> None:
@@ -110,10 +106,6 @@ class Hypernet(nn.Module, ABC):
         noise = prompt_noise(self.generator, [*range(images_per_prompt)] * len(prompts), seed)
         return self.modulate(noise, conditioning).to(self.generator.latents_dtype)
 
-    @abstractmethod
-    def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON has them."""
-
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """The trained weights by parameter name: all that has to be kept beside the generator."""
         return trainable_state_dict(self)
@@ -125,49 +117,6 @@ class Hypernet(nn.Module, ABC):
             ValueError: if a weight is missing or unexpected or has another shape; nothing is changed then.
         """
         load_trainable_state_dict(self, state)
-
-    def save_pretrained(
-        self, folder: str | Path, training: Mapping[str, Any] | None = None, name: str | None = None
-    ) -> None:
-        """Write weights, `hypernet_config.json` and a model card to `folder`; `from_pretrained` gives it back exactly.
-
-        Args:
-            folder: made if it does not exist.
-            training: how it was trained (plain values, lists and dictionaries), for the model card.
-            name: what the model card calls it, the folder if not given.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._save_weights(folder)
-        config = self._config()
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-        (folder / CARD_FILE).write_text(model_card(config, str(folder) if name is None else name, training))
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        training: Mapping[str, Any] | None = None,
-        private: bool | None = None,
-        commit_message: str = "Upload noise hypernetwork",
-        token: str | None = None,
-    ) -> str:
-        """Save to a repository on the Hugging Face Hub, made if it does not exist.
-
-        Args:
-            repo_id: `owner/name`.
-            training: as for `save_pretrained`.
-            private: whether a new repository is private; the owner's default if not given.
-            commit_message: of the one commit.
-            token: the one of `hf auth login` if not given.
-
-        Returns:
-            The commit's address.
-        """
-        hub = HfApi(token=token)
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, training, name=repo_id)
-            hub.create_repo(repo_id, private=private, exist_ok=True)
-            return hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message).commit_url
 
     @classmethod
     def from_pretrained(cls, pretrained: str | Path, generator: Generator, revision: str | None = None) -> Self:
@@ -201,17 +150,6 @@ class Hypernet(nn.Module, ABC):
         with explain_missing(str(pretrained), revision):
             hypernet._load_weights(folder)
         return hypernet
-
-    def _config(self) -> dict[str, Any]:
-        return {
-            "hypernet": class_path(type(self)),
-            "arguments": self.arguments(),
-            "generator": describe_base(self.generator),
-            "versions": {
-                "hn": hn.__version__,
-                **{package: version(package) for package in ("torch", "diffusers", "peft")},
-            },
-        }
 
     def _check_config(self, config: Mapping[str, Any], generator: Generator) -> None:
         saved, backbone = config["generator"], type(generator.backbone).__name__

@@ -3,18 +3,19 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
-from hn.generators.pipeline import DiffusersGenerator
+from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.adapter_files import CONFIG_FILE, read_adapter
-from hn.hypernets.base_weights import check_base_weights, describe_base
+from hn.hypernets.base_weights import check_base_weights
 from hn.hypernets.lora_backbone import LoraBackbone
+from hn.hypernets.saving import Saved
 from hn.pretrained import explain_missing, locate_folder
 
 BASE_FILE = "finetune_config.json"
 
 
-class LoraFinetune(LoraBackbone):
+class LoraFinetune(LoraBackbone, Saved):
     """Direct reward fine-tuning: the hypernetwork's LoRA, but on the generator and with its last layer kept.
 
     The base generator is left alone; `attach` gives a second one, whose images are differentiable in the LoRA weights:
@@ -23,12 +24,17 @@ class LoraFinetune(LoraBackbone):
         tuned = finetune.attach(generator)
         images = tuned.generate(noise, conditioning)
 
+    It is saved as a plain PEFT adapter, which PEFT and diffusers can load too, unless grouped convolutions are adapted:
+    PEFT refuses those, or makes another layer of them.
+
     Args:
         rank: of every LoRA.
         alpha: the LoRA output is multiplied with alpha / rank; twice the rank if not given.
         target_modules: as for `LoraHypernet`.
         gradient_checkpointing: recompute this backbone's activations in the backward pass, to save memory.
     """
+
+    kind: ClassVar[str] = "finetune"
 
     def __init__(
         self,
@@ -39,9 +45,9 @@ class LoraFinetune(LoraBackbone):
     ):
         super().__init__(rank, alpha, target_modules, gradient_checkpointing)
         # In a tuple: as an attribute of its own, the generator would become part of this module.
-        self._attached_to: tuple[DiffusersGenerator, ...] = ()
+        self._attached_to: tuple[PipelineGenerator, ...] = ()
 
-    def attach(self, generator: DiffusersGenerator) -> DiffusersGenerator:
+    def attach(self, generator: PipelineGenerator) -> PipelineGenerator:
         """A generator that shares everything with `generator` but runs the backbone with LoRA. Equal to it at first.
 
         Called once; the LoRA weights are made here.
@@ -55,24 +61,24 @@ class LoraFinetune(LoraBackbone):
         self._attached_to = (generator,)
         return generator.with_backbone(self.backbone)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a plain PEFT adapter to `folder`, which PEFT and diffusers can load too, and `finetune_config.json`.
+    @property
+    def generator(self) -> PipelineGenerator:
+        """The generator this fine-tune is attached to, which is not changed by it.
 
-        That file says which base weights it was trained on. PEFT cannot load the adapter if it adapts grouped
-        convolutions: it refuses those, or makes another layer of them.
+        Raises:
+            RuntimeError: before `attach`.
         """
-        if self.backbone is None:
-            raise RuntimeError("There are no weights to save yet; call attach(generator) first.")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        if not self._attached_to:
+            raise RuntimeError("This LoraFinetune has no weights yet; call attach(generator) first.")
+        return self._attached_to[0]
+
+    def _save_weights(self, folder: Path) -> None:
         self._save_adapter(folder)
-        (generator,) = self._attached_to
-        (folder / BASE_FILE).write_text(json.dumps({"generator": describe_base(generator)}, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(
-        cls, pretrained: str | Path, generator: DiffusersGenerator, revision: str | None = None
-    ) -> tuple[Self, DiffusersGenerator]:
+        cls, pretrained: str | Path, generator: PipelineGenerator, revision: str | None = None
+    ) -> tuple[Self, PipelineGenerator]:
         """A saved fine-tune and the generator it makes of `generator`.
 
         Raises:

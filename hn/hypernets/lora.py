@@ -164,7 +164,6 @@ class LoraHypernet(LoraBackbone, Hypernet):
 def _check_rule(rule: str | None, stated_by: str) -> None:
     if rule != LORA_ONLY:
         raise ValueError(
-            f"{stated_by} asks for the last-layer rule {rule!r}; this version knows {LORA_ONLY!r} (drop the base "
-            "output, keep the LoRA branch). Another rule is another function, so it is not guessed; state it with "
-            "LoraHypernet.from_published(..., last_layer_rule=...) if you know it."
+            f"{stated_by} asks for the last-layer rule {rule!r}; this version knows {LORA_ONLY!r} alone (drop the base "
+            "output, keep the LoRA branch). Another rule is another function, so it is not guessed."
         )

@@ -1,6 +1,6 @@
 """Whatever was trained on top of a generator, loaded by looking at its files."""
 
-from hn.generators.pipeline import DiffusersGenerator
+from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.adapter_files import WEIGHTS_FILES
 from hn.hypernets.base import CONFIG_FILE, Hypernet
 from hn.hypernets.finetune import BASE_FILE, LoraFinetune
@@ -10,11 +10,11 @@ from hn.pretrained import locate_folder
 
 def load_trained(
     pretrained: str,
-    generator: DiffusersGenerator,
+    generator: PipelineGenerator,
     revision: str | None = None,
     last_layer_rule: str | None = None,
     alpha: float | None = None,
-) -> Hypernet | DiffusersGenerator:
+) -> Hypernet | PipelineGenerator:
     """A hypernetwork bound to `generator`, or the generator that a fine-tune makes of it.
 
     Args:

@@ -1,14 +1,17 @@
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from torch import Tensor
 
 from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraFinetune, LoraHypernet
+from hn.hypernets.base_weights import weights_digest
 from hn.rewards import RednessReward
 
 PROMPTS = ["a red cube", "two blue ball"]
@@ -99,6 +102,24 @@ def test_a_saved_finetune_comes_back_exactly_here_and_in_peft(
     peft_model = PeftModel.from_pretrained(copy.deepcopy(generator.backbone), tmp_path)
     plain = generator.with_backbone(peft_model.base_model.model)
     assert torch.equal(plain.generate(noise, conditioning), images)
+
+
+def test_is_saved_with_its_base_and_a_model_card(
+    generator: DiffusersGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "name", "owner/base")
+    finetune = LoraFinetune(rank=4)
+    finetune.attach(generator)
+    finetune.save_pretrained(tmp_path, training={"steps": 300}, name="me/mine")
+    config = json.loads((tmp_path / "finetune_config.json").read_text())
+    assert config["finetune"] == "hn.hypernets.finetune.LoraFinetune" and config["arguments"] == finetune.arguments()
+    assert config["generator"]["digest"] == weights_digest(generator.backbone)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == "owner/base" and "## Training\n\n```yaml\nsteps: 300\n" in card.text
+    code = card.text.split("```python\n")[1].split("```")[0]
+    assert '_, tuned = LoraFinetune.from_pretrained("me/mine", generator)' in code
+    compile(code, "card", "exec")
+    assert "x0" not in card.text  # it is no hypernetwork
 
 
 def test_refuses_a_hypernetwork(generator: DiffusersGenerator, tmp_path: Path) -> None:

@@ -38,6 +38,23 @@ def test_both_layouts_give_the_published_f(published: Path, sana, sana_inputs, f
     assert torch.equal(Hypernet.from_pretrained(tmp_path / "ours", sana)(x0, conditioning), f)
 
 
+@pytest.mark.parametrize("config", [True, False])
+@pytest.mark.parametrize("prefix", ["", "base_model.model."])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_every_mixture_of_the_layouts_gives_f(
+    hub_layout: Path, sana, sana_inputs, fixtures: Path, name: str, prefix: str, config: bool
+) -> None:
+    path = hub_layout / "adapter_model.safetensors"
+    state = {prefix + key.removeprefix("base_model.model."): tensor for key, tensor in load_file(path).items()}
+    path.unlink()
+    (save_file if path.name == name else torch.save)(state, hub_layout / name)
+    if not config:
+        (hub_layout / "adapter_config.json").unlink()
+    hypernet = LoraHypernet.from_published(hub_layout, sana, last_layer_rule=RULE, alpha=None if config else 8)
+    expected = load_file(fixtures / "adapter_format" / "outputs.safetensors")["f_x0"]
+    torch.testing.assert_close(hypernet(*sana_inputs), expected, atol=2e-5, rtol=0)
+
+
 def test_without_a_config_alpha_is_stated_and_the_rank_read_off(published: Path, sana, sana_inputs, fixtures) -> None:
     (published / "adapter_config.json").unlink()
     with pytest.raises(ValueError, match="no adapter_config.json to say alpha"):

@@ -1,7 +1,6 @@
 """The numbers of the published implementation on a tiny SANA-Sprint, whose LoRA is dense on depthwise convolutions."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from hn.hypernets import LoraHypernet
 from hn.hypernets.depthwise import GroupedConvLora
 from hn.objective import ObjectiveTerms, noise_hypernetwork_loss
 from hn.rewards import RednessReward
+from tests import published as tiny
+from tests.published import trainable
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def published(fixtures: Path) -> dict[str, Any]:
 
 
 def load_lora(path: Path) -> dict[str, Tensor]:
-    return {f"backbone.{key.removesuffix('weight')}default.weight": value for key, value in load_file(path).items()}
+    return trainable(load_file(path))
 
 
 @pytest.fixture
@@ -125,12 +126,10 @@ def test_checkpointed_gradients_equal_plain_ones(sana, sana_inputs, published: d
     assert (gradients[1] - gradients[0]).norm() <= 1e-6 * gradients[0].norm()
 
 
-def test_gradients_of_the_dense_lora_equal_finite_differences(
-    make_sana: Callable, sana_inputs, published: dict[str, Any]
-) -> None:
+def test_gradients_of_the_dense_lora_equal_finite_differences(sana_inputs, published: dict[str, Any]) -> None:
     x0, conditioning = sana_inputs[0].double(), {**sana_inputs[1]}
     conditioning["prompt_embeds"] = conditioning["prompt_embeds"].double()
-    hypernet = LoraHypernet(rank=4).build(make_sana(torch.float64))
+    hypernet = LoraHypernet(rank=4).build(tiny.sana(torch.float64))
     hypernet.load_trainable_state_dict(published["init"])
     weights = [p for name, p in hypernet.named_parameters() if "conv_depth.lora_" in name]
     gradients = torch.autograd.grad(hypernet(x0, conditioning).square().mean(), weights)

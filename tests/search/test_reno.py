@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from hn.rewards.preprocess import ClipPreprocess
 from hn.search import Reno
 from hn.search.reno import norm_regulariser
+from tests import published
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -151,28 +152,10 @@ def test_bad_input_is_named(generator, reward, prompts, noise):
 
 
 def test_equals_the_published_implementation():
-    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
-
-    from hn.generators import DiffusersGenerator
-
-    config = json.loads((FIXTURES / "sd_turbo" / "config.json").read_text())
-    unet, vae = UNet2DConditionModel(**config["unet"]), AutoencoderKL(**config["vae"])
-    unet.load_state_dict(load_file(FIXTURES / "sd_turbo" / "unet.safetensors"))
-    vae.load_state_dict(load_file(FIXTURES / "sd_turbo" / "vae.safetensors"))
-    pipe = StableDiffusionPipeline(
-        vae=vae,
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(**config["scheduler"]),
-        text_encoder=None,
-        tokenizer=None,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
     inputs = load_file(FIXTURES / "reno" / "inputs.safetensors")
     expected = load_file(FIXTURES / "reno" / "outputs.safetensors")
     metrics = json.loads((FIXTURES / "reno" / "metrics.json").read_text())["default_redness"]
-    generator = DiffusersGenerator.from_pipeline(pipe)
+    generator = published.sd_turbo()
     generator.encode = lambda prompts: {"prompt_embeds": inputs["prompt_embeds"].expand(len(prompts), -1, -1)}
     preprocess = ClipPreprocess(224, CLIP_MEAN, CLIP_STD)
     visited, losses = [], []

@@ -25,7 +25,7 @@ class SanaSprint(Family):
 
     Args:
         guidance_scale: handed to the pipeline; multiplied with the model's `guidance_embeds_scale` it is the embedding.
-        intermediate_timestep: angle of the second of two steps; other numbers of steps are evenly spaced.
+        intermediate_timestep: angle of the second of two steps; evenly spaced if None, as other numbers of steps are.
         instruction: what the text encoder is told before the prompt; the pipeline's own by default, [] for none.
         max_sequence_length: tokens of the prompt, without the instruction.
     """
@@ -38,7 +38,7 @@ class SanaSprint(Family):
     def __init__(
         self,
         guidance_scale: float = 4.5,
-        intermediate_timestep: float = 1.3,
+        intermediate_timestep: float | None = 1.3,
         instruction: Sequence[str] | None = None,
         max_sequence_length: int = 300,
     ):

@@ -1,27 +1,15 @@
 """Numbers of the published implementation on tiny components, and the generators that have to give the same."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-from diffusers import (
-    AutoencoderDC,
-    AutoencoderKL,
-    DiffusionPipeline,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-    SanaSprintPipeline,
-    SanaTransformer2DModel,
-    SCMScheduler,
-)
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hn.generators import DiffusersGenerator
+from hn.generators import PipelineGenerator
 from hn.hypernets import LoraHypernet
+from tests import published
 
 
 @dataclass(frozen=True)
@@ -39,7 +27,7 @@ class Published:
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     lora: dict[str, Tensor]
-    generator: DiffusersGenerator
+    generator: PipelineGenerator
     conditioning: dict[str, Tensor]
 
     def __getitem__(self, name: str) -> Tensor:
@@ -49,52 +37,22 @@ class Published:
         """Ours, with the published LoRA."""
         settings = self.config["lora"]
         hypernet = LoraHypernet(rank=settings["r"], alpha=settings["lora_alpha"]).build(self.generator)
-        lora = {name.replace(".weight", ".default.weight"): tensor for name, tensor in self.lora.items()}
-        hypernet.load_trainable_state_dict({f"backbone.{name}": tensor for name, tensor in lora.items()})
+        hypernet.load_trainable_state_dict(published.trainable(self.lora))
         return hypernet
 
 
-def read(folder: Path, pipe: DiffusionPipeline, outputs: str, lora: str, embeds: tuple[str, ...]) -> Published:
-    config = json.loads((folder / "config.json").read_text())
+def read(name: str, generator: PipelineGenerator, outputs: str, lora: str) -> Published:
+    folder = published.FIXTURES / name
     tensors = {**load_file(folder / "inputs.safetensors"), **load_file(folder / outputs)}
-    generator = DiffusersGenerator.from_pipeline(pipe, height=32, width=32)
-    return Published(config, tensors, load_file(folder / lora), generator, {name: tensors[name] for name in embeds})
+    _, conditioning = published.inputs_of(name)
+    return Published(published.config_of(name), tensors, load_file(folder / lora), generator, conditioning)
 
 
 @pytest.fixture(scope="module")
-def flux(fixtures: Path) -> Published:
-    folder = fixtures / "flux"
-    config = json.loads((folder / "config.json").read_text())
-    transformer, vae = FluxTransformer2DModel(**config["transformer"]), AutoencoderKL(**config["vae"])
-    transformer.load_state_dict(load_file(folder / "transformer.safetensors"))
-    decoder = load_file(folder / "vae_decoder.safetensors")
-    vae.decoder.load_state_dict({name.removeprefix("decoder."): tensor for name, tensor in decoder.items()})
-    pipe = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(**config["scheduler"]),
-        vae=vae,
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        transformer=transformer,
-    )
-    embeds = ("prompt_embeds", "pooled_prompt_embeds")
-    return read(folder, pipe, "outputs.safetensors", "lora.safetensors", embeds)
+def flux() -> Published:
+    return read("flux", published.flux(), "outputs.safetensors", "lora.safetensors")
 
 
 @pytest.fixture(scope="module")
-def sana(fixtures: Path) -> Published:
-    folder = fixtures / "sana"
-    config = json.loads((folder / "config.json").read_text())
-    transformer, vae = SanaTransformer2DModel(**config["transformer"]), AutoencoderDC(**config["vae"])
-    transformer.load_state_dict(load_file(folder / "transformer.safetensors"))
-    vae.load_state_dict(load_file(folder / "vae.safetensors"))
-    pipe = SanaSprintPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=vae,
-        transformer=transformer,
-        scheduler=SCMScheduler(**config["scheduler"]),
-    )
-    embeds = ("prompt_embeds", "prompt_attention_mask")
-    return read(folder, pipe, "outputs_nonzero.safetensors", "lora_nonzero_init.safetensors", embeds)
+def sana() -> Published:
+    return read("sana", published.sana(), "outputs_nonzero.safetensors", "lora_nonzero_init.safetensors")

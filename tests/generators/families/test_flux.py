@@ -1,4 +1,8 @@
 import torch
+from safetensors.torch import load_file
+
+from tests import published
+from tests.published import FIXTURES
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
 
@@ -6,6 +10,26 @@ TOLERANCE = {"atol": 1e-5, "rtol": 0}
 def test_noise_is_packed(flux) -> None:
     assert flux.generator.noise_shape == tuple(flux["latents"].shape[1:]) == (16, 16)
     assert (flux.config["height"], flux.config["width"]) == (flux.generator.height, flux.generator.width)
+
+
+def test_packed_latents_are_decoded_as_the_published_unpacking_has_them(flux) -> None:
+    packing = load_file(FIXTURES / "flux" / "packing.safetensors")
+    config = flux.generator.pipe.vae.config
+    scaled = packing["unpacked"] / config.scaling_factor + config.shift_factor
+    images = flux.generator.pipe.vae.decode(scaled, return_dict=False)[0]
+    decoded = flux.generator.decode(packing["packed"])
+    torch.testing.assert_close(decoded, (images / 2 + 0.5).clamp(0, 1), **TOLERANCE)
+    assert decoded.std() > 0.01
+
+
+def test_a_token_is_a_patch_of_two_by_two_of_a_wide_image() -> None:
+    generator = published.flux(height=32, width=48)
+    assert generator.noise_shape == (4 * 6, 16)
+    tokens, config = generator.sample_noise(2), generator.pipe.vae.config
+    patches = tokens.unflatten(1, (4, 6)).unflatten(3, (4, 2, 2))  # sample, row, column, channel, 2, 2
+    latents = patches.permute(0, 3, 1, 4, 2, 5).reshape(2, 4, 8, 12)
+    images = generator.pipe.vae.decode(latents / config.scaling_factor + config.shift_factor, return_dict=False)[0]
+    assert torch.equal(generator.decode(tokens), (images / 2 + 0.5).clamp(0, 1))
 
 
 def test_the_base_image_is_the_published_one(flux) -> None:

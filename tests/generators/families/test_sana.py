@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from hn.generators import PipelineGenerator
 from hn.generators.families.sana import SanaSprint
 
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
@@ -40,3 +41,15 @@ def test_the_first_step_is_told_guidance_and_time_as_published(sana) -> None:
 def test_the_instruction_is_the_pipelines_own() -> None:
     assert SanaSprint().instruction[-1] == "User Prompt: " and len(SanaSprint().instruction) > 3
     assert SanaSprint(instruction=[]).instruction == []
+
+
+def test_two_steps_can_be_evenly_spaced(sana) -> None:
+    generator = PipelineGenerator(
+        sana.generator.pipe, height=32, width=32, family=SanaSprint(intermediate_timestep=None)
+    )
+    angles = {}
+    for name, each in (("given", sana.generator), ("even", generator)):
+        each.generate(sana["x0"], sana.conditioning, 2, torch.Generator().manual_seed(0))
+        angles[name] = each.pipe.scheduler.timesteps.tolist()
+    assert angles["given"] == pytest.approx([1.5708, 1.3, 0])
+    assert angles["even"] == pytest.approx([1.5708, 0.7854, 0], abs=1e-4)

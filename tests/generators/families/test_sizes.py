@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -62,7 +63,7 @@ def test_sizes_far_from_the_trained_ones_are_described_with_the_nearest() -> Non
 
 
 def test_the_log_warns_once_of_a_size_far_from_the_trained_ones(
-    stock_pipeline: StableDiffusionPipeline, caplog: pytest.LogCaptureFixture
+    stock_pipeline: StableDiffusionPipeline, tiny_pipeline_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="hn"):
         DiffusersGenerator.from_pipeline(stock_pipeline, height=32, width=48)
@@ -70,4 +71,10 @@ def test_the_log_warns_once_of_a_size_far_from_the_trained_ones(
         generator = DiffusersGenerator.from_pipeline(stock_pipeline, height=64, width=64)
         generator.with_backbone(generator.backbone)
     (record,) = caplog.records
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="hn"):
+        DiffusersGenerator.outline(str(tiny_pipeline_folder), height=64, width=64)
+        assert not caplog.records
+        DiffusersGenerator(str(tiny_pipeline_folder), height=64, width=64)
+    assert [other.getMessage() for other in caplog.records] == [record.getMessage()]
     assert "Images of 64 x 64 pixels" in record.getMessage() and "32 x 32" in record.getMessage()

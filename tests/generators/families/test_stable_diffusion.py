@@ -1,44 +1,29 @@
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import LCMScheduler
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hn.generators import DiffusersGenerator
+from hn.generators import PipelineGenerator
 from hn.generators.families.stable_diffusion import StableDiffusion
 from hn.rewards import RednessReward
+from tests import published as tiny
 
 
 @pytest.fixture(scope="module")
-def published(fixtures: Path) -> dict[str, Any]:
+def published() -> dict[str, Any]:
     """Configuration, inputs and outputs of the published implementation on tiny SD-Turbo components."""
-    folder = fixtures / "sd_turbo"
+    folder = tiny.FIXTURES / "sd_turbo"
     tensors = {**load_file(folder / "inputs.safetensors"), **load_file(folder / "outputs.safetensors")}
-    return {"config": json.loads((folder / "config.json").read_text()), **tensors}
+    return {"config": tiny.config_of("sd_turbo"), **tensors}
 
 
 @pytest.fixture(scope="module")
-def sd_turbo(fixtures: Path, published: dict[str, Any]) -> DiffusersGenerator:
-    folder, config = fixtures / "sd_turbo", published["config"]
-    unet, vae = UNet2DConditionModel(**config["unet"]), AutoencoderKL(**config["vae"])
-    unet.load_state_dict(load_file(folder / "unet.safetensors"))
-    vae.load_state_dict(load_file(folder / "vae.safetensors"))
-    pipe = StableDiffusionPipeline(
-        vae=vae,
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(**config["scheduler"]),
-        text_encoder=None,
-        tokenizer=None,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    return DiffusersGenerator.from_pipeline(pipe)
+def sd_turbo() -> PipelineGenerator:
+    return tiny.sd_turbo()
 
 
 @pytest.fixture

@@ -1,0 +1,272 @@
+"""A diffusers pipeline in memory as a frozen, differentiable generator."""
+
+import copy
+import inspect
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from hn.generators.assemble import replace_scheduler
+from hn.generators.base import Conditioning, Generator
+from hn.generators.families import Family, resolve_family
+from hn.generators.families.base import FirstStep, describe_untrained_size
+from hn.generators.frozen import frozen_view
+from hn.generators.prompt_encoder import PromptEncoder
+
+log = logging.getLogger(__name__)
+
+
+class PipelineGenerator(Generator):
+    """Runs a diffusers pipeline as it is: its own sampling loop, scheduler and autoencoder, with gradients.
+
+    A pipeline's `__call__` is wrapped in `torch.no_grad`; the function underneath is its own differentiable sampler.
+    Images equal those of the stock pipeline bit for bit, at any number of steps.
+
+    The pipeline that is given stays as it is. The values of its weights are shared, so that they are in memory once;
+    all else is a copy: networks (frozen and in eval mode), scheduler and settings. Moving the generator does not move
+    the pipeline, nor the other way round: move the pipeline first.
+
+    Args:
+        pipe: the pipeline.
+        steps: number of sampling steps when `generate` is not told.
+        height: of the images in pixels; the pipeline's default if not given.
+        width: likewise.
+        family: the pipeline's facts, as a class path or an instance; found by the pipeline's class if not given.
+        scheduler: class path of another scheduler, like "diffusers.LCMScheduler"; it gets the old one's configuration.
+        scheduler_options: entries of the scheduler's configuration to change.
+        gradient_checkpointing: recompute activations of backbone and decoder in the backward pass, to save memory.
+        strict_vocabulary: refuse prompts with words that are not in the tokenizer's vocabulary; for generators with a
+            small, word-level vocabulary.
+        prompt_cache_size: number of prompts whose conditioning is kept, on the generator's device.
+        encode_batch_size: most prompts encoded in one call of the text encoder. With 1 a prompt's conditioning does not
+            depend, to the last bit, on the prompts that happen to be new with it.
+
+    Raises:
+        ValueError: if an argument does not fit the pipeline, or its networks are offloaded by accelerate.
+    """
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        steps: int = 1,
+        height: int | None = None,
+        width: int | None = None,
+        family: Family | str | None = None,
+        scheduler: str | None = None,
+        scheduler_options: dict[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
+        strict_vocabulary: bool = False,
+        prompt_cache_size: int = 1024,
+        encode_batch_size: int = 64,
+    ):
+        super().__init__()
+        family = resolve_family(family, type(pipe).__name__)
+        family.check(pipe)
+        if steps < 1:
+            raise ValueError(f"steps ({steps}) must be at least 1.")
+        default_height, default_width = family.image_size(pipe)
+        self.family = family
+        self.name = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
+        self.revision: str | None = None
+        self.steps = steps
+        self.height = default_height if height is None else height
+        self.width = default_width if width is None else width
+        self.noise_shape = family.noise_shape(pipe, self.height, self.width)
+        self.last_layer = family.last_layer
+        self.gradient_checkpointing = gradient_checkpointing
+        self._prompts = PromptEncoder(family, strict_vocabulary, prompt_cache_size, encode_batch_size)
+        self._sampler = inspect.unwrap(type(pipe).__call__)
+
+        view = frozen_pipeline(pipe)
+        replace_scheduler(view, scheduler, scheduler_options)
+        self._own(view)
+
+    def _own(self, pipe: DiffusionPipeline) -> None:
+        """Run `pipe`, which is nobody else's; it is changed as the arguments say."""
+        pipe.set_progress_bar_config(disable=True)
+        self._run(pipe)
+        self.freeze()
+        if self.gradient_checkpointing:
+            self.enable_gradient_checkpointing()
+        if not self.is_outline:
+            self._warn_of_untrained_size()
+
+    def _run(self, pipe: DiffusionPipeline) -> None:
+        self.pipe = pipe
+        # The pipeline is no nn.Module: register its networks, so that they move and are counted with this one.
+        self.components = nn.ModuleDict({k: v for k, v in pipe.components.items() if isinstance(v, nn.Module)})
+
+    def with_backbone(self, backbone: nn.Module) -> Self:
+        """A generator with another backbone, for example a fine-tuned copy, that shares everything else with this one.
+
+        The new backbone is taken as it is: if some of its parameters take gradients, images are differentiable in them.
+        """
+        shared = (self.pipe, self.family, self._prompts, *self.components.values())
+        other = copy.deepcopy(self, memo={id(part): part for part in shared})
+        pipe = copy.copy(self.pipe)
+        setattr(pipe, self.family.backbone_name, backbone)
+        other._run(pipe)
+        return other.eval()
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.components[self.family.backbone_name]
+
+    @property
+    def latents_dtype(self) -> torch.dtype:
+        """The data type in which the pipeline takes its latents."""
+        return self.family.latents_dtype or self.dtype
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations of backbone and decoder in the backward pass.
+
+        Independent of the training mode: everything stays in eval mode, so the recomputed function is the same one.
+        Some autoencoders (AutoencoderDC, AutoencoderKLQwenImage) cannot do it; theirs are kept, and the log says so.
+        """
+        self.backbone.enable_gradient_checkpointing()
+        if self.pipe.vae._supports_gradient_checkpointing:
+            self.pipe.vae.enable_gradient_checkpointing()
+        else:
+            log.info("%s has no gradient checkpointing; its activations are kept.", type(self.pipe.vae).__name__)
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of B prompts, on the generator's device. Prompts seen lately are not encoded again.
+
+        Raises:
+            ValueError: if there are no prompts, or with `strict_vocabulary` if a prompt has unknown words.
+        """
+        return self._prompts.encode(self.pipe, prompts, self.device)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`; an outline has no vocabulary.
+
+        Raises:
+            ValueError: names the words, and the nearest ones that are known.
+        """
+        if not self.is_outline:
+            self._prompts.check(self.pipe, prompts)
+
+    def check_steps(self, steps: int | None) -> None:
+        """Refuse numbers of sampling steps that the scheduler cannot do.
+
+        Raises:
+            ValueError: says what it can do.
+        """
+        super().check_steps(steps)
+        self.family.check_steps(self.pipe, self.steps if steps is None else steps)
+
+    def _warn_of_untrained_size(self) -> None:
+        warning = describe_untrained_size(self.height, self.width, self.family.trained_sizes(self.pipe))
+        if warning is not None:
+            log.warning(warning)
+
+    def generate(
+        self,
+        noise: Tensor,
+        conditioning: Conditioning,
+        steps: int | None = None,
+        rng: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1], in the generator's data type, differentiable in the noise.
+
+        Args:
+            noise: [B, *noise_shape], distributed as N(0, I).
+            conditioning: what `encode` returned for the B prompts.
+            steps: number of sampling steps, `self.steps` by default.
+            rng: source of the noise that some schedulers draw after the first step, or one source per sample.
+
+        Raises:
+            ValueError: if the shapes do not fit, or `steps` is below 1 or above the scheduler's number of timesteps.
+        """
+        return self.decode(self.denoise(noise, conditioning, steps, rng))
+
+    def denoise(
+        self,
+        noise: Tensor,
+        conditioning: Conditioning,
+        steps: int | None = None,
+        rng: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Tensor:
+        """The latents that the pipeline's sampler makes of the noise; arguments as for `generate`.
+
+        Of shape [B, *noise_shape] in most families; some pipelines unpack them before they return them.
+        """
+        self._check(noise, conditioning)
+        steps = self.steps if steps is None else steps
+        self.check_steps(steps)
+        return self._sampler(
+            self.pipe,
+            latents=noise.to(self.device, self.latents_dtype),
+            num_inference_steps=steps,
+            height=self.height,
+            width=self.width,
+            generator=rng,
+            output_type="latent",
+            return_dict=False,
+            **self.family.call_arguments(self.pipe, conditioning, steps),
+        )[0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] of the latents that `denoise` returns, differentiable."""
+        images = self.family.decode(self.pipe, latents, self.height, self.width)
+        return (images / 2 + 0.5).clamp(0, 1)
+
+    @cached_property
+    def _first_step(self) -> FirstStep:
+        return self.family.first_step(self.pipe)
+
+    def first_step(self, backbone: nn.Module, noise: Tensor, conditioning: Conditioning) -> Tensor:
+        """Raw output [B, *noise_shape] of `backbone` at pure noise and the first timestep.
+
+        Args:
+            backbone: this generator's backbone, or a copy of it.
+            noise: [B, *noise_shape], distributed as N(0, I); scaled here as the scheduler says.
+            conditioning: what `encode` returned for the B prompts.
+
+        Raises:
+            ValueError: if the shapes do not fit, or the schedule does not start at pure noise.
+        """
+        self._check(noise, conditioning)
+        start = self._first_step
+        model_input = (noise * start.input_scale).to(self.device, self.dtype)
+        # Filled on the device: no copy from the host, nothing to wait for.
+        timestep = torch.full(noise.shape[:1], start.timestep, dtype=torch.float32, device=self.device)
+        return self.family.call_backbone(
+            self.pipe, backbone, model_input, timestep, conditioning, self.height, self.width
+        )
+
+    def _check(self, noise: Tensor, conditioning: Conditioning) -> None:
+        if tuple(noise.shape[1:]) != tuple(self.noise_shape):
+            expected = ", ".join(map(str, self.noise_shape))
+            raise ValueError(f"noise must have shape [B, {expected}], not {list(noise.shape)}.")
+        for name, tensor in conditioning.items():
+            if len(tensor) != len(noise):
+                raise ValueError(f"{name} is for {len(tensor)} prompts, but there are {len(noise)} noise samples.")
+
+    def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
+        self._prompts.clear()
+        return super()._apply(fn, recurse)
+
+
+def frozen_pipeline(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """A shallow copy of a pipeline over frozen views of its networks; see `frozen_view`.
+
+    Raises:
+        ValueError: if its networks are offloaded by accelerate.
+    """
+    view = copy.copy(pipe)
+    for name, network in pipe.components.items():
+        if isinstance(network, nn.Module):
+            if any(hasattr(module, "_hf_hook") for module in network.modules()):
+                raise ValueError(
+                    "The pipeline is offloaded (enable_model_cpu_offload and the like): its networks move while they "
+                    "run, and a view of them would not. Make the generator before, or call pipe.remove_all_hooks() "
+                    "first."
+                )
+            setattr(view, name, frozen_view(network))
+    return view

@@ -1,0 +1,91 @@
+"""Prompts on their way to a pipeline's text encoders: checked, encoded in batches, and kept for the next time."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from diffusers import DiffusionPipeline
+
+from hn.generators.base import Conditioning
+from hn.generators.families import Family
+from hn.generators.vocabulary import require_known_words
+from hn.prompt_cache import PromptCache
+
+log = logging.getLogger(__name__)
+
+
+class PromptEncoder:
+    """Encodes prompts with a pipeline's text encoders, each prompt once as long as it is remembered.
+
+    Args:
+        family: the pipeline's facts.
+        strict_vocabulary: refuse prompts with words that are not in the tokenizer's vocabulary.
+        cache_size: number of prompts whose conditioning is kept.
+        batch_size: most prompts encoded in one call of the text encoder.
+
+    Raises:
+        ValueError: if `batch_size` is below 1 or `cache_size` below 0.
+    """
+
+    def __init__(self, family: Family, strict_vocabulary: bool, cache_size: int, batch_size: int):
+        if batch_size < 1:
+            raise ValueError(f"encode_batch_size ({batch_size}) must be at least 1.")
+        self.family = family
+        self.strict_vocabulary = strict_vocabulary
+        self.batch_size = batch_size
+        self._cache: PromptCache[Conditioning] = PromptCache(cache_size)
+        self._warned_of_long_prompts = False
+
+    def clear(self) -> None:
+        """Forget all prompts, for example after the networks moved to another device."""
+        self._cache.clear()
+
+    def check(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> None:
+        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`.
+
+        Raises:
+            ValueError: names the words, and the nearest ones that are known.
+        """
+        if self.strict_vocabulary:
+            for tokenizer in self.family.tokenizers(pipe):
+                for prompt in prompts:
+                    require_known_words(tokenizer, prompt)
+
+    def encode(self, pipe: DiffusionPipeline, prompts: Sequence[str], device: torch.device) -> Conditioning:
+        """Conditioning of B prompts, batch first, on `device`.
+
+        Raises:
+            ValueError: if there are no prompts, or as `check` does.
+        """
+        if isinstance(prompts, str) or not len(prompts):
+            raise ValueError(f"encode takes a list of one or more prompts, not {prompts!r}.")
+        samples = self._cache.get(prompts, lambda missing: self._encode(pipe, missing, device))
+        return {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
+
+    def _encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> list[Conditioning]:
+        self.check(pipe, prompts)
+        self._warn_of_long_prompts(pipe, prompts)
+        samples: list[Conditioning] = []
+        for start in range(0, len(prompts), self.batch_size):
+            batch = prompts[start : start + self.batch_size]
+            encoded = self.family.encode(pipe, batch, device)
+            # Cloned: a view would keep the whole batch alive as long as one of its prompts is cached.
+            samples += [{k: v[i : i + 1].clone() for k, v in encoded.items()} for i in range(len(batch))]
+        return samples
+
+    def _warn_of_long_prompts(self, pipe: DiffusionPipeline, prompts: list[str]) -> None:
+        for tokenizer in self.family.tokenizers(pipe):
+            window = self.family.max_tokens(tokenizer)
+            for prompt in prompts:
+                if self._warned_of_long_prompts:
+                    return
+                length = len(tokenizer(prompt, verbose=False).input_ids)
+                if length > window:
+                    self._warned_of_long_prompts = True
+                    log.warning(
+                        "A prompt of %d tokens is cut to the %d that the text encoder takes; its end does not count: "
+                        "%r (said once, there may be others)",
+                        length,
+                        window,
+                        prompt,
+                    )
