@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import BertTokenizer
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hn.pretrained import explain_missing, locate, locate_folder, parse_dtype
+from hn.pretrained import explain_missing, locate_folder, locate_tokenizer, parse_dtype
 from hn.prompt_cache import PromptCache
 from hn.rewards.base import PreprocessedReward
 from hn.rewards.blip_checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_scorer, read_config
@@ -58,7 +58,7 @@ class ImageReward(PreprocessedReward):
         super().__init__()
         torch_dtype = parse_dtype(dtype)
         self._prompt_cache: PromptCache[Tensor] = PromptCache(prompt_cache_size)
-        patterns = (CONFIG_FILE, WEIGHTS_FILE, "*.safetensors", "tokenizer*.json")
+        patterns = (CONFIG_FILE, WEIGHTS_FILE, "*.safetensors", "tokenizer*.json", "vocab.txt")
         folder = locate_folder(pretrained, CONFIG_FILE, revision, patterns)
         if tokenizer is None:
             tokenizer = str(folder) if (folder / "tokenizer_config.json").is_file() else BERT
@@ -106,7 +106,7 @@ def load_tokenizer(pretrained: str) -> BertTokenizer:
     Raises:
         FileNotFoundError: if there is none; says how to get it.
     """
-    found = locate(pretrained, "tokenizer_config.json")
+    found = locate_tokenizer(pretrained, ("vocab.txt",))
     with explain_missing(pretrained):
         return add_blip_tokens(BertTokenizer.from_pretrained(found))
 
