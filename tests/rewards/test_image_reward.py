@@ -223,6 +223,17 @@ def test_the_published_repository_offline(
         shutil.copy(Path(tiny["pretrained"]) / name, without)
     with pytest.raises(FileNotFoundError, match="hf download google-bert/bert-base-uncased\n"):
         ImageReward(str(without))
+    arguments = {"revision": None, "tokenizer": None}
+
+    def wanted(pretrained: Path | str, **changes: str) -> list[str]:
+        return [
+            found.name for found in ImageReward.repositories(arguments | {"pretrained": str(pretrained), **changes})
+        ]
+
+    assert wanted("zai-org/ImageReward") == ["zai-org/ImageReward", "google-bert/bert-base-uncased"]
+    assert wanted("zai-org/ImageReward", tokenizer="me/bert") == ["zai-org/ImageReward", "me/bert"]
+    assert wanted(without) == ["google-bert/bert-base-uncased"]
+    assert wanted(tiny["pretrained"]) == []
 
 
 def test_the_tokenizer_beside_the_weights_is_the_default(tiny: dict[str, Any], reward: ImageReward) -> None:
