@@ -31,8 +31,8 @@ class RewardMetric(Metric):
     depend, to the last bit, on how images were spread over updates and processes. A `DistributedSampler` repeats images
     to give all processes equally many; those count twice.
 
-    The reward's weights are neither in the metric's `state_dict` nor copied with it: `clone` and `MetricCollection.clone`
-    share them. Moving the metric to a device moves the reward, and leaves the data types of both as they are.
+    The reward's weights are neither in the metric's `state_dict` nor copied with it: a `clone`, and that of a
+    MetricCollection, shares them. Moving the metric to a device moves the reward; the data types of both stay.
 
     Args:
         reward: what scores the images.
@@ -94,7 +94,7 @@ class RewardMetric(Metric):
 
     def compute(self) -> dict[str, Any]:
         """See the class."""
-        scores, keys = (_joined(state).cpu().numpy() for state in (self.scores, self.keys))
+        scores, keys = (_joined(state).numpy() for state in (self.scores, self.keys))
         ordered, count = np.sort(scores), len(scores)
         mean = ordered.mean() if count else np.nan
         std = ordered.std(ddof=1) if count > 1 else np.nan
@@ -187,8 +187,12 @@ def unit_range(images: Tensor) -> Tensor:
 
 
 def _joined(state: Tensor | list[Tensor]) -> Tensor:
-    """A list state as one tensor, which it is after a synchronisation."""
-    return state if isinstance(state, Tensor) else torch.cat([torch.empty(0, dtype=torch.float64), *state])
+    """A list state as one tensor on the CPU; after a synchronisation it is one tensor."""
+    return (
+        state.cpu()
+        if isinstance(state, Tensor)
+        else torch.cat([torch.empty(0, dtype=torch.float64), *(part.cpu() for part in state)])
+    )
 
 
 def _means_by_key(scores: np.ndarray, keys: np.ndarray) -> dict[int, float]:
