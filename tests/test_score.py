@@ -287,10 +287,14 @@ def test_missing_weights_are_named_at_once(images, prompts, refused, monkeypatch
     words = "hps,imagereward,clip,pickscore,aesthetic,redness"
     message = refused("--rewards", words, "--images", images, "--prompts", prompts)
     for command in (
-        "xswu/HPSv2 HPS_v2.1_compressed.pt", "zai-org/ImageReward", "google-bert/bert-base-uncased", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        "yuvalkirstain/PickScore_v1", "openai/clip-vit-large-patch14",
+        "xswu/HPSv2 HPS_v2.1_compressed.pt",
+        "zai-org/ImageReward",
+        "google-bert/bert-base-uncased",
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        "yuvalkirstain/PickScore_v1",
+        "openai/clip-vit-large-patch14",
         "camenduru/improved-aesthetic-predictor sac+logos+ava1-l14-linearMSE.pth",
-    ):  # fmt: skip
+    ):
         assert message.count(f"hf download {command}\n") == 1
 
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from hn.data.prompts import PathLike, read_prompts
+from hn.report.progress import with_progress
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 METADATA = "metadata.json"  # of `hn generate`
@@ -98,12 +99,16 @@ def check_images(files: Sequence[ImageFile]) -> list[tuple[int, int]]:
 
     def check(file: ImageFile) -> tuple[int, int] | str:
         try:
-            return tuple(load_image(file.path).shape[-2:])
+            width, height = _decode(file.path).size
+            return height, width
         except Exception as error:  # decoders raise what they like: OSError, SyntaxError, struct.error, ...
             return f"{file.path} cannot be read: {error}"
 
     with ThreadPoolExecutor() as pool:  # decoders release the interpreter's lock
-        found = list(pool.map(check, files))
+        found = [
+            size
+            for _, size in zip(with_progress(files, "checking", unit="images"), pool.map(check, files), strict=True)
+        ]
     complaints = [size for size in found if isinstance(size, str)]
     if complaints:
         more = len(complaints) - _NAMED
@@ -119,11 +124,7 @@ def load_image(path: Path) -> Tensor:
         OSError: if the file is missing or no image, or truncated.
         ValueError: if it has more than 8 bits a channel, which PIL cannot bring to RGB.
     """
-    with Image.open(path) as image:
-        if image.mode not in _EIGHT_BIT:
-            raise ValueError(f"its pixels are of PIL's mode {image.mode}; save it with 8 bits a channel")
-        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1) / 255
+    return torch.from_numpy(np.array(_decode(path))).permute(2, 0, 1).float() / 255
 
 
 def size_batches(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
@@ -134,6 +135,13 @@ def size_batches(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list
     return [
         places[start : start + batch_size] for places in by_size.values() for start in range(0, len(places), batch_size)
     ]
+
+
+def _decode(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        if image.mode not in _EIGHT_BIT:
+            raise ValueError(f"its pixels are of PIL's mode {image.mode}; save it with 8 bits a channel")
+        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _images_in(folder: Path) -> list[Path]:
