@@ -30,7 +30,7 @@ class Rows(Reward):
 
 
 def batch(scores: Sequence[float]) -> Tensor:
-    return torch.tensor(scores).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+    return torch.tensor(scores, dtype=torch.float64).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_it_equals_direct_scoring_over_several_updates(tiny_clip_folder: Path, i
 
 
 def test_sums_do_not_depend_on_the_order_to_the_last_bit() -> None:
-    scores = torch.rand(1000).tolist()
+    scores = torch.rand(1000, dtype=torch.float64).tolist()
     results = []
     for order in (list(range(1000)), torch.randperm(1000).tolist()):
         metric = RewardMetric(Rows())
