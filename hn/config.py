@@ -56,12 +56,7 @@ def generator_section(generator: str, changes: Mapping[str, Any]) -> dict[str, A
     """
     if Path(generator).suffix not in (".yaml", ".yml"):
         return {"class_path": GENERATOR, "init_args": {"pretrained": generator, **changes}}
-    config = OmegaConf.create(read_config(generator))
-    node = OmegaConf.select(config, "model.generator") or config
-    try:
-        section = OmegaConf.to_container(node, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"A ${{...}} in {generator} cannot be resolved: {error}") from error
+    section = read_section(generator, "model.generator")
     if "class_path" not in section and "pretrained" not in section:
         raise ValueError(
             f"{generator} describes no generator: it has neither `model.generator` nor `class_path` with `init_args`, "
@@ -70,6 +65,19 @@ def generator_section(generator: str, changes: Mapping[str, Any]) -> dict[str, A
     if "class_path" not in section:
         section = {"class_path": GENERATOR, "init_args": section}
     return {**section, "init_args": {**section.get("init_args", {}), **changes}}
+
+
+def read_section(file: str | Path, name: str) -> dict[str, Any]:
+    """A section of a configuration file, like "model.generator", or the whole file where it has none; resolved.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is missing or wrong, or a ${...} in the section cannot be resolved.
+    """
+    config = OmegaConf.create(read_config(file))
+    try:
+        return OmegaConf.to_container(OmegaConf.select(config, name) or config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"A ${{...}} in {file} cannot be resolved: {error}") from error
 
 
 def _collect(file: Path, chain: tuple[Path, ...], contents: dict[Path, dict[str, Any]]) -> None:

@@ -149,6 +149,24 @@ def locate_folder(
         return Path(snapshot_download(pretrained, revision=revision, allow_patterns=list(patterns)))
 
 
+def locate_tokenizer(pretrained: str, vocabulary: Sequence[str], revision: str | None = None) -> str:
+    """Like `locate`, for tokenizers: libraries make an empty one, and say nothing, where the vocabulary is missing.
+
+    Args:
+        pretrained: a local folder, or the id of a repository on the Hugging Face Hub.
+        vocabulary: the files that hold it where there is no tokenizer.json.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        FileNotFoundError: if it is no tokenizer, or one of these files is missing; says what to do.
+    """
+    found = locate(pretrained, "tokenizer_config.json", revision)
+    with explain_missing(pretrained, revision):
+        for name in vocabulary:
+            locate(found, ("tokenizer.json", name), revision)
+    return found
+
+
 def locate_file(pretrained: str, names: str | Sequence[str], revision: str | None = None) -> Path:
     """Find one weight file; of a Hub repository that file alone is downloaded.
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from hn.cli import main
 from hn.noise import prompt_noise
+from hn.rewards.named import SHORT_NAMES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,6 +38,15 @@ def test_the_python_lines_make_the_image_of_the_hypernetwork() -> None:
     noise = prompt_noise(generator, [0], seed=0)
     base = names["pipe"](prompt, latents=noise, num_inference_steps=1, guidance_scale=0.0).images[0]
     assert not np.array_equal(np.asarray(names["image"]), np.asarray(base))
+
+
+def test_the_score_commands_name_rewards_that_there_are() -> None:
+    docs = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+    given = re.findall(r"hn score --rewards (\S+) --images", README + docs)
+    assert len(given) == 3
+    for words in given:
+        assert all(word in SHORT_NAMES or (ROOT / word).is_file() for word in words.split(","))
+    assert all(f"`{name}`" in docs for name in SHORT_NAMES)
 
 
 @pytest.mark.usefixtures("in_root")

@@ -15,7 +15,7 @@ import torch
 
 import hn
 
-_PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft")
+_PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft", "open_clip_torch")
 
 
 def environment() -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """LAION's aesthetic predictor: a linear head on CLIP ViT-L/14's image features, trained on people's ratings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPVisionModelWithProjection
 
-from hn.pretrained import explain_missing, locate, locate_file, parse_dtype
+from hn.pretrained import Repository, explain_missing, locate, locate_file, parse_dtype
 from hn.rewards.base import PreprocessedReward, full_precision
 from hn.rewards.checkpointing import checkpoint_layers
 from hn.rewards.clip import image_normalisation
@@ -36,6 +37,7 @@ class AestheticReward(PreprocessedReward):
         ValueError: if an argument is unknown, or the weights are not those of a CLIPModel or of the head.
     """
 
+    reads_prompts = False
     published_weight = 0.0
 
     def __init__(
@@ -64,6 +66,13 @@ class AestheticReward(PreprocessedReward):
         if gradient_checkpointing:
             checkpoint_layers(self.model.vision_model.encoder.layers)
         self.freeze()
+
+    @classmethod
+    def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
+        yield from super().repositories(arguments)
+        repository, file = _split_head(arguments["head"])
+        if repository is not None:
+            yield Repository(repository, arguments["head_revision"], files=file)
 
     def score_pixels(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         features = self.encode_pixels(pixel_values)
@@ -111,13 +120,20 @@ class _ImageTower(CLIPVisionModelWithProjection):
 
 
 def _locate_head(head: str, revision: str | None) -> Path:
+    repository, name = _split_head(head)
+    if repository is not None:
+        return locate_file(repository, name, revision)
     file = Path(head).expanduser()
     if file.is_file():
         return file
-    repository, _, name = head.rpartition("/")
-    if repository.count("/") == 1 and not Path(repository).is_dir():
-        return locate_file(repository, name, revision)
     raise FileNotFoundError(
         f"There is no file {file}. Give the head's file, or owner/name/file on the Hub; the published one is\n"
         "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/sac%2Blogos%2Bava1-l14-linearMSE.pth"
     )
+
+
+def _split_head(head: str) -> tuple[str | None, str]:
+    """Repository on the Hub, or None for a local file, and the file's name."""
+    repository, _, name = head.rpartition("/")
+    is_on_hub = repository.count("/") == 1 and not Path(head).expanduser().is_file() and not Path(repository).is_dir()
+    return repository if is_on_hub else None, name

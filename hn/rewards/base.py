@@ -1,12 +1,13 @@
 """What every reward offers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from hn.pretrained import Repository, repositories_in
 from hn.rewards.preprocess import ClipPreprocess
 
 
@@ -17,12 +18,23 @@ class Reward(nn.Module, ABC):
 
     Attributes:
         differentiable: whether gradients reach the images; a reward without them is only reported, or searched with.
+        reads_prompts: whether the score depends on the prompt.
         published_weight: what the score is multiplied with in the published objective (arXiv 2508.09968), and in an
             ensemble that is given no weights; None where nothing was published.
     """
 
     differentiable: ClassVar[bool] = True
+    reads_prompts: ClassVar[bool] = True
     published_weight: float | None = None
+
+    @classmethod
+    def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
+        """What an instance takes from the Hugging Face Hub, to be looked for before anything is loaded.
+
+        Args:
+            arguments: those of `__init__`, defaults included.
+        """
+        return repositories_in(arguments)
 
     def forward(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores [B] of images [B, 3, H, W] in [0, 1] for B prompts.

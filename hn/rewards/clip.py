@@ -8,7 +8,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hn.pretrained import explain_missing, locate, parse_dtype
+from hn.pretrained import explain_missing, locate, locate_tokenizer, parse_dtype
 from hn.rewards.checkpointing import checkpoint_layers
 from hn.rewards.contrastive import ContrastiveReward, Scale
 from hn.rewards.preprocess import ClipPreprocess
@@ -33,7 +33,7 @@ class ClipReward(ContrastiveReward):
         gradient_checkpointing: recompute the image tower's activations in the backward pass, to save memory.
 
     Raises:
-        FileNotFoundError: if there are no such weights; says how to get them.
+        FileNotFoundError: if there are no such weights or tokenizer; says how to get them.
         ValueError: if an argument is unknown or out of range, or the weights are not those of a CLIPModel.
     """
 
@@ -60,7 +60,7 @@ class ClipReward(ContrastiveReward):
             tokenizer, tokenizer_revision = pretrained, revision
         else:
             tokenizer_revision = None
-        found = locate(tokenizer, "tokenizer_config.json", tokenizer_revision)
+        found = locate_tokenizer(tokenizer, ("vocab.json", "merges.txt"), tokenizer_revision)
         with explain_missing(tokenizer, tokenizer_revision):
             self.tokenizer = CLIPTokenizer.from_pretrained(found, revision=tokenizer_revision)
         self.logit_scale = self.model.logit_scale.item()

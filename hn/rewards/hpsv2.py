@@ -1,7 +1,10 @@
 """HPSv2: an open_clip ViT-H-14 tuned on people's choices between images (arXiv 2306.09341)."""
 
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
+from hn.pretrained import Repository, is_cached
 from hn.rewards.open_clip import OpenClipReward
 
 _STEMS = {"v2.1": "HPS_v2.1_compressed", "v2.0": "HPS_v2_compressed"}
@@ -54,5 +57,15 @@ class HPSv2Reward(OpenClipReward):
             prompt_cache_size=prompt_cache_size,
             encode_batch_size=encode_batch_size,
             gradient_checkpointing=gradient_checkpointing,
-            weight_files=(f"{_STEMS[version]}.pt", f"{_STEMS[version]}.safetensors"),
+            weight_files=_weight_files(version),
         )
+
+    @classmethod
+    def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
+        for whole in super().repositories(arguments):
+            files = [replace(whole, files=name) for name in _weight_files(arguments["version"])]
+            yield next(filter(is_cached, files), files[0])
+
+
+def _weight_files(version: str) -> tuple[str, str]:
+    return f"{_STEMS[version]}.pt", f"{_STEMS[version]}.safetensors"

@@ -1,14 +1,15 @@
 """ImageReward-v1.0: human preference for an image of a prompt, learned from 137 thousand comparisons."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import BertTokenizer
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hn.pretrained import explain_missing, locate, locate_folder, parse_dtype
+from hn.pretrained import Repository, explain_missing, is_cached, locate_folder, locate_tokenizer, parse_dtype
 from hn.prompt_cache import PromptCache
 from hn.rewards.base import PreprocessedReward
 from hn.rewards.blip_checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_scorer, read_config
@@ -58,7 +59,7 @@ class ImageReward(PreprocessedReward):
         super().__init__()
         torch_dtype = parse_dtype(dtype)
         self._prompt_cache: PromptCache[Tensor] = PromptCache(prompt_cache_size)
-        patterns = (CONFIG_FILE, WEIGHTS_FILE, "*.safetensors", "tokenizer*.json")
+        patterns = (CONFIG_FILE, WEIGHTS_FILE, "*.safetensors", "tokenizer*.json", "vocab.txt")
         folder = locate_folder(pretrained, CONFIG_FILE, revision, patterns)
         if tokenizer is None:
             tokenizer = str(folder) if (folder / "tokenizer_config.json").is_file() else BERT
@@ -72,6 +73,17 @@ class ImageReward(PreprocessedReward):
         size = self.model.visual_encoder.config.image_size
         self.preprocess = ClipPreprocess(size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
         self.freeze()
+
+    @classmethod
+    def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
+        yield from super().repositories(arguments)
+        folder, beside = Path(arguments["pretrained"]).expanduser(), "tokenizer_config.json"
+        if folder.is_dir():
+            has_own = (folder / beside).is_file()
+        else:
+            has_own = is_cached(Repository(arguments["pretrained"], arguments["revision"], files=beside))
+        if arguments["tokenizer"] is None and not has_own:
+            yield Repository(BERT)
 
     def score_pixels(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         tokens = torch.stack(self._prompt_cache.get(prompts, self._tokens_of_prompts))
@@ -106,7 +118,7 @@ def load_tokenizer(pretrained: str) -> BertTokenizer:
     Raises:
         FileNotFoundError: if there is none; says how to get it.
     """
-    found = locate(pretrained, "tokenizer_config.json")
+    found = locate_tokenizer(pretrained, ("vocab.txt",))
     with explain_missing(pretrained):
         return add_blip_tokens(BertTokenizer.from_pretrained(found))
 

@@ -27,6 +27,7 @@ class JpegSizeReward(Reward):
     """
 
     differentiable = False
+    reads_prompts = False
 
     def __init__(self, unit: Literal["kilobytes", "bits_per_pixel"] = "kilobytes", quality: int = 95):
         super().__init__()

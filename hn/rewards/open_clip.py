@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hn.pretrained import locate_file, parse_dtype
+from hn.pretrained import Repository, locate_file, parse_dtype
 from hn.rewards.base import full_precision
 from hn.rewards.checkpointing import checkpoint_layers
 from hn.rewards.contrastive import ContrastiveReward, Scale
@@ -79,6 +79,14 @@ class OpenClipReward(ContrastiveReward):
         if gradient_checkpointing:
             checkpoint_layers(self.model.visual.transformer.resblocks)
         self.freeze()
+
+    @classmethod
+    def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
+        tag = open_clip.get_pretrained_cfg(arguments["architecture"], arguments["pretrained"])
+        if not tag:
+            yield from super().repositories(arguments)
+        elif repository := tag.get("hf_hub", "").rpartition("/")[0]:
+            yield Repository(repository)
 
     def encode_pixels(self, pixel_values: Tensor) -> Tensor:
         return self.model.encode_image(pixel_values.to(self.model.logit_scale.dtype))

@@ -10,6 +10,7 @@ from hn.rewards.base import Reward
 class RednessReward(Reward):
     """Mean over the pixels of R - (G + B) / 2; in [-1, 1], whatever the prompt."""
 
+    reads_prompts = False
     published_weight = 1.0  # alone
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:

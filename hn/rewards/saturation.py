@@ -16,6 +16,8 @@ class SaturationReward(Reward):
     which black pixels would have no saturation and dark ones gradients without bound.
     """
 
+    reads_prompts = False
+
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         largest, smallest = images.amax(dim=1), images.amin(dim=1)
         return ((largest - smallest) / (largest + _EPSILON)).flatten(1).mean(dim=1)

@@ -1,9 +1,11 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
@@ -148,6 +150,35 @@ def test_missing_weights_and_bad_options_are_reported(
         ClipReward(str(tiny_clip_folder), scale="logits")
     with pytest.raises(ValueError, match="Unknown dtype"):
         ClipReward(str(tiny_clip_folder), dtype="fp32")
+
+
+def test_a_tokenizer_without_vocabulary_is_refused(
+    tiny_clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would make one of two tokens, and say nothing."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    shutil.copy(tiny_clip_folder / "tokenizer_config.json", folder)
+    with pytest.raises(FileNotFoundError, match="has no tokenizer.json or vocab.json; it holds tokenizer_config.json"):
+        ClipReward(str(tiny_clip_folder), tokenizer=str(folder))
+    bpe = json.loads((tiny_clip_folder / "tokenizer.json").read_text())["model"]
+    (folder / "vocab.json").write_text(json.dumps(bpe["vocab"]))
+    with pytest.raises(FileNotFoundError, match="has no tokenizer.json or merges.txt"):
+        ClipReward(str(tiny_clip_folder), tokenizer=str(folder))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in bpe["merges"]))
+    images = torch.rand(3, 3, 32, 32)
+    expected = ClipReward(str(tiny_clip_folder))(images, PROMPTS)
+    assert torch.equal(ClipReward(str(tiny_clip_folder), tokenizer=str(folder))(images, PROMPTS), expected)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    snapshot = tmp_path / "cache" / "models--me--tokenizer" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    shutil.copy(tiny_clip_folder / "tokenizer_config.json", snapshot)  # a download cut short
+    with pytest.raises(FileNotFoundError, match="not in the local cache.\n.*run:  hf download me/tokenizer\n"):
+        ClipReward(str(tiny_clip_folder), tokenizer="me/tokenizer")
 
 
 def test_prompts_encoded_one_at_a_time_do_not_depend_on_each_other(tiny_clip_folder: Path) -> None:

@@ -80,3 +80,21 @@ def test_absent_weights_name_the_command(
 
 def test_published_weight(tmp_path: Path) -> None:
     assert HPSv2Reward(**tiny_rewards.hpsv2(tmp_path)).published_weight == 5.0
+
+
+def test_one_file_of_the_repository_is_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def wanted(**changes: str) -> list[str]:
+        arguments = {"version": "v2.1", "architecture": "ViT-H-14", "pretrained": "xswu/HPSv2", "revision": None}
+        return [found.command for found in HPSv2Reward.repositories(arguments | changes)]
+
+    assert wanted() == ["hf download xswu/HPSv2 HPS_v2.1_compressed.pt"]
+    assert wanted(version="v2.0") == ["hf download xswu/HPSv2 HPS_v2_compressed.pt"]
+    assert wanted(pretrained=str(tmp_path)) == []
+    snapshot = tmp_path / "models--xswu--HPSv2" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    (snapshot / "HPS_v2.1_compressed.safetensors").touch()
+    assert wanted() == ["hf download xswu/HPSv2 HPS_v2.1_compressed.safetensors"]  # what the cache has

@@ -189,6 +189,15 @@ def test_missing_files_and_bad_options_are_reported(tiny: dict[str, Any], tmp_pa
         ImageReward(str(tmp_path), tokenizer=tiny["tokenizer"])
 
 
+def test_a_tokenizer_without_vocabulary_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copy(Path(tiny["pretrained"]) / "tokenizer_config.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no tokenizer.json or vocab.txt; it holds tokenizer_config.json"):
+        ImageReward(tiny["pretrained"], tokenizer=str(tmp_path))
+    (tmp_path / "vocab.txt").write_text("\n".join((*tiny_rewards.BERT_SPECIAL, *tiny_rewards.WORDS)))
+    reward = ImageReward(tiny["pretrained"], tokenizer=str(tmp_path))
+    assert reward.tokenizer.get_vocab() == ImageReward(**tiny).tokenizer.get_vocab()
+
+
 def test_a_tokenizer_or_text_tower_that_does_not_fit_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny_rewards.bert_tokenizer(tmp_path, (*tiny_rewards.BERT_SPECIAL, "a", "ball"))
     with pytest.raises(ValueError, match=r"has 9 tokens with \[DEC\] and \[ENC\], but .* is for 22"):
@@ -214,6 +223,17 @@ def test_the_published_repository_offline(
         shutil.copy(Path(tiny["pretrained"]) / name, without)
     with pytest.raises(FileNotFoundError, match="hf download google-bert/bert-base-uncased\n"):
         ImageReward(str(without))
+    arguments = {"revision": None, "tokenizer": None}
+
+    def wanted(pretrained: Path | str, **changes: str) -> list[str]:
+        return [
+            found.name for found in ImageReward.repositories(arguments | {"pretrained": str(pretrained), **changes})
+        ]
+
+    assert wanted("zai-org/ImageReward") == ["zai-org/ImageReward", "google-bert/bert-base-uncased"]
+    assert wanted("zai-org/ImageReward", tokenizer="me/bert") == ["zai-org/ImageReward", "me/bert"]
+    assert wanted(without) == ["google-bert/bert-base-uncased"]
+    assert wanted(tiny["pretrained"]) == []
 
 
 def test_the_tokenizer_beside_the_weights_is_the_default(tiny: dict[str, Any], reward: ImageReward) -> None:

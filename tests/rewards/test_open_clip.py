@@ -204,3 +204,10 @@ def test_nothing_but_the_mask_is_missing_from_checkpoints(name: str) -> None:
     assert buffers == {"attn_mask"} and buffers.isdisjoint(model.state_dict())
     assert all(key in model.state_dict() for key, buffer in model.named_buffers() if buffer.is_meta)
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_what_a_tag_stands_for_on_the_hub() -> None:
+    """A tag is no name of a repository, though it looks like one."""
+    tag = {"architecture": "ViT-H-14", "pretrained": "laion2b_s32b_b79k", "revision": None}
+    assert [found.name for found in OpenClipReward.repositories(tag)] == ["laion/CLIP-ViT-H-14-laion2B-s32B-b79K"]
+    assert [found.name for found in OpenClipReward.repositories(tag | {"pretrained": "me/mine"})] == ["me/mine"]

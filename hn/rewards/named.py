@@ -1,0 +1,102 @@
+"""Rewards by words: short names, class paths, and the rewards of an experiment."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hn.class_path import import_class
+from hn.config import read_section
+from hn.rewards.base import Reward
+
+Section = dict[str, Any]
+"""`class_path` and `init_args` of one reward, as a configuration has them."""
+
+SHORT_NAMES: Mapping[str, Section] = {
+    "hps": {"class_path": "hn.rewards.hpsv2.HPSv2Reward"},
+    "hpsv2": {"class_path": "hn.rewards.hpsv2.HPSv2Reward"},
+    "hpsv2.1": {"class_path": "hn.rewards.hpsv2.HPSv2Reward"},
+    "hpsv2.0": {"class_path": "hn.rewards.hpsv2.HPSv2Reward", "init_args": {"version": "v2.0"}},
+    "imagereward": {"class_path": "hn.rewards.image_reward.ImageReward"},
+    "clip": {"class_path": "hn.rewards.clip.ClipReward"},
+    "pickscore": {"class_path": "hn.rewards.pickscore.PickScoreReward"},
+    "aesthetic": {"class_path": "hn.rewards.aesthetic.AestheticReward"},
+    "redness": {"class_path": "hn.rewards.redness.RednessReward"},
+    "brightness": {"class_path": "hn.rewards.brightness.BrightnessReward"},
+    "saturation": {"class_path": "hn.rewards.saturation.SaturationReward"},
+    "jpeg_size": {"class_path": "hn.rewards.jpeg_size.JpegSizeReward"},
+}
+"""Each in its published form; another checkpoint or option takes a configuration file."""
+
+
+def reward_sections(words: Sequence[str], dtype: str | None = None) -> dict[str, Section]:
+    """What words mean, by the names that their scores get.
+
+    Args:
+        words: short names; class paths, whose scores are named after the class; and YAML files with the section
+            `model.reward` or the content of one: an ensemble, whose rewards and held-out ones keep their names, or a
+            single reward, named after the file.
+        dtype: data type for the weights of all that have them; their own if not given.
+
+    Returns:
+        Class path and arguments by name, each reward once.
+
+    Raises:
+        FileNotFoundError, ValueError: if a word means nothing, or two rewards have the same name.
+    """
+    sections: dict[str, Section] = {}
+    for word in words:
+        for name, section in _meaning(word).items():
+            section = _with_dtype(section, dtype)
+            if sections.get(name, section) != section:
+                raise ValueError(f"Two rewards are called {name!r}; rename one of them in a configuration file.")
+            if section not in sections.values():
+                sections[name] = section
+    if not sections:
+        raise ValueError(f"Name a reward, or several: {', '.join(SHORT_NAMES)}.")
+    return sections
+
+
+def _meaning(word: str) -> dict[str, Section]:
+    if word in SHORT_NAMES:
+        return {word: dict(SHORT_NAMES[word])}
+    if Path(word).suffix in (".yaml", ".yml"):
+        return _of_file(Path(word))
+    nearest = difflib.get_close_matches(word, SHORT_NAMES, n=3, cutoff=0.75 if "." in word else 0.5)
+    if "." in word and not nearest:
+        return {word.rpartition(".")[2]: {"class_path": word}}
+    hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
+    raise ValueError(
+        f"There is no reward {word!r}; {hint}Known are {', '.join(SHORT_NAMES)}, besides class paths and YAML files."
+    )
+
+
+def _of_file(file: Path) -> dict[str, Section]:
+    content = read_section(file, "model.reward")
+    arguments = content.get("init_args", content if "class_path" not in content else {}) or {}
+    if "rewards" in arguments:
+        found = {**(arguments["rewards"] or {}), **(arguments.get("held_out") or {})}
+    else:
+        found = {file.stem: content} if "class_path" in content else {}
+    if not found or not all(isinstance(section, dict) and "class_path" in section for section in found.values()):
+        raise ValueError(
+            f"{file} describes no rewards: it has neither `model.reward` nor `rewards`, nor `class_path` with "
+            "`init_args`."
+        )
+    return found
+
+
+def _with_dtype(section: Section, dtype: str | None) -> Section:
+    """The section with its arguments, and `dtype` among them if its class has such a one.
+
+    Raises:
+        ValueError: if there is no such class, or it is not a reward.
+    """
+    reward = import_class(section["class_path"], Reward)
+    arguments = dict(section.get("init_args") or {})
+    if dtype is not None and "dtype" in inspect.signature(reward).parameters:
+        arguments["dtype"] = dtype
+    return {"class_path": section["class_path"], "init_args": arguments}
