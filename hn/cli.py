@@ -1,7 +1,7 @@
 """The command line: LightningCLI's fit, validate, test and predict, and the verbs train, compare, generate and score.
 
-`hn <verb> --config experiments/X.yaml [--trainer.max_steps 100 ...]`; without an experiment `hn generate --generator ...`,
-`hn score` and, for prompt sets, `hn prompts list|show|pull|check`. This is the only place that parses arguments.
+`hn <verb> --config experiments/X.yaml [--trainer.max_steps 100 ...]`; and, without an experiment, `hn generate --generator
+...`, `hn score`, and `hn prompts list|show|pull|check` for prompt sets. This is the only place that parses arguments.
 What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment adds the traceback.
 """
 
