@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import hn
-from hn.cli import expand_configs, main, without_options
+from hn.cli import main
+from hn.cli.experiment import expand_configs, without_options
 
 METHOD = {
     "reward", "rewards", "held_out_reward", "held_out_rewards", "geneval", "seconds_per_image", "nfe", "kl_nats",

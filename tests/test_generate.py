@@ -11,7 +11,8 @@ from huggingface_hub import constants
 from PIL import Image
 
 import hn
-from hn.cli import has_config, main, with_flag_values
+from hn.cli import has_config, main
+from hn.cli.parsing import with_flag_values
 from hn.evaluation.methods import Sampled
 from hn.generate import ImageRequest, write_images
 from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet
@@ -220,7 +221,7 @@ def test_a_file_describes_the_generator(tiny_pipeline_folder, tmp_path, capsys, 
 
 def test_the_default_folder_is_new_each_time(tiny_pipeline_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hn.cli.timestamp", lambda: "now")
+    monkeypatch.setattr("hn.cli.generate.timestamp", lambda: "now")
     for _ in range(2):
         main(["generate", "--generator", str(tiny_pipeline_folder), "--prompt", PROMPT, "--count", "1"])
     assert sorted(path.name for path in (tmp_path / "runs" / "generate").iterdir()) == ["now", "now_2"]

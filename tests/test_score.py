@@ -99,7 +99,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.M
     def message(*options: Any) -> str:
         capsys.readouterr()
         with monkeypatch.context() as patched:
-            patched.setattr("hn.cli.score_files", lambda *_, **__: pytest.fail("weights would be loaded"))
+            patched.setattr("hn.cli.score.score_files", lambda *_, **__: pytest.fail("weights would be loaded"))
             with pytest.raises(SystemExit) as caught:
                 main(["score", *map(str, options)])
         assert caught.value.code == 2
@@ -389,7 +389,7 @@ def test_nothing_is_left_of_an_interrupted_run(images, tmp_path, monkeypatch, ca
 
 
 def test_the_default_folder_is_new_each_time(images, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("hn.cli.timestamp", lambda: "now")
+    monkeypatch.setattr("hn.cli.score.timestamp", lambda: "now")
     for _ in range(2):
         main(["score", "--rewards", "redness", "--images", str(images)])
     assert sorted(path.name for path in (tmp_path / "runs" / "score").iterdir()) == ["now", "now_2"]

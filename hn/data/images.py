@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from hn.data.prompts import PathLike, read_prompts
+from hn.data.formats import PathLike, read_prompts
 from hn.report.progress import with_progress
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")

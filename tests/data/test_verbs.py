@@ -159,7 +159,7 @@ def test_help_lists_the_verbs(capsys):
 
 
 def test_an_experiment_with_an_unknown_set_stops_before_anything_is_loaded(refused, experiment, monkeypatch):
-    monkeypatch.setattr("hn.cli.HnCLI.instantiate_classes", lambda self: pytest.fail("classes were made"))
+    monkeypatch.setattr("hn.cli.experiment.HnCLI.instantiate_classes", lambda self: pytest.fail("classes were made"))
     message = refused("train", "--config", str(experiment), "--data.init_args.val", "genevl")
     assert message.splitlines()[-1].startswith("error: there is no prompt set 'genevl'; did you mean geneval")
 

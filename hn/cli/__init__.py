@@ -1,0 +1,49 @@
+"""The command line, the only place that parses arguments.
+
+`hn VERB --config experiments/X.yaml [--trainer.max_steps 100 ...]` with LightningCLI's fit, validate, test, predict,
+train, compare and generate; without an experiment `hn generate --generator ...`, `hn score` and `hn prompts`. What a
+user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment adds the traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from hn.cli.experiment import run_experiment
+from hn.cli.generate import generate_without_experiment
+from hn.cli.parsing import UserError, helpful_messages_only
+from hn.cli.prompts import run_prompts
+from hn.cli.score import score_folder
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; exits with status 2 and one message for an error of the user's."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    others = {"score": score_folder, "prompts": run_prompts}
+    if not has_config(arguments):
+        others["generate"] = generate_without_experiment
+    try:
+        with helpful_messages_only():
+            if arguments and arguments[0] in others:
+                others[arguments[0]](arguments[1:])
+            else:
+                run_experiment(arguments)
+    except UserError as error:
+        if os.environ.get("HN_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        if os.environ.get("HN_TRACEBACK"):
+            raise
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def has_config(arguments: Sequence[str]) -> bool:
+    """Whether an experiment is named."""
+    return any(word.partition("=")[0] in ("--config", "-c") for word in arguments)

@@ -1,0 +1,337 @@
+"""Verbs with an experiment: LightningCLI's fit, validate, test and predict, and train, compare and generate."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf.errors import OmegaConfBaseException
+
+from hn.class_path import class_path
+from hn.cli.instances import instantiate, instantiate_outline
+from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
+from hn.comparison import Comparison
+from hn.config import read_config
+from hn.data.module import PromptDataModule, check_names, fetch_sets
+from hn.data.store import PromptStore
+from hn.hypernets import Hypernet, LoraFinetune
+from hn.module import NoiseHypernetModule
+from hn.pretrained import locate, repositories_in, require_repositories
+from hn.run_directory import CHECKPOINTS, WEIGHTS, RunDirectory, find_checkpoint, timestamp
+from hn.trainer import ExperimentTrainer
+
+DESCRIPTION = """Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS].
+These need no experiment: hn generate --help, hn score --help, hn prompts --help."""
+WEIGHTS_CONFIG = "adapter_config.json"  # hypernetworks and fine-tunes alike have it
+USAGE = "hn {verb} --config experiments/NAME.yaml [--OPTION VALUE ...]"
+STAGES = {"train": "fit", "compare": "test"}
+"""The stage whose prompts a verb needs, where it is called otherwise."""
+
+
+class HnCLI(LightningCLI):
+    """LightningCLI with configurations that extend others, run directories and three more verbs.
+
+    Args:
+        arguments: the command line after `hn`.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = list(arguments)
+        verbs = {verb: {"usage": USAGE.format(verb=verb)} for verb in self.subcommands()}
+        super().__init__(
+            NoiseHypernetModule,
+            LightningDataModule,
+            trainer_class=ExperimentTrainer,
+            parser_class=Parser,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"description": DESCRIPTION, **verbs},
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:
+        """The verbs, and the arguments of the trainer's methods that are no options.
+
+        If the command line has a verb it is the only one: making the options of all of them takes a while.
+        """
+        verbs = LightningCLI.subcommands()
+        verbs = {
+            "train": {"model", "datamodule"},
+            "compare": {"model", "datamodule", "comparison"},
+            "generate": {"model"},
+            **verbs,
+            "predict": verbs["predict"] | {"return_predictions"},
+        }
+        asked = [verb for verb in self.arguments[:1] if verb in verbs]
+        return {verb: verbs[verb] for verb in asked or verbs}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        kwargs.setdefault("parser_mode", "omegaconf+")
+        kwargs.setdefault("allow_abbrev", False)  # a misspelt option is an error, not the beginning of another one
+        return super().init_parser(**kwargs)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, noise and data order.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(RunDirectory, "run")
+        parser.add_argument(
+            "--callbacks",
+            type=dict[str, Callback | None],
+            default={},
+            help="Callbacks by a name of your choice, so that experiments can change or drop (null) one of them.",
+        )
+        parser.add_class_arguments(Comparison, "comparison")
+        parser.add_argument(
+            "--vars", type=dict[str, Any], default={}, help="Values of your own to refer to, as in ${vars.rank}."
+        )
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, each `--config FILE` in it replaced by the content with all that it extends."""
+        arguments, self.experiment_file = expand_configs(with_flag_values(self.arguments, ("--compare",)))
+        if self.experiment_file is not None and self.arguments[0].startswith("-"):
+            raise UserError(f"The verb comes first: {USAGE.format(verb='VERB')}")
+        try:
+            self.config = parser.parse_args(arguments)
+        except OmegaConfBaseException as error:
+            raise UserError(f"A ${{...}} in the configuration cannot be resolved: {error}") from error
+        except UserError as error:
+            hint = "The options of a verb are listed by: hn VERB --help"
+            if self.experiment_file is None and self.arguments[0] in self._subcommand_parsers:
+                raise UserError(f"An experiment is missing: {USAGE.format(verb=self.arguments[0])}\n{hint}") from None
+            raise UserError(f"{error}\n{self._nearest_options()}{hint}") from None
+        verb = self.config.get("subcommand")
+        if verb is not None and self.config[verb].seed_everything < 0:
+            raise UserError(f"seed_everything must not be negative, but is {self.config[verb].seed_everything}.")
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run's directory, and that there is what the verb needs, before anything heavy happens."""
+        verb, config = self.subcommand, self.config[self.subcommand]
+        if config.run.experiment is None:
+            config.run.experiment = Path(self.experiment_file).stem if self.experiment_file else "unnamed"
+        self.weights = self.checkpoint = None
+        with user_errors():
+            parts = config.clone().as_dict()
+            require_repositories(repositories_in([parts[section] for section in ("model", "data", "callbacks")]))
+            prompts = prompt_options(config)
+            check_names(prompts)
+            try_without_weights(parts["model"]["generator"], parts["model"]["hypernet"])
+            run = RunDirectory(**vars(config.run))
+            if config.get("ckpt_path") is not None:
+                # Not kept in the saved configuration: a run that was continued is still the run of that configuration.
+                self.checkpoint, config.ckpt_path = find_checkpoint(run.path, config.ckpt_path), None
+            elif verb in ("fit", "train"):
+                if (run.path / CHECKPOINTS).is_dir():
+                    raise UserError(
+                        f"{run.path} holds a run already; continue it with --ckpt_path last, or choose another name."
+                    )
+            elif verb == "compare":
+                missing = self._find_trained(config, run)
+            elif verb == "generate":
+                config.hypernet = config.hypernet or find_weights(run)
+            else:
+                self.weights = find_weights(run)
+            if prompts and verb != "generate":
+                # Here and not first in `prepare_data`, which comes after the models were loaded.
+                fetch_sets(prompts, STAGES.get(verb, verb), PromptStore(prompts["prompts_folder"]))
+        if verb == "compare":
+            self._train_missing(config, missing)
+        # Beside the runs, so that a comparison does not write over a run's results.
+        name = run.name or timestamp()
+        run.name = f"{verb}_{name}" if verb in ("compare", "generate") else name
+        self.directory = str(run.path)
+        file = "config.yaml" if verb in ("fit", "train") else f"{verb}_config.yaml"
+        self.save_config_kwargs = {"overwrite": True, "config_filename": file}
+
+    def instantiate_classes(self) -> None:
+        with user_errors():
+            super().instantiate_classes()
+            if self.weights is not None:
+                self.model.load_trained(self.weights)
+        if self.checkpoint is not None:
+            self.config_init[self.subcommand]["ckpt_path"] = self.checkpoint
+
+    def instantiate_trainer(self, **kwargs: Any) -> ExperimentTrainer:
+        named = [callback for callback in self._get(self.config_init, "callbacks").values() if callback is not None]
+        others = self._get(self.config_init, "trainer").callbacks or []
+        others = others if isinstance(others, list) else [others]
+        options = {"callbacks": [*named, *others], "default_root_dir": self.directory, **kwargs}
+        if self._get(self.config_init, "trainer").logger is None:
+            # Straight into the run's directory, so that everything of a run is in one place.
+            options["logger"] = TensorBoardLogger(self.directory, name="", version="", default_hp_metric=False)
+        return super().instantiate_trainer(**options)
+
+    def predict(self, **options: Any) -> None:
+        """Images are written as they come, not kept in memory until the end."""
+        self.trainer.predict(**options, return_predictions=False)
+
+    def generate(self, **options: Any) -> None:
+        """The prompts are on the command line, not in the data module."""
+        options.pop("datamodule", None)
+        self.trainer.generate(**options)
+
+    def compare(self, **options: Any) -> None:
+        self.trainer.compare(**options, comparison=self._get(self.config_init, "comparison"))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with user_errors(only_if=lambda: not self.trainer.is_working):
+            super()._run_subcommand(subcommand)
+        if self.weights is not None:
+            print(f"weights      {self.weights}")
+
+    def _find_trained(self, config: Namespace, run: RunDirectory) -> dict[str, tuple[RunDirectory, str]]:
+        """Fill in the weights that a comparison needs, those that are there.
+
+        Returns:
+            The others by their option: the run directory of their experiment, and its configuration file.
+
+        Raises:
+            ValueError: if weights that are there had another budget than this command's.
+        """
+        finetune = config.comparison.finetune
+        if finetune is not None and Path(finetune).stem == run.experiment:
+            raise UserError(f"{finetune} is the comparison's fine-tune; compare the experiment that names it.")
+        needed = {"hypernet": (RunDirectory(run.root, run.experiment), self.experiment_file)}
+        if finetune is not None:
+            needed["finetune"] = (RunDirectory(run.root, Path(finetune).stem), finetune)
+        missing = {}
+        for option, (newest, file) in needed.items():
+            if config[option] is not None:
+                locate(config[option], WEIGHTS_CONFIG)
+            elif newest.trained() is None:
+                missing[option] = newest, file
+            else:
+                config[option] = str(newest.trained())
+                require_budget(newest.trained(), config.trainer.max_steps, option)
+        return missing
+
+    def _train_missing(self, config: Namespace, missing: dict[str, tuple[RunDirectory, str]]) -> None:
+        """Train what a comparison needs and does not have, with this command's options."""
+        own = ("config", "c", "hypernet", "finetune", "run.name", "run.experiment")
+        overrides = without_options(self.arguments, own)[1:]  # without the verb
+        for option, (newest, file) in missing.items():
+            print(f"{newest.experiment_path} has no trained run yet: training {file} first.")
+            run_experiment(["train", "--config", file, "--run.experiment", newest.experiment, *overrides])
+            config[option] = str(newest.trained())
+
+    def _nearest_options(self) -> str:
+        """Known options that are spelled like unknown ones of the command line."""
+        verb = next((word for word in self.arguments if word in self._subcommand_parsers), None)
+        if verb is None:
+            return ""
+        free = re.compile(r"\.(init_args|class_path)\b|^--(callbacks|vars|comparison\.searches)\.")
+        return nearest_options(self._subcommand_parsers[verb], self.arguments, free)
+
+
+def prompt_options(config: Namespace) -> dict[str, Any]:
+    """Arguments of the configuration's `PromptDataModule`; none if it has another data module."""
+    data = config.get("data")
+    return vars(data.init_args) if data is not None and data.class_path == class_path(PromptDataModule) else {}
+
+
+def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any]) -> None:
+    """Whether generator and hypernetwork (or fine-tune) fit each other, before the weights of anything are loaded.
+
+    Raises:
+        ValueError, FileNotFoundError: if not, or if something is missing.
+    """
+    outline = instantiate_outline(generator)
+    if outline is None:
+        return
+    network = instantiate("hypernet", Hypernet | LoraFinetune, hypernet)
+    with torch.device("meta"):
+        network.attach(outline) if isinstance(network, LoraFinetune) else network.build(outline)
+
+
+def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments with each `--config FILE` replaced by `--config CONTENT`, and the last file's path.
+
+    The content is that of the file over all that it extends.
+
+    Raises:
+        UserError: if a file is missing or wrong.
+    """
+    expanded: list[str] = []
+    file = None
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in ("--config", "-c"):
+            file = value if equals else next(words, "")
+            with user_errors():
+                content = read_config(file)
+            expanded += ["--config", yaml.safe_dump(content, sort_keys=False)]
+        else:
+            expanded.append(word)
+    return expanded, file
+
+
+def without_options(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The arguments without the options of these names and their values."""
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if option.startswith("-") and option.lstrip("-") in names:
+            if not equals:
+                next(words, None)
+        else:
+            kept.append(word)
+    return kept
+
+
+def find_weights(run: RunDirectory) -> str:
+    """Folder of trained weights: the named run's, else the experiment's newest, else those that come with it.
+
+    Raises:
+        UserError: if there are none.
+    """
+    folder = run.trained() or (run.pretrained if run.name is None else None)
+    if folder is None and run.name is not None:
+        names = sorted(weights.parent.name for weights in run.experiment_path.glob(f"*/{WEIGHTS}"))
+        raise UserError(
+            f"{run.path} has no trained weights ({WEIGHTS}/), which `hn train` writes at its end. Evaluate one of its "
+            f"checkpoints with --ckpt_path best or last; trained runs are: {', '.join(names) or 'none'}."
+        )
+    if folder is None:
+        raise UserError(
+            f"{run.experiment_path} has no trained run: train the experiment first (hn train), or name trained weights "
+            "(--hypernet for generate; --ckpt_path, like `best` with --run.name, for validate, test and predict)."
+        )
+    return str(folder)
+
+
+def require_budget(weights: Path, max_steps: int, option: str) -> None:
+    """Refuse weights that were trained for another number of updates than this command's.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    results = weights.parent / "results.json"
+    steps = json.loads(results.read_text())["training"]["steps"] if results.is_file() else max_steps
+    if max_steps > 0 and steps != max_steps:
+        raise ValueError(
+            f"{weights.parent} was trained for {steps} updates, but trainer.max_steps is {max_steps}: compare at that "
+            f"budget with --trainer.max_steps={steps}, name weights with --{option}, or train again."
+        )
+
+
+def run_experiment(arguments: Sequence[str]) -> None:
+    """Run one verb of an experiment.
+
+    Raises:
+        UserError: if the command or the configuration is wrong.
+    """
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    HnCLI(arguments)

@@ -1,0 +1,108 @@
+"""`hn generate --generator ...`: images without an experiment."""
+
+from __future__ import annotations
+
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+
+from hn.cli.experiment import USAGE
+from hn.cli.instances import instantiate, instantiate_outline
+from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
+from hn.config import generator_section
+from hn.data.prompts import read_prompts
+from hn.device import find_device
+from hn.generate import ImageRequest, Trained, generate_images
+from hn.generators.base import Generator
+from hn.pretrained import repositories_in, require_repositories
+from hn.report.images import require_unused
+from hn.run_directory import timestamp
+
+GENERATE_USAGE = "hn generate --generator ID_OR_FOLDER [--hypernet ID_OR_FOLDER] --prompt PROMPT [--OPTION VALUE ...]"
+GENERATE_DESCRIPTION = f"""Make images of prompts, by a generator alone or with a hypernetwork or fine-tune.
+
+The form with an experiment is {USAGE.format(verb="generate")} --prompt PROMPT; its options are listed by
+hn generate --config experiments/NAME.yaml --help."""
+
+
+def generate_parser() -> Parser:
+    """Options of `hn generate` without an experiment."""
+    parser = Parser(
+        prog="hn generate",
+        usage=GENERATE_USAGE,
+        description=GENERATE_DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--generator", help="Hub id or folder of a diffusers pipeline, or a YAML file with an experiment's "
+        "model.generator, or with such a section alone.")  # fmt: skip
+    add("--hypernet", help="Hub id or folder of a hypernetwork or fine-tune that hn saved, or of a published LoRA "
+        "adapter; without it the generator's own images are made.")  # fmt: skip
+    add("--prompt", nargs="+", action="extend", help="One prompt or several, each in quotes.")
+    add("--prompts", help="File of prompts: .txt with one a line, or .jsonl with objects that have a `prompt`.")
+    add("--compare", type=bool, default=False, help="Make the generator's own images too, from the same noise, and an "
+        "overview of both.")  # fmt: skip
+    add("--count", type=int, default=4, help="Images of each prompt.")
+    add("--seed", type=int, default=0, help="Seed of the noise: image k of a prompt depends on it and k alone.")
+    add("--steps", type=int, help="Sampling steps; the generator's own number if not given.")
+    add("--batch_size", type=int, default=1, help="Images made at once; with 1 an image does not depend, to the last "
+        "bit, on the others.")  # fmt: skip
+    add("--output", help="Folder to write to, new or empty; runs/generate/<time> if not given.")
+    add("--upscale", type=int, help="Each pixel becomes so many in both directions, in the overview.")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto for the GPU if there is one.")
+    add("--dtype", help="Data type of the generator's weights: float32, bfloat16, float16 or float64.")
+    add("--variant", help='Variant of the generator\'s weight files, like "fp16".')
+    add("--revision", help="Branch, tag or commit of the generator on the Hub.")
+    add("--height", type=int, help="Height of the images in pixels; the generator's own if not given.")
+    add("--width", type=int, help="Width of the images in pixels, likewise.")
+    add("--hypernet_revision", help="Branch, tag or commit of the hypernetwork on the Hub.")
+    add("--last_layer_rule", help="What becomes of the last layer, for a published adapter that does not say: "
+        "lora_branch_only.")  # fmt: skip
+    add("--alpha", type=float, help="Alpha of a published adapter that does not say.")
+    return parser
+
+
+def generate_without_experiment(arguments: Sequence[str]) -> None:
+    """`hn generate --generator ...`: no experiment, so no rewards, prompts of its own or trainer.
+
+    Raises:
+        UserError: if there is something to mend, before anything heavy happens as far as it can be known.
+    """
+    parser = generate_parser()
+    try:
+        options = parser.parse_args(with_flag_values(arguments, ("--compare",)))
+        if options.generator is None:
+            parser.error(f"Name a generator, or an experiment (--config): {GENERATE_USAGE}")
+        if (options.prompt is None) == (options.prompts is None):
+            parser.error("Give prompts, either with --prompt or in a file with --prompts.")
+        of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "compare")
+        if options.hypernet is None and any(options[name] for name in of_hypernet):
+            parser.error(f"{', '.join(f'--{name}' for name in of_hypernet if options[name])} needs --hypernet.")
+    except UserError as error:
+        hint = "The options are listed by: hn generate --help"
+        raise UserError(f"{error}\n{nearest_options(parser, arguments)}{hint}") from None
+    with user_errors():
+        prompts = [row["prompt"] for row in read_prompts(options.prompts)] if options.prompts else options.prompt
+        numbers = ("count", "seed", "steps", "batch_size", "upscale")
+        request = ImageRequest(prompts, **{name: options[name] for name in numbers})
+        device = find_device(options.device)
+        if options.output is not None:
+            require_unused(Path(options.output))
+        own = ("variant", "revision", "dtype", "height", "width")
+        changes = {name: options[name] for name in own if options[name] is not None}
+        section = generator_section(options.generator, changes)
+        trained = None
+        if options.hypernet is not None:
+            trained = Trained(options.hypernet, options.hypernet_revision, options.last_layer_rule, options.alpha)
+        hypernet = {"pretrained": options.hypernet, "revision": options.hypernet_revision}
+        require_repositories(repositories_in([section, hypernet]))
+        generate_images(
+            make_generator=lambda: instantiate("generator", Generator, section),
+            make_outline=lambda: instantiate_outline(section),
+            request=request,
+            directory=Path(options.output or Path("runs") / "generate" / timestamp()),
+            trained=trained,
+            compare=options.compare,
+            device=device,
+        )

@@ -1,0 +1,36 @@
+"""Single objects of a configuration, without an experiment around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hn.class_path import import_class
+from hn.cli.parsing import Parser
+from hn.generators.base import Generator
+from hn.generators.pipeline import DiffusersGenerator
+
+
+def instantiate(name: str, kind: Any, section: Mapping[str, Any]) -> Any:
+    """The object of class `kind`, or one of its subclasses, that a section of a configuration describes.
+
+    Args:
+        name: of the section, for errors.
+        kind: the class, or a union of classes.
+        section: `class_path` and `init_args`.
+
+    Raises:
+        UserError: if an argument is unknown or of the wrong type.
+    """
+    parser = Parser()
+    parser.add_argument(f"--{name}", type=kind)
+    return parser.instantiate_classes(parser.parse_object({name: dict(section)}))[name]
+
+
+def instantiate_outline(section: Mapping[str, Any]) -> DiffusersGenerator | None:
+    """The generator of a configuration without its weights; None if its class has no such thing."""
+    if not issubclass(import_class(section["class_path"], Generator), DiffusersGenerator):
+        return None
+    return instantiate(
+        "generator", Generator, {**section, "init_args": {**section["init_args"], "load_weights": False}}
+    )

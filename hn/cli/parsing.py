@@ -1,0 +1,92 @@
+"""What the verbs of the command line share: parsing, and errors as one message."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+import diffusers
+import transformers
+from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+# What these say is known, wanted here, or of no use to who runs an experiment.
+UNHELPFUL_WARNINGS = (
+    r"Found \d+ module\(s\) in eval mode",  # the generator stays in eval mode on purpose
+    r".*does not have many workers",  # prompts are in memory
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and PyTorch
+    r".*`lr_scheduler.step\(\)` before `optimizer.step\(\)`",  # said of a resumed run, where it is not so
+    r"The number of training batches .* is smaller than the logging interval",
+    r"Checkpoint directory .* exists and is not empty",  # a run that continues
+)
+UNHELPFUL_INFORMATION = ("litlogger", "TPU available", "`weights_only` was not set")
+
+
+class UserError(Exception):
+    """Something to mend in the command or the configuration; shown as one message without a traceback."""
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong with the arguments, without hundreds of lines of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser for the arguments of one class, whose caller says more
+            super().error(message, ex)
+        raise UserError(message)
+
+
+def with_flag_values(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The arguments with `=true` added to each of these options that has no value."""
+    following = [*arguments[1:], "--"]
+    return [
+        f"{word}=true" if word in flags and after.startswith("-") else word
+        for word, after in zip(arguments, following, strict=True)
+    ]
+
+
+def nearest_options(parser: ArgumentParser, arguments: Sequence[str], free: re.Pattern[str] | None = None) -> str:
+    """Known options that are spelled like unknown ones, a line each; those that fit `free` cannot be known."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    given = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+    unknown = [word for word in given if word not in known and not (free and free.search(word))]
+    nearest = {word: difflib.get_close_matches(word, known, n=1) for word in unknown}
+    return "".join(f"{word}: did you mean {found[0]}?\n" for word, found in nearest.items() if found)
+
+
+@contextmanager
+def user_errors(only_if: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Turn errors that stand for something the user can mend into `UserError`."""
+    try:
+        yield
+    except (ValueError, OSError, MisconfigurationException) as error:
+        if not only_if():
+            raise
+        raise UserError(str(error)) from error
+
+
+@contextmanager
+def helpful_messages_only() -> Iterator[None]:
+    """Keep back what libraries say that means nothing to who runs an experiment."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    handlers = logging.getLogger("lightning.pytorch").handlers
+
+    def is_helpful(record: logging.LogRecord) -> bool:
+        return not any(part in record.getMessage() for part in UNHELPFUL_INFORMATION)
+
+    for handler in handlers:
+        handler.addFilter(is_helpful)
+    try:
+        with warnings.catch_warnings():
+            for message in UNHELPFUL_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_helpful)
