@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
+from hn.class_path import import_class
+
 # The Hub's errors are OSErrors (no such repository, gated, not cached while offline) apart from the last one.
 _HUB_ERRORS = (OSError, RevisionResolutionError)
 _HUB_REFUSALS = (HfHubHTTPError, RevisionResolutionError)
@@ -38,7 +40,7 @@ _REASONS = (
 )
 _MAKE_MINIATURE = " The miniature's checkpoints are built by its recipe: run `make miniature`."
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_TOKENIZER_FILES = ("*.json", "*.txt")
+TOKENIZER_FILES = ("*.json", "*.txt")
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -213,20 +215,24 @@ def explain_missing(
 
 def repositories_in(content: Any) -> Iterator[Repository]:
     """The Hub repositories that a configuration names: under "pretrained", with "revision", "variant", "subfolder" and
-    "file" beside it, and under "tokenizer" and "processor". Folders that are there are none.
+    "file" beside it, and under "tokenizer" and "processor". Folders that are there are none. A class with a classmethod
+    `repositories`, like rewards, says itself what its arguments ask for.
 
     Args:
-        content: mappings, lists and plain values, as YAML has them.
+        content: mappings, lists and plain values, as YAML has them; arguments of classes with their defaults.
     """
+    if isinstance(content, Mapping) and (describe := _own_description(content.get("class_path"))) is not None:
+        yield from describe(content.get("init_args", {}))
+        return
     if isinstance(content, Mapping):
         name, file, subfolder = (content.get(key) for key in ("pretrained", "file", "subfolder"))
         if _is_repository(name):
             files = f"{subfolder}/{file or '*'}" if subfolder else file
             yield Repository(name, content.get("revision"), content.get("variant"), files)
         if _is_repository(content.get("tokenizer")):
-            yield Repository(content["tokenizer"], files=_TOKENIZER_FILES)
+            yield Repository(content["tokenizer"], files=TOKENIZER_FILES)
         if _is_repository(content.get("processor")):
-            yield Repository(content["processor"], files=_TOKENIZER_FILES)
+            yield Repository(content["processor"], files=TOKENIZER_FILES)
     if isinstance(content, Mapping | list | tuple):
         for part in content.values() if isinstance(content, Mapping) else content:
             yield from repositories_in(part)
@@ -289,6 +295,14 @@ def _download_first(repository: Repository, names: Sequence[str]) -> str:
     raise FileNotFoundError(missing_message([repository], error)) from error
 
 
+def _own_description(path: Any) -> Callable[[Mapping[str, Any]], Iterable[Repository]] | None:
+    """The classmethod `repositories` of the class at a path; None if there is no such class, or it has none."""
+    try:
+        return getattr(import_class(path, object), "repositories", None) if isinstance(path, str) else None
+    except ValueError:
+        return None
+
+
 def _is_repository(name: Any) -> bool:
     return isinstance(name, str) and _may_be_hub_id(name) and not Path(name).expanduser().exists()
 
@@ -345,13 +359,14 @@ def missing_message(repositories: Sequence[Repository], error: Exception | None 
     """What to do about repositories that cannot be loaded; `error` is why, if they are merely not in the cache."""
     one = len(repositories) == 1
     commands = "\n                                           ".join(wanted.command for wanted in repositories)
-    pages = " and ".join(f"https://huggingface.co/{wanted.name}" for wanted in repositories)
+    pages = [f"https://huggingface.co/{wanted.name}" for wanted in repositories]
+    where = f"at {' and '.join(pages)}" if len(pages) < 3 else "on its page at https://huggingface.co"
     message = (
         f"Cannot load {', '.join(repr(wanted.name) for wanted in repositories)}: "
         f"there {'is no such folder' if one else 'are no such folders'}, and {_reason(one, error)}.\n"
         f"On a machine with network access run:  {commands}\n"
         f"The cache in use is {constants.HF_HUB_CACHE}; set HF_HOME to use another one, for example one copied here.\n"
-        f"If {'the repository' if one else 'a repository'} is gated, accept its licence at {pages} and run "
+        f"If {'the repository' if one else 'a repository'} is gated, accept its licence {where} and run "
         "`hf auth login` first."
     )
     is_local = error is not None and not isinstance(error, _HUB_REFUSALS)

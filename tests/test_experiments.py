@@ -94,6 +94,15 @@ def test_a_fine_tune_has_the_reward_and_the_budget_of_its_hypernetwork(hypernetw
         assert config[section] == finetune[section]
 
 
+def with_stand_ins(config: dict, hub: Path) -> dict:
+    """The configuration with tiny weights in the place of the Hub's, and bundled prompts in that of fetched ones."""
+    config = substitute(config, hub)
+    bundled = {"paper_mix_v1": "data/prompts/miniature/train.jsonl", "geneval": "data/prompts/redness/test.jsonl"}
+    options = config["data"]["init_args"]
+    options |= {key: bundled[value] for key, value in options.items() if isinstance(value, str) and value in bundled}
+    return config
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("hub")
@@ -106,11 +115,7 @@ def test_every_experiment_trains(file, hub, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     config = read_config(file)
     if "miniature" not in file.stem:
-        config = substitute(config, hub)
-        # Sets that would have to be fetched.
-        mine = {"paper_mix_v1": "data/prompts/miniature/train.jsonl", "geneval": "data/prompts/redness/test.jsonl"}
-        options = config["data"]["init_args"]
-        options |= {key: mine[value] for key, value in options.items() if isinstance(value, str) and value in mine}
+        config = with_stand_ins(config, hub)
     experiment = tmp_path / file.name
     experiment.write_text(yaml.safe_dump(config))
     options = ["--run.root", str(tmp_path / "runs"), "--run.name", "two_updates", "--run.experiment", file.stem]
@@ -131,7 +136,7 @@ def test_an_experiment_with_verifiers(hub, tmp_path, monkeypatch):
     experiment = tmp_path / "verified.yaml"
     names = ("sdturbo_imagereward.yaml", "shared/rewards/verifiers.yaml")
     experiment.write_text(yaml.safe_dump({EXTENDS: [str(ROOT / "experiments" / name) for name in names]}))
-    experiment.write_text(yaml.safe_dump(substitute(read_config(experiment), hub)))
+    experiment.write_text(yaml.safe_dump(with_stand_ins(read_config(experiment), hub)))
     options = {"max_steps": 2, "accumulate_grad_batches": 1, "val_check_interval": 1, "limit_val_batches": 1}
     options = {f"trainer.{name}": value for name, value in options.items()} | {"trainer.accelerator": "cpu"}
     options |= {"data.init_args.batch_size": 2, "data.init_args.eval_batch_size": 2}

@@ -317,3 +317,13 @@ def test_all_that_is_missing_is_said_at_once(offline: Path, monkeypatch: pytest.
     require_repositories(wanted[:1])
     monkeypatch.setattr("hn.pretrained._hub_is_reachable", lambda: True)
     require_repositories(wanted)  # each is downloaded when its turn comes
+
+
+def test_a_class_may_say_itself_what_its_arguments_ask_for() -> None:
+    reward = {
+        "class_path": "hn.rewards.hpsv2.HPSv2Reward",
+        "init_args": {"pretrained": "o/h", "version": "v2.0", "architecture": "ViT-H-14"},
+    }
+    other = {"class_path": "no.such.Class", "init_args": {"pretrained": "o/x"}}
+    found = list(repositories_in({"rewards": {"hps": reward}, "other": other}))
+    assert found == [Repository("o/h", files="HPS_v2_compressed.pt"), Repository("o/x")]

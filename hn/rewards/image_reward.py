@@ -9,7 +9,15 @@ from torch import Tensor
 from transformers import BertTokenizer
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hn.pretrained import Repository, explain_missing, is_cached, locate_folder, locate_tokenizer, parse_dtype
+from hn.pretrained import (
+    TOKENIZER_FILES,
+    Repository,
+    explain_missing,
+    is_cached,
+    locate_folder,
+    locate_tokenizer,
+    parse_dtype,
+)
 from hn.prompt_cache import PromptCache
 from hn.rewards.base import PreprocessedReward
 from hn.rewards.blip_checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_scorer, read_config
@@ -83,7 +91,7 @@ class ImageReward(PreprocessedReward):
         else:
             has_own = is_cached(Repository(arguments["pretrained"], arguments["revision"], files=beside))
         if arguments["tokenizer"] is None and not has_own:
-            yield Repository(BERT)
+            yield Repository(BERT, files=TOKENIZER_FILES)
 
     def score_pixels(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         tokens = torch.stack(self._prompt_cache.get(prompts, self._tokens_of_prompts))
