@@ -80,19 +80,21 @@ def test_addresses_are_quoted_and_pinned():
     assert file.archive_folder == "dpg_bench/prompts"
 
 
-def test_only_our_own_sets_are_bundled():
+def test_only_our_own_sets_and_free_ones_are_bundled():
     bundled = {name for name, found in load_manifest().sets.items() if found.bundled}
-    assert bundled == {"examples", "miniature"}
+    assert bundled == {"examples", "miniature", "redness"}
+    assert all(load_manifest().sets[name].licence.startswith(("Apache-2.0", "MIT")) for name in bundled)
     beside = {path.relative_to(MANIFEST_FILE.parent).as_posix() for path in MANIFEST_FILE.parent.rglob("*.*")}
     assert beside == {
         *("manifest.yaml", "unsafe_words.txt", "examples.jsonl"),
         *("miniature/train.jsonl", "miniature/val.jsonl", "miniature/test.jsonl"),
+        *("redness/train.jsonl", "redness/test.jsonl"),
     }
 
 
 def test_bundled_files_are_as_the_manifest_says():
     store, manifest = PromptStore(), load_manifest()
-    for name in ("examples", "miniature"):
+    for name in ("examples", "miniature", "redness"):
         for file in manifest.find(name):
             version = identify(store.require(file), file)
             prompts = [row["prompt"] for row in read_prompts(store.path(file))]
