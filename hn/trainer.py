@@ -61,7 +61,8 @@ class ExperimentTrainer(L.Trainer):
         return next((callback for callback in self.callbacks if isinstance(callback, kind)), None)
 
     def fit(self, model: L.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Lightning's own, once it is clear that every score that a callback waits for will be there."""
+        """Train without the final test, as Lightning does; first it is made sure that callbacks wait for scores that will
+        be there."""
         if isinstance(model, NoiseHypernetModule):
             self._check_monitors(model)
         super().fit(model, *args, **kwargs)
