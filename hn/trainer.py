@@ -61,8 +61,11 @@ class ExperimentTrainer(L.Trainer):
         return next((callback for callback in self.callbacks if isinstance(callback, kind)), None)
 
     def fit(self, model: L.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Train without the final test, as Lightning does; first it is made sure that callbacks wait for scores that will
-        be there."""
+        """Train without the final test, as Lightning does.
+
+        Raises:
+            ValueError: if a callback waits for a score that will not be there.
+        """
         if isinstance(model, NoiseHypernetModule):
             self._check_monitors(model)
         super().fit(model, *args, **kwargs)

@@ -289,7 +289,7 @@ def test_missing_weights_are_named_at_once(images, prompts, refused, monkeypatch
     for command in (
         "xswu/HPSv2 HPS_v2.1_compressed.pt",
         "zai-org/ImageReward",
-        "google-bert/bert-base-uncased",
+        'google-bert/bert-base-uncased --include "*.json" --include "*.txt"',
         "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
         "yuvalkirstain/PickScore_v1",
         "openai/clip-vit-large-patch14",
