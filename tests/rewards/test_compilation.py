@@ -1,3 +1,4 @@
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -95,11 +96,14 @@ def test_layers_share_a_graph_and_are_still_checkpointed(
     assert (backend.graphs, backend.runs) == (1, runs)  # of two layers
 
 
+@pytest.mark.skipif(
+    "recompile_limit" not in inspect.signature(torch.compile).parameters, reason="this torch has one limit for all"
+)
 def test_many_towers_do_not_reach_the_limit_of_graphs(make: Callable[..., Reward]) -> None:
-    """Layers of these six are of one class; torch's own limit is eight graphs."""
+    """Layers of these nine are of one class; torch's own limit is eight graphs."""
     backend, rewards = CountingBackend(), []
     for name in ("clip", "pickscore", "aesthetic"):
-        for dtype in ("float32", "float64"):
+        for dtype in ("float32", "float64", "bfloat16"):
             rewards.append(make(name, dtype=dtype))
             compile_layers(rewards[-1].image_layers(), backend=backend)
     for count in (1, 2, 3):
