@@ -64,7 +64,7 @@ def user_errors(only_if: Callable[[], bool] = lambda: True) -> Iterator[None]:
     """Turn errors that stand for something the user can mend into `UserError`."""
     try:
         yield
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except (ValueError, OSError, ImportError, MisconfigurationException) as error:
         if not only_if():
             raise
         raise UserError(str(error)) from error

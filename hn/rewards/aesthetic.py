@@ -74,6 +74,12 @@ class AestheticReward(PreprocessedReward):
         if repository is not None:
             yield Repository(repository, arguments["head_revision"], files=file)
 
+    def towers(self) -> list[nn.Module]:
+        return [self.model]
+
+    def image_layers(self) -> list[nn.Module]:
+        return list(self.model.vision_model.encoder.layers)
+
     def score_pixels(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         features = self.encode_pixels(pixel_values)
         with torch.autocast(features.device.type, enabled=False):

@@ -49,6 +49,15 @@ class Reward(nn.Module, ABC):
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """`forward` after its checks."""
 
+    def towers(self) -> list[nn.Module]:
+        """The networks whose linear layers may have quantised weights; none by default, and never a head, which is
+        computed in full precision."""
+        return []
+
+    def image_layers(self) -> list[nn.Module]:
+        """The repeated layers that every image goes through, which an ensemble compiles; none by default."""
+        return []
+
     def freeze(self) -> Self:
         """Switch gradients off for every parameter and set eval mode."""
         return self.requires_grad_(False).eval()

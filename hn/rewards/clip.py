@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -69,6 +69,12 @@ class ClipReward(ContrastiveReward):
         if gradient_checkpointing:
             checkpoint_layers(self.model.vision_model.encoder.layers)
         self.freeze()
+
+    def towers(self) -> list[nn.Module]:
+        return [self.model]
+
+    def image_layers(self) -> list[nn.Module]:
+        return list(self.model.vision_model.encoder.layers)
 
     def encode_pixels(self, pixel_values: Tensor) -> Tensor:
         return self.model.get_image_features(pixel_values=pixel_values.to(self.model.dtype)).pooler_output

@@ -1,14 +1,18 @@
 """A weighted sum of rewards, with every component in sight."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from hn.pretrained import Repository, repositories_in
 from hn.rewards.base import PreprocessedReward, Reward, check_batch, full_precision
+from hn.rewards.compilation import compile_layers, require_compile
 from hn.rewards.gradient_balance import balanced_gradient, with_gradient
 from hn.rewards.preprocess import SharedPixels
+from hn.rewards.quantisation import Quantisation, quantise_linear_layers, require_torchao
 from hn.rewards.score_statistics import ScoreStatistics
 
 
@@ -47,11 +51,16 @@ class RewardEnsemble(nn.Module):
             hand (of one process), so that an image's gradient depends on its company.
         gradient_free: for searches without gradients (Best-of-N): rewards that are not differentiable may have a
             weight, and nothing can be trained on the total.
+        compile: compile the layers of the trained rewards' image towers with torch.compile, when they are first called
+            (`hn.rewards.compilation`); held-out ones are called too seldom.
+        quantise: "int8" for int8 weights in the towers of all rewards, trained and held out, or of some, by name
+            (`hn.rewards.quantisation`). Gradients pass. Needs `hn[quantise]`.
 
     Raises:
+        ImportError: if `quantise` is given and torchao is not installed.
         ValueError: if there are no rewards; if names are missing, unknown, taken twice or not usable; if a reward has
-            no published weight and none is given; if one that is not differentiable is weighed in training; or if
-            options contradict each other.
+            no published weight and none is given; if one that is not differentiable is weighed in training; if options
+            contradict each other; if there is nothing to compile or quantise, or it cannot be done.
     """
 
     def __init__(
@@ -62,8 +71,12 @@ class RewardEnsemble(nn.Module):
         normalise: Mapping[str, ScoreStatistics] | None = None,
         balance_gradients: bool = False,
         gradient_free: bool = False,
+        compile: bool = False,
+        quantise: Quantisation | Mapping[str, Quantisation] | None = None,
     ):
         super().__init__()
+        if compile:
+            require_compile()
         held_out, normalise = held_out or {}, normalise or {}
         if not rewards:
             raise ValueError("A reward ensemble needs at least one reward.")
@@ -93,6 +106,23 @@ class RewardEnsemble(nn.Module):
                 f"{sorted(without)} give no gradients and cannot be trained on. Give them the weight 0, or hold them "
                 "out, to only report them; with gradient_free a search without gradients, like Best-of-N, weighs them."
             )
+        self._quantise(quantise)
+        if compile:
+            self._compile()
+
+    @classmethod
+    def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
+        """What the rewards take from the Hugging Face Hub. As this is asked before anything is loaded, options that
+        need what is not installed are refused here.
+
+        Raises:
+            ImportError, ValueError: as `__init__`.
+        """
+        if arguments.get("compile"):
+            require_compile()
+        if arguments.get("quantise"):
+            require_torchao()
+        yield from repositories_in(arguments)
 
     def forward(self, images: Tensor, prompts: Sequence[str]) -> RewardOutput:
         """Scores of images [B, 3, H, W] in [0, 1] for B prompts.
@@ -173,6 +203,35 @@ class RewardEnsemble(nn.Module):
     def _in_total(self, name: str, scores: Tensor) -> Tensor:
         """Scores as the total has them, but for the weight."""
         return self.normalise[name].normalise(scores) if name in self.normalise else scores
+
+    def _compile(self) -> None:
+        layers = [layer for reward in self.rewards.values() for layer in reward.image_layers()]
+        if not layers:
+            raise ValueError(
+                f"There is nothing to compile: none of {sorted(self.rewards)} has an image tower's layers."
+            )
+        compile_layers(layers)
+
+    def _quantise(self, quantise: Quantisation | Mapping[str, Quantisation] | None) -> None:
+        if not quantise:
+            return
+        members = {**self.rewards, **self.held_out}
+        towers = {name: reward.towers() for name, reward in members.items()}
+        if isinstance(quantise, str):
+            quantise = dict.fromkeys([name for name in members if towers[name]] or members, quantise)
+        if unknown := quantise.keys() - members.keys():
+            raise ValueError(f"Quantisation of unknown rewards {sorted(unknown)}; the rewards are {sorted(members)}.")
+        if unknown := set(quantise.values()) - set(get_args(Quantisation)):
+            raise ValueError(f"Unknown quantisation {sorted(unknown)}; choose 'int8'.")
+        if without := [name for name in quantise if not towers[name]]:
+            raise ValueError(f"There is nothing to quantise: {sorted(without)} have no towers.")
+        require_torchao()
+        for name in quantise:
+            for tower in towers[name]:
+                try:
+                    quantise_linear_layers(tower)
+                except ValueError as error:
+                    raise ValueError(f"{name} cannot be quantised: {error}") from error
 
     def _weighed_first(self) -> list[str]:
         """Names in the order of scoring: shared pixels have to be made with gradients where one member needs them."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertTokenizer
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
@@ -92,6 +92,12 @@ class ImageReward(PreprocessedReward):
             has_own = is_cached(Repository(arguments["pretrained"], arguments["revision"], files=beside))
         if arguments["tokenizer"] is None and not has_own:
             yield Repository(BERT, files=TOKENIZER_FILES)
+
+    def towers(self) -> list[nn.Module]:
+        return [self.model.visual_encoder, self.model.text_encoder]
+
+    def image_layers(self) -> list[nn.Module]:
+        return [*self.model.visual_encoder.encoder.layers, *self.model.text_encoder.encoder.layer]
 
     def score_pixels(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
         tokens = torch.stack(self._prompt_cache.get(prompts, self._tokens_of_prompts))

@@ -9,7 +9,7 @@ from typing import Any
 
 import open_clip
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hn.pretrained import Repository, locate_file, parse_dtype
@@ -87,6 +87,13 @@ class OpenClipReward(ContrastiveReward):
             yield from super().repositories(arguments)
         elif repository := tag.get("hf_hub", "").rpartition("/")[0]:
             yield Repository(repository)
+
+    def towers(self) -> list[nn.Module]:
+        return [self.model]
+
+    def image_layers(self) -> list[nn.Module]:
+        visual = self.model.visual  # a ResNet has no layers that repeat
+        return list(visual.transformer.resblocks) if hasattr(visual, "transformer") else []
 
     def encode_pixels(self, pixel_values: Tensor) -> Tensor:
         return self.model.encode_image(pixel_values.to(self.model.logit_scale.dtype))

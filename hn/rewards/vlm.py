@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_pil_image
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -62,6 +62,9 @@ class VlmReward(Reward):
         self.dtype = parse_dtype(dtype)
         self.batch_size = batch_size
         self.image_options = {}
+
+    def towers(self) -> list[nn.Module]:
+        return [self.model]
 
     @torch.no_grad()
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -1,0 +1,55 @@
+"""Frozen towers with weights of 8 bits, by torchao."""
+
+import importlib.util
+from typing import Literal
+
+import torch
+from torch import nn
+
+Quantisation = Literal["int8"]
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def quantise_linear_layers(tower: nn.Module) -> None:
+    """Give the linear layers of a frozen tower int8 weights, in place: symmetric, with one float32 scale for each row
+    (torchao's `Int8WeightOnlyConfig`). Images, activations and gradients keep their data type; gradients with respect
+    to the layers' inputs are exactly those of the rounded weights.
+
+    The matrices of torch's MultiheadAttention (open_clip) stay as they are, since torchao does not take them, and so do
+    those that a linear layer shares with an embedding.
+
+    Raises:
+        ImportError: if torchao is not installed.
+        ValueError: if weights are neither float32 nor bfloat16. Those are all that torchao rounds, but for float16,
+            which does not hold a product of activations and int8 weights before it is scaled.
+    """
+    require_torchao()
+    # Here and not above: it takes a second, and is an extra.
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    embeddings = {id(module.weight) for module in tower.modules() if isinstance(module, nn.Embedding)}
+
+    def is_quantised(module: nn.Module, _name: str) -> bool:
+        return (
+            isinstance(module, nn.Linear)
+            and not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)  # MultiheadAttention's
+            and type(module.weight) is nn.Parameter  # not of int8 already
+            and id(module.weight) not in embeddings
+        )
+
+    chosen = [module for name, module in tower.named_modules() if is_quantised(module, name)]
+    if others := {str(module.weight.dtype) for module in chosen} - {str(dtype) for dtype in _DTYPES}:
+        raise ValueError(f"Weights of {', '.join(sorted(others))} are not quantised; load them in float32 or bfloat16.")
+    # Its recommended settings of inductor would be those of the whole process.
+    quantize_(tower, Int8WeightOnlyConfig(set_inductor_config=False), filter_fn=is_quantised)
+
+
+def require_torchao() -> None:
+    """Check that torchao is installed.
+
+    Raises:
+        ImportError: if not; says how to get it.
+    """
+    if importlib.util.find_spec("torchao") is None:
+        raise ImportError("quantise needs torchao, which is not installed: pip install 'hn[quantise]'")
