@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 
 from hn.data.prompts import PromptBatch
 from hn.evaluation.compare import reference_features
+from hn.evaluation.detectors.base import Detector
 from hn.evaluation.methods import MethodOutput
 from hn.evaluation.record import MethodRecord
 from hn.evaluation.samples import Samples
-from hn.evaluation.scorer import Detector, Scorer, feature_extractor_of
+from hn.evaluation.scorer import Scorer, feature_extractor_of
 from hn.module import NoiseHypernetModule
 
 

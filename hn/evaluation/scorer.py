@@ -8,14 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from hn.evaluation.geneval import Detection, VerdictOptions, evaluate
+from hn.evaluation.detectors.base import Detector, judge
+from hn.evaluation.geneval import VerdictOptions
 from hn.rewards.ensemble import RewardEnsemble
-
-
-class Detector(Protocol):
-    """Finds objects: images [B, 3, H, W] in [0, 1] -> for each image the detections of every class."""
-
-    def detect(self, images: Tensor) -> list[dict[str, list[Detection]]]: ...
 
 
 class FeatureExtractor(Protocol):
@@ -69,11 +64,8 @@ class Scorer:
 
     def verdicts(self, images: Tensor, metadata: Sequence[Mapping[str, Any]]) -> list[float]:
         """1.0 for an image that shows what its row asks for, 0.0 for one that does not, NaN if the row asks nothing."""
-        found = self.detector.detect(images)
-        return [
-            float(evaluate(detections, row, self.options).correct) if row.get("include") else float("nan")
-            for detections, row in zip(found, metadata, strict=True)
-        ]
+        verdicts = judge(self.detector, images, metadata, self.options)
+        return [float("nan") if verdict is None else float(verdict.correct) for verdict in verdicts]
 
 
 def feature_extractor_of(reward: RewardEnsemble) -> nn.Module | None:

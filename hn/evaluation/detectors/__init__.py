@@ -1,0 +1,8 @@
+"""Object detectors, the judges of GenEval's prompts."""
+
+from hn.evaluation.detectors.base import Detector, RowDetector, judge
+from hn.evaluation.detectors.color import ClipColorClassifier
+from hn.evaluation.detectors.geneval import GenEvalDetector
+from hn.evaluation.detectors.mask2former import Mask2FormerDetector
+
+__all__ = ["ClipColorClassifier", "Detector", "GenEvalDetector", "Mask2FormerDetector", "RowDetector", "judge"]
