@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,13 @@ class ImageFile:
         path: of the file.
         prompt: what it was made of; None where nothing says so.
         method: what made it, as `hn generate --compare` names it; None where nothing says so.
+        metadata: the row of its prompt, in GenEval's layout.
     """
 
     path: Path
     prompt: str | None = None
     method: str | None = None
+    metadata: Mapping[str, Any] | None = field(default=None, compare=False)
 
 
 def read_image_folder(
@@ -87,6 +89,47 @@ def read_image_folder(
     return _with_prompts(folder, paths, Path(prompts), images_per_prompt or 1)
 
 
+def read_geneval_folder(folder: PathLike, allow_uneven: bool = False) -> list[ImageFile]:
+    """The images of a folder in GenEval's layout with the rows of their prompts; no image is opened.
+
+    Args:
+        folder: holds `00000/metadata.jsonl` with one row and `00000/samples/0000.png, ...`, and so on.
+        allow_uneven: take prompts with different numbers of images.
+
+    Raises:
+        FileNotFoundError: if the folder or a `metadata.jsonl` is missing.
+        ValueError: if there are no such folders, a prompt has no images or not as many as the others, or a row is not
+            one of GenEval's.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}{', it is a file' if folder.is_file() else ''}.")
+    numbered = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
+    if not numbered:
+        raise ValueError(
+            f"{folder} is not in GenEval's layout: it has no folders 00000, 00001, ... with {GENEVAL_METADATA} and "
+            f"{GENEVAL_SAMPLES}/0000.png, as `hn predict` writes them."
+        )
+    missing = sorted(path.name for path in numbered if not (path / GENEVAL_METADATA).is_file())
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} has no {GENEVAL_METADATA}, the row of the prompt, in {_listed(missing)}. Add it, or remove "
+            "these folders."
+        )
+    prompts = {path: list(_of_geneval_prompt(path)) for path in _geneval_folders(folder)}
+    for path, files in prompts.items():
+        _check_geneval_row(path / GENEVAL_METADATA, files[0].metadata)
+    counts = [len(files) for files in prompts.values()]
+    usual = max(set(counts), key=lambda count: (counts.count(count), count))
+    uneven = [f"{path.name} ({len(files)})" for path, files in prompts.items() if len(files) != usual]
+    if uneven and not allow_uneven:
+        raise ValueError(
+            f"{folder}: most prompts have {usual} images, these have another number: {_listed(uneven)}. Make the "
+            "missing ones, or take them as they are with --allow_uneven."
+        )
+    return [file for files in prompts.values() for file in files]
+
+
 def check_images(files: Sequence[ImageFile]) -> list[tuple[int, int]]:
     """Decode every image, so that a broken one shows before anything heavy happens.
 
@@ -96,6 +139,17 @@ def check_images(files: Sequence[ImageFile]) -> list[tuple[int, int]]:
     Raises:
         ValueError: names the files that cannot be read.
     """
+    found = image_sizes(files)
+    complaints = [size for size in found if isinstance(size, str)]
+    if complaints:
+        more = len(complaints) - _NAMED
+        shown = complaints[:_NAMED] + ([f"and {more} more"] if more > 0 else [])
+        raise ValueError("\n".join([*shown, "Replace or remove them."]))
+    return found
+
+
+def image_sizes(files: Sequence[ImageFile]) -> list[tuple[int, int] | str]:
+    """Decode every image: height and width of each, or what is wrong with it."""
 
     def check(file: ImageFile) -> tuple[int, int] | str:
         try:
@@ -105,16 +159,10 @@ def check_images(files: Sequence[ImageFile]) -> list[tuple[int, int]]:
             return f"{file.path} cannot be read: {error}"
 
     with ThreadPoolExecutor() as pool:  # decoders release the interpreter's lock
-        found = [
+        return [
             size
             for _, size in zip(with_progress(files, "checking", unit="images"), pool.map(check, files), strict=True)
         ]
-    complaints = [size for size in found if isinstance(size, str)]
-    if complaints:
-        more = len(complaints) - _NAMED
-        shown = complaints[:_NAMED] + ([f"and {more} more"] if more > 0 else [])
-        raise ValueError("\n".join([*shown, "Replace or remove them."]))
-    return found
 
 
 def load_image(path: Path) -> Tensor:
@@ -188,7 +236,19 @@ def _of_geneval_prompt(folder: Path) -> Iterator[ImageFile]:
     if not paths:
         raise ValueError(f"{samples} has no images ({', '.join(ENDINGS)}).")
     for path in paths:
-        yield ImageFile(path, rows[0]["prompt"])
+        yield ImageFile(path, rows[0]["prompt"], metadata=rows[0])
+
+
+def _check_geneval_row(path: Path, row: Mapping[str, Any]) -> None:
+    clauses = [*(row.get("include") or ()), *(row.get("exclude") or ())]
+    if not (
+        isinstance(row.get("tag"), str)
+        and row.get("include")
+        and all(isinstance(clause, dict) and {"class", "count"} <= clause.keys() for clause in clauses)
+    ):
+        raise ValueError(
+            f"{path} is no row of GenEval's: it needs `tag`, and `include` with clauses that have `class` and `count`."
+        )
 
 
 def _with_prompts(folder: Path, paths: Sequence[Path], file: Path, images_per_prompt: int) -> list[ImageFile]:
