@@ -15,6 +15,7 @@ from hn.data.images import ImageFile, load_image, size_batches
 from hn.evaluation.detectors.base import Detector, judge
 from hn.evaluation.geneval import VerdictOptions
 from hn.evaluation.geneval_results import GenevalSummary, read_results, result_row, summarize, write_results
+from hn.files import in_one_step
 from hn.report.geneval import geneval_table
 from hn.report.images import write_json
 from hn.report.progress import with_progress
@@ -101,7 +102,8 @@ def judge_files(
     output.parent.mkdir(parents=True, exist_ok=True)
     content = {"environment": environment(), **facts}
     write_json(summary_file(output), content)
-    _write(output, [rows[name] for name in names if name in rows])
+    with in_one_step(output) as partial:
+        write_results(partial, [rows[name] for name in names if name in rows])
     with output.open("a", encoding="utf-8") as results, ThreadPoolExecutor() as pool:
         for batch in with_progress(to_do, "geneval") if to_do else ():
             images = torch.stack(list(pool.map(load_image, [files[place].path for place in batch]))).to(device)
@@ -111,7 +113,8 @@ def judge_files(
             results.write("".join(json.dumps(rows[names[place]]) + "\n" for place in batch))
             results.flush()
     ordered = [rows[name] for name in names if name in rows]
-    _write(output, ordered)
+    with in_one_step(output) as partial:
+        write_results(partial, ordered)
     summary = summarize(ordered)
     unreadable = {names[place]: complaint for place, complaint in broken.items()}
     write_json(summary_file(output), content | {"summary": asdict(summary), "unreadable": unreadable})
@@ -138,13 +141,6 @@ def _kept_rows(output: Path, files: Mapping[str, ImageFile]) -> dict[str, dict[s
         and row["metadata"] == json.dumps(file.metadata)
         and file.path.stat().st_mtime_ns <= written
     }
-
-
-def _write(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """In one step."""
-    partial = output.with_suffix(".partial")
-    write_results(partial, rows)
-    partial.replace(output)
 
 
 def _require_known_classes(detector: Detector, files: Sequence[ImageFile]) -> None:

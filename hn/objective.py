@@ -17,6 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hn.precision import full_precision
+
 Regulariser = Literal["mean", "sum"]
 
 
@@ -42,12 +44,12 @@ def noise_kl(f: Tensor) -> Tensor:
 
     Half precision is summed in float32: |f|^2 of a large latent overflows float16.
     """
-    return 0.5 * _at_least_float32(f).flatten(1).square().sum(dim=1)
+    return 0.5 * full_precision(f).flatten(1).square().sum(dim=1)
 
 
 def mean_square_penalty(f: Tensor) -> Tensor:
     """1/2 mean of f^2 per sample: f [B, ...] -> [B]. The published code's regulariser, d times weaker than the KL."""
-    return 0.5 * _at_least_float32(f).flatten(1).square().mean(dim=1)
+    return 0.5 * full_precision(f).flatten(1).square().mean(dim=1)
 
 
 def noise_hypernetwork_loss(
@@ -70,7 +72,7 @@ def noise_hypernetwork_loss(
     if regulariser not in penalties:
         raise ValueError(f"Unknown regulariser {regulariser!r}; choose 'mean' (published code) or 'sum' (paper).")
     penalty = penalties[regulariser](f).mean()
-    mean_reward = _at_least_float32(reward).mean()
+    mean_reward = full_precision(reward).mean()
     return ObjectiveTerms(
         loss=penalty - reward_weight * mean_reward,
         reward=mean_reward,
@@ -113,7 +115,3 @@ def remainder_bound(dimensions: int, lipschitz: float) -> float:
     if not 0 <= lipschitz < 1:
         raise ValueError(f"The bound holds for a Lipschitz constant in [0, 1), not {lipschitz}.")
     return dimensions * (-math.log1p(-lipschitz) - lipschitz)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,7 +1,7 @@
 """Reading weights into models strictly: nothing missing, nothing left over, no code run from a pickle."""
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TypeVar
@@ -12,7 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from hn.wording import differences
+
 M = TypeVar("M", bound=PreTrainedModel)
+
+_NAMED = 4  # weights in a message, of each kind
 
 # What torch and safetensors say of a file of another kind, or one that was cut short.
 _UNREADABLE = (
@@ -64,16 +68,15 @@ def assign_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source
         ValueError: if names or shapes differ; says which.
     """
     expected = model.state_dict()
-    problems = _list("missing", expected.keys() - state_dict.keys())
-    problems += _list("unknown", state_dict.keys() - expected.keys())
+    missing, unknown = expected.keys() - state_dict.keys(), state_dict.keys() - expected.keys()
     shapes = [
         f"{name} {list(state_dict[name].shape)} instead of {list(tensor.shape)}"
         for name, tensor in expected.items()
         if name in state_dict and state_dict[name].shape != tensor.shape
     ]
-    problems += _list("of another shape", shapes)
+    problems = differences({"missing": missing, "unknown": unknown, "of another shape": shapes}, _NAMED)
     if problems:
-        raise ValueError(f"{source} does not hold the weights of {what}: {'; '.join(problems)}.")
+        raise ValueError(f"{source} does not hold the weights of {what}: {problems}.")
     model.load_state_dict(state_dict, strict=True, assign=True)
 
 
@@ -107,19 +110,11 @@ def load_transformers_model(
     model, info = model_class.from_pretrained(
         source, revision=revision, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
-    problems = _list("missing", info["missing_keys"])
-    problems += [] if state_dict is None else _list("unknown", info["unexpected_keys"])
-    problems += _list(
-        "of another shape", {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
-    )
-    if problems:
-        raise ValueError(f"{pretrained} does not hold the weights of a {model_class.__name__}: {'; '.join(problems)}.")
+    by_kind = {
+        "missing": info["missing_keys"],
+        "unknown": () if state_dict is None else info["unexpected_keys"],
+        "of another shape": {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]},
+    }
+    if problems := differences(by_kind, _NAMED):
+        raise ValueError(f"{pretrained} does not hold the weights of a {model_class.__name__}: {problems}.")
     return model
-
-
-def _list(kind: str, names: Sequence[str] | set[str], most: int = 4) -> list[str]:
-    """[] or one phrase with the first few names."""
-    if not names:
-        return []
-    shown = ", ".join(sorted(names)[:most]) + (", ..." if len(names) > most else "")
-    return [f"{len(names)} {kind} ({shown})"]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from hn.data.formats import read_prompts
 from hn.data.manifest import PromptFile, PromptSet, load_manifest
 from hn.data.store import PromptStore, files_by_size, identify
+from hn.report.text import as_text, new_table
 
 FIRST_PROMPTS = 5
 
@@ -38,7 +36,7 @@ def list_sets(folder: Path | None = None) -> Iterator[str]:
     for mix in manifest.mixes.values():
         files = manifest.find(mix.name)
         table.add_row(mix.name, _count(files), "mix", "of its parts", _here(files, store))
-    yield from (_render(table), "", f"Fetched sets are kept in {store.folder}.")
+    yield from (as_text(table), "", f"Fetched sets are kept in {store.folder}.")
 
 
 def show(name: str, folder: Path | None = None) -> Iterator[str]:
@@ -65,7 +63,7 @@ def show(name: str, folder: Path | None = None) -> Iterator[str]:
     table = _table("file", "prompts", "distinct", "split", "here")
     for file in files:
         table.add_row(file.name, _count([file]), _number(file.versions[0].unique), file.split, _here([file], store))
-    yield from (*_facts(manifest.sets[_set_name(files[0])]), "", _render(table), "")
+    yield from (*_facts(manifest.sets[_set_name(files[0])]), "", as_text(table), "")
     here = next((file for file in files if store.is_here(file)), None)
     if here is None:
         yield f"`hn prompts pull {name}` fetches it."
@@ -200,13 +198,7 @@ def _short(licence: str) -> str:
 
 
 def _table(*headers: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table()
     for header in headers:
         table.add_column(header, justify="right" if header in ("prompts", "distinct") else "left", no_wrap=True)
     return table
-
-
-def _render(table: Table, width: int = 120) -> str:
-    console = Console(width=width, file=io.StringIO(), record=True, highlight=False)
-    console.print(table)
-    return "\n".join(line.rstrip() for line in console.export_text().splitlines()).strip("\n")

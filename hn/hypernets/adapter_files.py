@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hn.hypernets.adapter import ADAPTER, select_layers
-from hn.hypernets.weights import some_of
 from hn.weight_files import read_state_dict
+from hn.wording import some_of
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there is read

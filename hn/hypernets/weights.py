@@ -1,9 +1,11 @@
 """The trainable weights of a module: what is saved, and loaded without guessing."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+
+from hn.wording import differences
 
 
 def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:
@@ -18,20 +20,15 @@ def load_trainable_state_dict(module: nn.Module, state: Mapping[str, Tensor]) ->
         ValueError: if a name is missing or unexpected or a shape differs; nothing is changed then.
     """
     own = trainable_state_dict(module)
-    differences = [
-        ("missing", own.keys() - state.keys()),
-        ("unexpected", state.keys() - own.keys()),
-        ("of another shape", {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape}),
-    ]
-    described = [f"{len(names)} {what} ({some_of(names)})" for what, names in differences if names]
-    if described:
-        raise ValueError(f"The weights do not fit this {type(module).__name__}: {'; '.join(described)}.")
+    problems = differences(
+        {
+            "missing": own.keys() - state.keys(),
+            "unexpected": state.keys() - own.keys(),
+            "of another shape": {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape},
+        }
+    )
+    if problems:
+        raise ValueError(f"The weights do not fit this {type(module).__name__}: {problems}.")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])
-
-
-def some_of(names: Collection[str]) -> str:
-    """The first three of some names, for a message."""
-    first = sorted(names)[:3]
-    return ", ".join(first) + (", ..." if len(names) > len(first) else "")

@@ -10,6 +10,7 @@ from typing import Any
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from hn.files import in_one_step
 from hn.report.grid import to_pil
 
 
@@ -33,16 +34,14 @@ def save_png(image: Tensor, path: Path, text: Mapping[str, Any]) -> None:
     for name, value in text.items():
         if value is not None:
             chunks.add_text(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    partial = path.with_suffix(".partial")
-    to_pil(image).save(partial, format="PNG", pnginfo=chunks)
-    partial.replace(path)
+    with in_one_step(path) as partial:
+        to_pil(image).save(partial, format="PNG", pnginfo=chunks)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file in one step."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with in_one_step(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def unused_directory(path: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import hn
+from hn.files import in_one_step
 
 _PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft", "open_clip_torch")
 
@@ -54,9 +55,8 @@ def write_results(
     methods = {name: {**method, "penalty_per_dimension": per_dimension[name]} for name, method in methods.items()}
     results = _json({"experiment": experiment, "environment": environment(), **facts, "methods": methods})
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with in_one_step(path) as partial:
+        partial.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return results
 
 

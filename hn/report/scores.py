@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from hn.files import in_one_step
+from hn.report.text import as_text, new_table
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -27,9 +26,8 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writerow([*own, *rewards])
     for row in rows:
         writer.writerow([*(row.get(name) for name in own), *(row["scores"][name] for name in rewards)])
-    partial = path.with_suffix(".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8", newline="")
-    partial.replace(path)
+    with in_one_step(path) as partial:
+        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
 def scores_table(summary: Mapping[str, Mapping[str, Mapping[str, float | None]]], title: str, width: int = 120) -> str:
@@ -43,15 +41,13 @@ def scores_table(summary: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     """
     methods = [name for name in summary if name != "all"]
     columns = {f"{name}: mean ± std": name for name in methods} if len(methods) > 1 else {"mean ± std": "all"}
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table(title)
     table.add_column("reward", no_wrap=True)
     for header in columns:
         table.add_column(header, justify="right", no_wrap=True)
     for reward in summary["all"]:
         table.add_row(reward, *(_cell(**summary[name][reward]) for name in columns.values()))
-    console = Console(width=width, file=io.StringIO(), record=True, highlight=False)
-    console.print(table)
-    return "\n".join(line.rstrip() for line in console.export_text().splitlines()).strip("\n")
+    return as_text(table, width=width)
 
 
 def _cell(mean: float | None, std: float | None) -> str:

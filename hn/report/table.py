@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
+
+from hn.report.text import as_text, new_table
 
 _TAGS = {
     "single_object": "single",
@@ -55,12 +54,8 @@ def results_table(results: dict[str, Any], width: int = 120) -> str:
             _number(method["penalty_per_dimension"], 4),
             _number(method["fidelity"], 2),
         )
-    console = Console(width=width, file=io.StringIO(), record=True, highlight=False)
-    console.print(table)
     intervals = _intervals(methods)
-    if intervals is not None:
-        console.print(intervals)
-    return "\n".join(line.rstrip() for line in console.export_text().splitlines()).strip("\n")
+    return as_text(table, *([] if intervals is None else [intervals]), width=width)
 
 
 def _intervals(methods: dict[str, dict[str, Any]]) -> Table | None:
@@ -77,7 +72,7 @@ def _intervals(methods: dict[str, dict[str, Any]]) -> Table | None:
 
 
 def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table(title)
     table.add_column("method", no_wrap=True)
     return table
 

@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
+from hn.precision import full_precision
 from hn.pretrained import Repository, repositories_in
 from hn.rewards.preprocess import ClipPreprocess
 
@@ -97,8 +97,3 @@ def check_batch(images: Tensor, prompts: Sequence[str]) -> None:
     if isinstance(prompts, str) or len(prompts) != len(images):
         given = repr(prompts) if isinstance(prompts, str) else len(prompts)
         raise ValueError(f"A reward takes one prompt per image: {len(images)} images, prompts {given}.")
-
-
-def full_precision(tensor: Tensor) -> Tensor:
-    """The tensor in float32 at least."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

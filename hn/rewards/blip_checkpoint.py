@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import BlipTextConfig, BlipVisionConfig
 
 from hn.rewards.blip import BlipScorer
 from hn.weight_files import read_state_dict
+from hn.wording import differences, some_of
 
 CONFIG_FILE = "med_config.json"
 WEIGHTS_FILE = "ImageReward.pt"
@@ -206,7 +207,7 @@ def weights_file(folder: Path) -> Path:
 def _shape(state: Mapping[str, Tensor], name: str, dimensions: int) -> torch.Size:
     if name not in state or state[name].ndim != dimensions:
         what = f"no {name}" if name not in state else f"{name} is {list(state[name].shape)}"
-        raise ValueError(f"These are not ImageReward's weights: {what}; it has {_some(state)}.")
+        raise ValueError(f"These are not ImageReward's weights: {what}; it has {some_of(state)}.")
     return state[name].shape
 
 
@@ -216,17 +217,7 @@ def _check_fit(shapes: Mapping[str, torch.Size], state: Mapping[str, Tensor]) ->
         for name, shape in shapes.items()
         if name in state and state[name].shape != shape
     ]
-    differences = {
-        "missing": shapes.keys() - state.keys(),
-        "unexpected": state.keys() - shapes.keys(),
-        "of another shape": differing,
-    }
-    described = [f"{len(names)} {what} ({_some(names)})" for what, names in differences.items() if names]
-    if described:
-        raise ValueError(f"The weights do not fit ImageReward of the sizes in {CONFIG_FILE}: {'; '.join(described)}.")
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first three of some names, for a message."""
-    first = sorted(names)
-    return ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")
+    missing, unexpected = shapes.keys() - state.keys(), state.keys() - shapes.keys()
+    problems = differences({"missing": missing, "unexpected": unexpected, "of another shape": differing})
+    if problems:
+        raise ValueError(f"The weights do not fit ImageReward of the sizes in {CONFIG_FILE}: {problems}.")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hn.precision import full_precision
 from hn.prompt_cache import PromptCache
-from hn.rewards.base import PreprocessedReward, full_precision
+from hn.rewards.base import PreprocessedReward
 
 Scale = Literal["logit", "percent", "cosine"]
 

@@ -7,8 +7,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from hn.precision import full_precision
 from hn.pretrained import Repository, repositories_in
-from hn.rewards.base import PreprocessedReward, Reward, check_batch, full_precision
+from hn.rewards.base import PreprocessedReward, Reward, check_batch
 from hn.rewards.compilation import compile_layers, require_compile
 from hn.rewards.gradient_balance import balanced_gradient, with_gradient
 from hn.rewards.preprocess import SharedPixels

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hn.rewards.base import Reward, full_precision
+from hn.precision import full_precision
+from hn.rewards.base import Reward
 
 
 class JpegSizeReward(Reward):

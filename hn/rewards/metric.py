@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from hn.rewards.base import Reward, check_batch, full_precision
+from hn.precision import full_precision
+from hn.rewards.base import Reward, check_batch
 from hn.rewards.clip import ClipReward
 
 _KEY_BITS = 53  # integers of so many bits are exact in float64

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from hn.precision import full_precision
 from hn.pretrained import Repository, locate_file, parse_dtype
-from hn.rewards.base import full_precision
 from hn.rewards.checkpointing import checkpoint_layers
 from hn.rewards.contrastive import ContrastiveReward, Scale
 from hn.rewards.preprocess import ClipPreprocess

@@ -18,8 +18,9 @@ from transformers import (
     ProcessorMixin,
 )
 
+from hn.precision import full_precision
 from hn.pretrained import explain_missing, locate, parse_dtype
-from hn.rewards.base import Reward, full_precision
+from hn.rewards.base import Reward
 from hn.weight_files import load_transformers_model
 
 PLACE = "{prompt}"  # in a template

@@ -5,6 +5,7 @@ import time
 import torch
 from torch import Tensor
 
+from hn.precision import full_precision
 from hn.search.base import Search, SearchProblem, SearchResult, TracePoint
 
 
@@ -115,7 +116,7 @@ def norm_regulariser(noises: Tensor) -> Tensor:
 
     Up to a constant the negative log-density of the norm of x ~ N(0, I); least at |x|^2 = d - 1.
     """
-    norms = _norms(noises.to(torch.promote_types(noises.dtype, torch.float32)))
+    norms = _norms(full_precision(noises))
     return norms.square() / 2 - (noises[0].numel() - 1) * norms.log()
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from hn.evaluation.geneval import COLORS, Detection
+from hn.precision import full_precision
 from hn.pretrained import Repository
-from hn.rewards.base import full_precision
 from hn.rewards.open_clip import OpenClipReward
 
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")

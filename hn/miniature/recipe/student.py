@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from hn.files import in_one_step
 from hn.miniature.captions import sample_caption, training_pools
 from hn.miniature.coupling import NOISE_SHAPE, couple
 from hn.miniature.recipe.stage import Stage
@@ -80,9 +81,8 @@ def make_pairs(
             latents.append((mean * autoencoder.config.scaling_factor).half().cpu())
         tokens = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids.to(torch.uint8)
         pairs = {"noise": noise, "latents": torch.cat(latents), "tokens": tokens}
-        partial = path.with_suffix(".partial")
-        save_file(pairs, partial, metadata={"vocabulary": fingerprint(tokenizer)})
-        partial.rename(path)
+        with in_one_step(path) as partial:
+            save_file(pairs, partial, metadata={"vocabulary": fingerprint(tokenizer)})
 
 
 def load_pairs(folder: Path, tokenizer: CLIPTokenizer) -> dict[str, Tensor]:
