@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from lightning.pytorch.callbacks import Checkpoint
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from hn.cli import main
 from hn.data import PromptDataModule
 from hn.evaluation.geneval import COLORS
 from hn.generators import DiffusersGenerator
@@ -292,3 +293,20 @@ def _special_tokens(tokenizer: CLIPTokenizer) -> dict[str, int]:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+
+
+@pytest.fixture
+def refuse(capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """Runs `hn` with arguments that are wrong: the one message, all that is shown if it is to be `silent` before."""
+
+    def message(*arguments: object, silent: bool = True) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main(list(map(str, arguments)))
+        assert caught.value.code == 2
+        written = capsys.readouterr()
+        assert written.err.count("error: ") == 1 and (written.out == "" or not silent)
+        assert "Traceback" not in written.err and len(written.err.splitlines()) < 14
+        return written.err
+
+    return message

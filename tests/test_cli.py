@@ -53,21 +53,14 @@ def resolved(experiment, capsys):
 
 
 @pytest.fixture
-def refused(capsys):
-    """The one message with which a command is refused."""
+def refused(refuse):
+    """The message with which a command is refused, after "error: "."""
 
     def message(*arguments: str) -> str:
-        with pytest.raises(SystemExit) as caught:
-            main(list(arguments))
-        assert caught.value.code == 2
-        written = capsys.readouterr()
-        assert "Traceback" not in written.err
-        assert written.out == ""
-        errors = written.err.split("error: ")
-        assert len(errors) == 2
-        assert errors[1].count("hn VERB --help") <= 1
-        assert len(errors[1].splitlines()) < 13
-        return errors[1]
+        shown = refuse(*arguments).split("error: ")[1]
+        assert shown.count("hn VERB --help") <= 1
+        assert len(shown.splitlines()) < 13
+        return shown
 
     return message
 
@@ -502,3 +495,14 @@ def test_configurations_are_expanded_in_place(experiment):
 def test_options_can_be_left_out():
     words = ["--config", "x.yaml", "-c", "y", "--run.name=a", "--run.root", "b", "--hypernet", "c", "--d"]
     assert without_options(words, ("config", "c", "run.name", "hypernet")) == ["--run.root", "b", "--d"]
+
+
+def test_prompt_sets_are_looked_up_for_a_users_own_data_module(refused, experiment, tmp_path, monkeypatch):
+    (tmp_path / "own_prompts.py").write_text(
+        "from hn.data.module import PromptDataModule\n\n\nclass OwnPrompts(PromptDataModule):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = yaml.safe_load(experiment.read_text())
+    settings["data"] = {"class_path": "own_prompts.OwnPrompts", "init_args": {"train": "genevall"}}
+    experiment.write_text(yaml.safe_dump(settings))
+    assert "there is no prompt set 'genevall'; did you mean geneval" in refused("fit", "--config", str(experiment))

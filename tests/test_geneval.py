@@ -45,14 +45,8 @@ def judged(images, experiment):
 
 
 @pytest.fixture
-def refused(capsys, tmp_path, monkeypatch):
-    def message(*arguments) -> str:
-        with pytest.raises(SystemExit) as caught:
-            main(["geneval", *map(str, arguments)])
-        assert caught.value.code == 2
-        return capsys.readouterr().err
-
-    return message
+def refused(refuse):
+    return lambda *arguments: refuse("geneval", *arguments)
 
 
 def test_verdicts_are_the_direct_ones_in_the_official_format(judged, images, tiny_checkpoints, capsys):

@@ -5,7 +5,7 @@ Each function writes one to a folder and returns the arguments with which the pu
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,16 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
+from hn.rewards import (
+    AestheticReward,
+    ClipReward,
+    HPSv2Reward,
+    HPSv3Reward,
+    ImageReward,
+    OpenClipReward,
+    PickScoreReward,
+    Reward,
+)
 from hn.rewards.blip import BlipScorer
 from hn.rewards.blip_checkpoint import CONFIG_FILE, WEIGHTS_FILE, published_state_dict, text_config
 from tests import tiny_vlms
@@ -168,3 +178,21 @@ def hpsv3(folder: Path, seed: int = 14) -> dict[str, Any]:
     state |= {tiny_vlms.hub_name(name): tensor.bfloat16() for name, tensor in vlm.state_dict().items()}
     save_file(state, folder / "HPSv3.safetensors")
     return {"pretrained": str(folder), "processor": str(folder / "qwen2_vl")}
+
+
+def open_clip_of_hpsv2(folder: Path) -> dict[str, Any]:
+    """For OpenClipReward: HPSv2's checkpoint as a file of weights."""
+    written = hpsv2(folder)
+    return {"architecture": written["architecture"], "pretrained": f"{written['pretrained']}/HPS_v2.1_compressed.pt"}
+
+
+# Rewards with a network: the class, and what writes a checkpoint of it and returns the arguments for it.
+TOWERS: dict[str, tuple[type[Reward], Callable[[Path], dict[str, Any]]]] = {
+    "clip": (ClipReward, clip),
+    "pickscore": (PickScoreReward, pickscore),
+    "open_clip": (OpenClipReward, open_clip_of_hpsv2),
+    "hpsv2": (HPSv2Reward, hpsv2),
+    "aesthetic": (AestheticReward, aesthetic),
+    "image_reward": (ImageReward, image_reward),
+    "hpsv3": (HPSv3Reward, hpsv3),
+}

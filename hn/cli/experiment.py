@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf.errors import OmegaConfBaseException
 
-from hn.class_path import class_path
+from hn.class_path import import_class
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
 from hn.comparison import Comparison
@@ -145,7 +145,7 @@ class HnCLI(LightningCLI):
                 self.weights = find_weights(run)
             if prompts and verb != "generate":
                 # Here and not first in `prepare_data`, which comes after the models were loaded.
-                fetch_sets(prompts, STAGES.get(verb, verb), PromptStore(prompts["prompts_folder"]))
+                fetch_sets(prompts, STAGES.get(verb, verb), PromptStore(prompts.get("prompts_folder")))
         if verb == "compare":
             self._train_missing(config, missing)
         # Beside the runs, so that a comparison does not write over a run's results.
@@ -236,9 +236,10 @@ class HnCLI(LightningCLI):
 
 
 def prompt_options(config: Namespace) -> dict[str, Any]:
-    """Arguments of the configuration's `PromptDataModule`; none if it has another data module."""
+    """Arguments of the configuration's `PromptDataModule` or a subclass of it; none if it has another data module."""
     data = config.get("data")
-    return vars(data.init_args) if data is not None and data.class_path == class_path(PromptDataModule) else {}
+    takes_names = data is not None and issubclass(import_class(data.class_path, LightningDataModule), PromptDataModule)
+    return vars(data.init_args) if takes_names else {}
 
 
 def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any]) -> None:

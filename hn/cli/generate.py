@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
 from hn.cli.experiment import USAGE
 from hn.cli.instances import instantiate, instantiate_outline
-from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
+from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
 from hn.config import generator_section
 from hn.data.prompts import read_prompts
 from hn.device import find_device
@@ -27,13 +26,7 @@ hn generate --config experiments/NAME.yaml --help."""
 
 def generate_parser() -> Parser:
     """Options of `hn generate` without an experiment."""
-    parser = Parser(
-        prog="hn generate",
-        usage=GENERATE_USAGE,
-        description=GENERATE_DESCRIPTION,
-        allow_abbrev=False,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = verb_parser("generate", GENERATE_USAGE, GENERATE_DESCRIPTION)
     add = parser.add_argument
     add("--generator", help="Hub id or folder of a diffusers pipeline, or a YAML file with an experiment's "
         "model.generator, or with such a section alone.")  # fmt: skip
@@ -70,7 +63,7 @@ def generate_without_experiment(arguments: Sequence[str]) -> None:
         UserError: if there is something to mend, before anything heavy happens as far as it can be known.
     """
     parser = generate_parser()
-    try:
+    with helpful_parsing(parser, arguments):
         options = parser.parse_args(with_flag_values(arguments, ("--compare",)))
         if options.generator is None:
             parser.error(f"Name a generator, or an experiment (--config): {GENERATE_USAGE}")
@@ -79,9 +72,6 @@ def generate_without_experiment(arguments: Sequence[str]) -> None:
         of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "compare")
         if options.hypernet is None and any(options[name] for name in of_hypernet):
             parser.error(f"{', '.join(f'--{name}' for name in of_hypernet if options[name])} needs --hypernet.")
-    except UserError as error:
-        hint = "The options are listed by: hn generate --help"
-        raise UserError(f"{error}\n{nearest_options(parser, arguments)}{hint}") from None
     with user_errors():
         prompts = [row["prompt"] for row in read_prompts(options.prompts)] if options.prompts else options.prompt
         numbers = ("count", "seed", "steps", "batch_size", "upscale")

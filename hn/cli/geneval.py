@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hn.class_path import class_path
-from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
+from hn.cli.parsing import Parser, UserError, helpful_parsing, user_errors, verb_parser, with_flag_values
 from hn.config import read_section
 from hn.data.images import image_sizes, read_geneval_folder
 from hn.device import find_device
@@ -28,13 +27,7 @@ SECTION = "callbacks.evaluation.init_args.detector"
 
 def geneval_parser() -> Parser:
     """Options of `hn geneval`."""
-    parser = Parser(
-        prog="hn geneval",
-        usage=GENEVAL_USAGE,
-        description=GENEVAL_DESCRIPTION,
-        allow_abbrev=False,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = verb_parser("geneval", GENEVAL_USAGE, GENEVAL_DESCRIPTION)
     add = parser.add_argument
     add("--images", help="Folder with 00000/metadata.jsonl, 00000/samples/0000.png and so on.")
     add("--detector", help="Class path, or YAML file with an experiment's "
@@ -54,13 +47,10 @@ def judge_folder(arguments: Sequence[str]) -> None:
         UserError: if there is something to mend, before weights are loaded as far as it can be known.
     """
     parser = geneval_parser()
-    try:
+    with helpful_parsing(parser, arguments):
         given = parser.parse_args(with_flag_values(arguments, ("--allow_uneven",)))
         if given.images is None:
             parser.error(f"Give --images: {GENEVAL_USAGE}")
-    except UserError as error:
-        hint = "The options are listed by: hn geneval --help"
-        raise UserError(f"{error}\n{nearest_options(parser, arguments)}{hint}") from None
     with user_errors():
         if given.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {given.batch_size}.")

@@ -24,7 +24,7 @@ def instantiate(name: str, kind: Any, section: Mapping[str, Any]) -> Any:
     """
     parser = Parser()
     parser.add_argument(f"--{name}", type=kind)
-    return parser.instantiate_classes(parser.parse_object({name: dict(section)}))[name]
+    return parser.instantiate(parser.parse_object({name: dict(section)}))[name]
 
 
 def instantiate_outline(section: Mapping[str, Any]) -> DiffusersGenerator | None:

@@ -6,6 +6,7 @@ import difflib
 import logging
 import re
 import warnings
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -39,6 +40,27 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:  # a parser for the arguments of one class, whose caller says more
             super().error(message, ex)
         raise UserError(message)
+
+
+def verb_parser(verb: str, usage: str, description: str) -> Parser:
+    """A parser for a verb without an experiment, as yet without options."""
+    return Parser(
+        prog=f"hn {verb}",
+        usage=usage,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+
+
+@contextmanager
+def helpful_parsing(parser: Parser, arguments: Sequence[str]) -> Iterator[None]:
+    """Add to an error of the arguments the options that may have been meant, and where all are listed."""
+    try:
+        yield
+    except UserError as error:
+        hint = f"The options are listed by: {parser.prog} --help"
+        raise UserError(f"{error}\n{nearest_options(parser, arguments)}{hint}") from None
 
 
 def with_flag_values(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:

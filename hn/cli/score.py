@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
 from hn.class_path import import_class
-from hn.cli.parsing import Parser, UserError, nearest_options, user_errors
+from hn.cli.parsing import Parser, UserError, helpful_parsing, user_errors, verb_parser
 from hn.data.images import check_images, read_image_folder
 from hn.device import find_device
 from hn.pretrained import parse_dtype, require_repositories
@@ -26,13 +25,7 @@ Folders that hn generate or hn predict wrote, or in GenEval's layout, have the p
 
 def score_parser() -> Parser:
     """Options of `hn score`."""
-    parser = Parser(
-        prog="hn score",
-        usage=SCORE_USAGE,
-        description=SCORE_DESCRIPTION,
-        allow_abbrev=False,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = verb_parser("score", SCORE_USAGE, SCORE_DESCRIPTION)
     add = parser.add_argument
     add("--rewards", nargs="+", action="extend", help="One or several, with commas between them: "
         f"{', '.join(SHORT_NAMES)}; class paths; YAML files, like an experiment, of which the held-out rewards are "
@@ -56,14 +49,11 @@ def score_folder(arguments: Sequence[str]) -> None:
         UserError: if there is something to mend, before weights are loaded as far as it can be known.
     """
     parser = score_parser()
-    try:
+    with helpful_parsing(parser, arguments):
         options = parser.parse_args(list(arguments))
         for name in ("rewards", "images"):
             if options[name] is None:
                 parser.error(f"Give --{name}: {SCORE_USAGE}")
-    except UserError as error:
-        hint = "The options are listed by: hn score --help"
-        raise UserError(f"{error}\n{nearest_options(parser, arguments)}{hint}") from None
     with user_errors():
         if options.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {options.batch_size}.")

@@ -69,8 +69,7 @@ def read_image_folder(
         raise ValueError(f"images_per_prompt must be at least 1, not {images_per_prompt}.")
     if images_per_prompt is not None and prompts is None:
         raise ValueError("images_per_prompt says how the prompts of a file belong to the images; name that file.")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}{', it is a file' if folder.is_file() else ''}.")
+    _require_folder(folder)
     has_prompts = METADATA if (folder / METADATA).is_file() else GENEVAL_METADATA if _geneval_folders(folder) else None
     if has_prompts and prompts is not None:
         raise ValueError(
@@ -102,8 +101,7 @@ def read_geneval_folder(folder: PathLike, allow_uneven: bool = False) -> list[Im
             one of GenEval's.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}{', it is a file' if folder.is_file() else ''}.")
+    _require_folder(folder)
     numbered = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
     if not numbered:
         raise ValueError(
@@ -190,6 +188,11 @@ def _decode(path: Path) -> Image.Image:
         if image.mode not in _EIGHT_BIT:
             raise ValueError(f"its pixels are of PIL's mode {image.mode}; save it with 8 bits a channel")
         return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _require_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}{', it is a file' if folder.is_file() else ''}.")
 
 
 def _images_in(folder: Path) -> list[Path]:

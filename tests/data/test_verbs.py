@@ -20,21 +20,6 @@ def hn(capsys):
 
 
 @pytest.fixture
-def refused(capsys):
-    """Runs `hn` with arguments that are wrong; its message."""
-
-    def run(*arguments: str) -> str:
-        with pytest.raises(SystemExit) as caught:
-            main(list(arguments))
-        assert caught.value.code == 2
-        shown = capsys.readouterr().err
-        assert shown.count("error: ") == 1 and "Traceback" not in shown
-        return shown
-
-    return run
-
-
-@pytest.fixture
 def words(server, make_manifest):
     server.files |= {name: content for name, (_, content) in CONTENTS.items()}
     make_manifest({"words": CONTENTS}, {"both": {"about": "a mix", "parts": {"words/train": 2.0}}}, urls=[server.url()])
@@ -87,11 +72,11 @@ def test_pull_fetches_what_is_not_here(hn, words, own_store):
     assert shown.count("fetched (") == 1 and shown.count("is here\n") == 1
 
 
-def test_pull_takes_files_from_a_folder(hn, refused, words, tmp_path, own_store):
+def test_pull_takes_files_from_a_folder(hn, refuse, words, tmp_path, own_store):
     folder = tmp_path / "have" / "words"
     folder.mkdir(parents=True)
     (folder / "renamed").write_bytes(CONTENTS["train.txt"][1])
-    message = refused("prompts", "pull", "words", "--from", str(tmp_path / "have"))
+    message = refuse("prompts", "pull", "words", "--from", str(tmp_path / "have"), silent=False)
     assert f"{tmp_path}/have has no file with the checksum of words/test" in message
     assert (own_store / "words" / "train.txt").is_file()
     (folder / "test.txt").write_bytes(CONTENTS["test.txt"][1])
@@ -107,23 +92,23 @@ def test_the_folder_is_an_option(hn, words, tmp_path, own_store):
     assert "2 files are right\n" in hn("check", "--folder", str(tmp_path / "other"))
 
 
-def test_check_names_what_is_wrong(hn, refused, words, own_store):
+def test_check_names_what_is_wrong(hn, refuse, words, own_store):
     assert hn("check") == "0 files are right; 2 more are not on this machine\n"
-    assert "words/test: is not here" in refused("prompts", "check", "words/test")
+    assert "words/test: is not here" in refuse("prompts", "check", "words/test")
     hn("pull", "words")
     assert hn("check").endswith("2 files are right\n")
     (own_store / "words" / "train.txt").write_bytes(b"a dog\na cat\na c\xffw\n")
-    message = refused("prompts", "check")
+    message = refuse("prompts", "check", silent=False)
     assert "words/train: " in message and "words/test" not in message
     assert "`hn prompts pull words/train` fetches it anew" in message
 
 
-def test_check_counts_prompts(hn, refused, words, monkeypatch, tmp_path):
+def test_check_counts_prompts(hn, refuse, words, monkeypatch, tmp_path):
     path = tmp_path / "manifest.yaml"
     path.write_text(path.read_text().replace("prompts: 3", "prompts: 4"))
     monkeypatch.setattr("hn.data.verbs.load_manifest", lambda: Manifest(path))
     hn("pull", "words")
-    assert "train.txt holds 3 prompts instead of 4" in refused("prompts", "check")
+    assert "train.txt holds 3 prompts instead of 4" in refuse("prompts", "check", silent=False)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +123,8 @@ def test_check_counts_prompts(hn, refused, words, monkeypatch, tmp_path):
         (["list", "--foldr", "x"], "--foldr"),
     ],
 )
-def test_a_slip_gives_one_message(refused, arguments, message):
-    assert message in refused("prompts", *arguments)
+def test_a_slip_gives_one_message(refuse, arguments, message):
+    assert message in refuse("prompts", *arguments)
 
 
 def test_help_lists_the_verbs(capsys):
@@ -158,9 +143,9 @@ def test_help_lists_the_verbs(capsys):
     assert "prompts --help" in capsys.readouterr().out
 
 
-def test_an_experiment_with_an_unknown_set_stops_before_anything_is_loaded(refused, experiment, monkeypatch):
+def test_an_experiment_with_an_unknown_set_stops_before_anything_is_loaded(refuse, experiment, monkeypatch):
     monkeypatch.setattr("hn.cli.experiment.HnCLI.instantiate_classes", lambda self: pytest.fail("classes were made"))
-    message = refused("train", "--config", str(experiment), "--data.init_args.val", "genevl")
+    message = refuse("train", "--config", str(experiment), "--data.init_args.val", "genevl")
     assert message.splitlines()[-1].startswith("error: there is no prompt set 'genevl'; did you mean geneval")
 
 

@@ -8,33 +8,15 @@ from torch import Tensor, nn
 
 from hn.pretrained import repositories_in
 from hn.rewards import (
-    AestheticReward,
-    ClipReward,
-    HPSv2Reward,
-    ImageReward,
-    PickScoreReward,
     RednessReward,
     Reward,
     RewardEnsemble,
     compilation,
 )
 from hn.rewards.compilation import compile_layers, has_compiler
-from tests import tiny_rewards
 
 PROMPTS = ["a red cube", "two blue ball", "a photo of the green ball"]
-CLASSES: dict[str, type[Reward]] = {
-    "clip": ClipReward,
-    "pickscore": PickScoreReward,
-    "hpsv2": HPSv2Reward,
-    "aesthetic": AestheticReward,
-    "image_reward": ImageReward,
-}
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Reward]:
-    arguments = {name: getattr(tiny_rewards, name)(tmp_path_factory.mktemp(name)) for name in CLASSES}
-    return lambda name, **options: CLASSES[name](**arguments[name], **options)
+CLASSES = ("clip", "pickscore", "hpsv2", "aesthetic", "image_reward")
 
 
 @pytest.fixture(autouse=True)

@@ -1,52 +1,22 @@
 """What holds for every reward, on tiny random checkpoints in the published layouts."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hn.rewards import (
-    AestheticReward,
-    BrightnessReward,
-    ClipReward,
-    HPSv2Reward,
-    OpenClipReward,
-    PickScoreReward,
-    RednessReward,
-    Reward,
-    SaturationReward,
-)
-from tests import tiny_rewards
+from hn.rewards import BrightnessReward, RednessReward, Reward, SaturationReward
+from tests.tiny_rewards import TOWERS
 
 PROMPTS = ["a red cube", "two blue ball", "a photo of the green ball"]
-TOWERS: dict[str, tuple[type[Reward], Callable[[Path], dict[str, Any]]]] = {
-    "clip": (ClipReward, tiny_rewards.clip),
-    "pickscore": (PickScoreReward, tiny_rewards.pickscore),
-    "open_clip": (OpenClipReward, lambda folder: _open_clip(tiny_rewards.hpsv2(folder))),
-    "hpsv2": (HPSv2Reward, tiny_rewards.hpsv2),
-    "aesthetic": (AestheticReward, tiny_rewards.aesthetic),
-}
+NAMES = ("clip", "pickscore", "open_clip", "hpsv2", "aesthetic")  # ImageReward has a file of its own
 PIXELS = {"redness": RednessReward, "brightness": BrightnessReward, "saturation": SaturationReward}
 
 
-def _open_clip(hpsv2: dict[str, Any]) -> dict[str, Any]:
-    return {"architecture": hpsv2["architecture"], "pretrained": f"{hpsv2['pretrained']}/HPS_v2.1_compressed.pt"}
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    return {name: write(tmp_path_factory.mktemp(name)) for name, (_, write) in TOWERS.items()}
-
-
-@pytest.fixture(scope="module")
-def make(checkpoints: dict[str, dict[str, Any]]) -> Callable[..., Reward]:
-    def make(name: str, **options: Any) -> Reward:
-        return PIXELS[name]() if name in PIXELS else TOWERS[name][0](**checkpoints[name], **options)
-
-    return make
+@pytest.fixture
+def make(make: Callable[..., Reward]) -> Callable[..., Reward]:
+    return lambda name, **options: PIXELS[name]() if name in PIXELS else make(name, **options)
 
 
 def _layers(reward: Reward) -> nn.ModuleList:
@@ -61,7 +31,7 @@ def _gradient(reward: Reward, images: Tensor) -> tuple[Tensor, Tensor]:
     return scores.detach(), torch.autograd.grad(scores.sum(), images)[0]
 
 
-@pytest.mark.parametrize("name", [*TOWERS, *PIXELS])
+@pytest.mark.parametrize("name", [*NAMES, *PIXELS])
 def test_gradient_equals_finite_differences(make: Callable[..., Reward], name: str) -> None:
     reward = make(name, dtype="float64")
     images = torch.rand(2, 3, 36, 41, dtype=torch.float64)
@@ -76,7 +46,7 @@ def test_gradient_equals_finite_differences(make: Callable[..., Reward], name: s
         assert abs(expected) > 1e-5
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_but_the_images_gets_a_gradient(make: Callable[..., Reward], name: str) -> None:
     reward = make(name)
     images = torch.rand(2, 3, 70, 50, requires_grad=True)
@@ -87,7 +57,7 @@ def test_nothing_but_the_images_gets_a_gradient(make: Callable[..., Reward], nam
     assert not any(module.training for module in nn.ModuleList([reward]).train()[0].modules())
 
 
-@pytest.mark.parametrize("name", [*TOWERS, *PIXELS])
+@pytest.mark.parametrize("name", [*NAMES, *PIXELS])
 def test_an_image_is_scored_whatever_its_company(make: Callable[..., Reward], name: str) -> None:
     reward, images = make(name), torch.rand(3, 3, 32, 40)
     alone = torch.cat([reward(images[i : i + 1], PROMPTS[i : i + 1]) for i in range(3)])
@@ -95,7 +65,7 @@ def test_an_image_is_scored_whatever_its_company(make: Callable[..., Reward], na
     assert len(set(alone.tolist())) == 3
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("autocast", [False, True])
 def test_half_precision_towers_give_full_precision_scores(
     make: Callable[..., Reward], name: str, autocast: bool
@@ -118,7 +88,7 @@ def test_half_precision_towers_give_full_precision_scores(
     torch.testing.assert_close(of_half, reward(images.bfloat16().float(), PROMPTS), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_checkpointed_towers_recompute_and_give_the_same_gradients(make: Callable[..., Reward], name: str) -> None:
     plain, checkpointed = make(name), make(name, gradient_checkpointing=True)
     images = torch.rand(2, 3, 32, 32)
@@ -139,7 +109,7 @@ def test_checkpointed_towers_recompute_and_give_the_same_gradients(make: Callabl
     assert calls == {"plain": 4, "checkpointed": 6}
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_checkpointed_towers_keep_fewer_activations(make: Callable[..., Reward], name: str) -> None:
     def kept(reward: Reward) -> int:
         sizes: dict[int, int] = {}
@@ -158,7 +128,7 @@ def test_checkpointed_towers_keep_fewer_activations(make: Callable[..., Reward],
     assert kept(make(name, gradient_checkpointing=True)) < 0.6 * kept(make(name))
 
 
-@pytest.mark.parametrize("name", [name for name in TOWERS if name != "aesthetic"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "aesthetic"])
 def test_prompts_are_encoded_once(make: Callable[..., Reward], name: str) -> None:
     reward, encoded = make(name), []
     encode = reward.encode_prompts
@@ -172,7 +142,7 @@ def test_prompts_are_encoded_once(make: Callable[..., Reward], name: str) -> Non
     assert encoded == [PROMPTS[:2], PROMPTS[:1]]
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_bad_options_are_refused_before_weights_are_looked_for(name: str) -> None:
     with pytest.raises(ValueError, match="Unknown dtype 'fp32'"):
         TOWERS[name][0](pretrained="/nowhere", dtype="fp32")

@@ -16,6 +16,7 @@ from hn.precision import full_precision
 from hn.pretrained import Repository
 from hn.rewards.open_clip import OpenClipReward
 
+ARCHITECTURE, PRETRAINED = "ViT-L-14", "openai"
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 BACKGROUND = "#999"
 
@@ -41,8 +42,8 @@ class ClipColorClassifier(nn.Module):
 
     def __init__(
         self,
-        architecture: str = "ViT-L-14",
-        pretrained: str = "openai",
+        architecture: str = ARCHITECTURE,
+        pretrained: str = PRETRAINED,
         revision: str | None = None,
         dtype: str = "float32",
         batch_size: int = 32,
@@ -60,8 +61,7 @@ class ClipColorClassifier(nn.Module):
     @classmethod
     def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
         """What an instance takes from the Hub; `arguments` are those of `__init__`."""
-        defaults = {"architecture": "ViT-L-14", "pretrained": "openai"}
-        return OpenClipReward.repositories({**defaults, **arguments})
+        return OpenClipReward.repositories({"architecture": ARCHITECTURE, "pretrained": PRETRAINED, **arguments})
 
     def train(self, mode: bool = True) -> ClipColorClassifier:
         """Keeps eval mode, whatever `mode` says."""

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from hn.class_path import class_path
 from hn.evaluation.detectors.base import Detections, Detector
 from hn.evaluation.detectors.color import ClipColorClassifier, crop_object
-from hn.evaluation.detectors.mask2former import Mask2FormerDetector
+from hn.evaluation.detectors.mask2former import PRETRAINED, Mask2FormerDetector
 from hn.evaluation.geneval import Detection, VerdictOptions, keep_detections
 from hn.pretrained import Repository, repositories_in
 from hn.report.grid import to_pil
-
-_MASK2FORMER = "facebook/mask2former-swin-small-coco-instance"
 
 
 class GenEvalDetector(nn.Module):
@@ -33,13 +31,13 @@ class GenEvalDetector(nn.Module):
 
     def __init__(self, detector: Detector | None = None, color_classifier: ClipColorClassifier | None = None) -> None:
         super().__init__()
-        self.detector = Mask2FormerDetector(_MASK2FORMER) if detector is None else detector
+        self.detector = Mask2FormerDetector() if detector is None else detector
         self.color_classifier = ClipColorClassifier() if color_classifier is None else color_classifier
 
     @classmethod
     def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
         """What an instance takes from the Hub; `arguments` are those of `__init__`."""
-        detector = {"class_path": class_path(Mask2FormerDetector), "init_args": {"pretrained": _MASK2FORMER}}
+        detector = {"class_path": class_path(Mask2FormerDetector), "init_args": {"pretrained": PRETRAINED}}
         yield from repositories_in(arguments.get("detector") or detector)
         yield from repositories_in(
             arguments.get("color_classifier") or {"class_path": class_path(ClipColorClassifier), "init_args": {}}

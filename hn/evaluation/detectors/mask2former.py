@@ -14,6 +14,7 @@ from hn.evaluation.geneval import Detection
 from hn.pretrained import explain_missing, locate, parse_dtype
 from hn.weight_files import load_transformers_model
 
+PRETRAINED = "facebook/mask2former-swin-small-coco-instance"
 _DIVISOR = 32  # of the sides that the network sees
 
 
@@ -52,7 +53,7 @@ class Mask2FormerDetector(nn.Module):
 
     def __init__(
         self,
-        pretrained: str = "facebook/mask2former-swin-small-coco-instance",
+        pretrained: str = PRETRAINED,
         revision: str | None = None,
         dtype: str = "float32",
         floor: float = 0.05,
