@@ -2,6 +2,19 @@
 
 from hn.search.base import Search, SearchResult, TracePoint
 from hn.search.best_of_n import BestOfN
+from hn.search.precondition import GradientTransform, WhiteNoiseProjection
 from hn.search.reno import Reno
+from hn.search.warm_start import WarmStart
+from hn.search.zero_order import ZeroOrderSearch
 
-__all__ = ["BestOfN", "Reno", "Search", "SearchResult", "TracePoint"]
+__all__ = [
+    "BestOfN",
+    "GradientTransform",
+    "Reno",
+    "Search",
+    "SearchResult",
+    "TracePoint",
+    "WarmStart",
+    "WhiteNoiseProjection",
+    "ZeroOrderSearch",
+]

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 import torch
 from torch import Tensor
@@ -91,6 +91,9 @@ class Search(ABC):
     Raises:
         ValueError: if an argument is below 1.
     """
+
+    is_local: ClassVar[bool] = True
+    """Whether it moves on from the noise it is given, rather than drawing candidates of its own."""
 
     def __init__(self, steps: int | None = None, batch_size: int = 16):
         if (steps is not None and steps < 1) or batch_size < 1:

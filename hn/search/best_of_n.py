@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from hn.search.base import Search, SearchProblem, SearchResult, TracePoint
 
 
 class BestOfN(Search):
-    """Random search without gradients, so the reward need not be differentiable.
+    """Random search (Ma et al., arXiv 2501.09732) without gradients, so the reward need not be differentiable.
 
     The noise given to the search is the first candidate, the others are drawn from N(0, I). A smaller N has the first
     candidates of a larger one, hence the trace has points at 1, 2, 4, ... and N candidates. Of equal rewards the
@@ -24,6 +25,8 @@ class BestOfN(Search):
     Raises:
         ValueError: if an argument is below 1.
     """
+
+    is_local: ClassVar[bool] = False
 
     def __init__(self, n: int = 50, steps: int | None = None, batch_size: int = 16):
         super().__init__(steps, batch_size)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hn.precision import full_precision
 from hn.search.base import Search, SearchProblem, SearchResult, TracePoint
+from hn.search.precondition import GradientTransform
 
 
 class Reno(Search):
@@ -27,6 +28,8 @@ class Reno(Search):
         nesterov: whether the momentum looks ahead, as `torch.optim.SGD` does it.
         gradient_clip: largest norm of a prompt's gradient, regulariser included; None to leave it as it is.
         regulariser_weight: see above.
+        precondition: applied to each prompt's gradient, regulariser included, before it is clipped; for example
+            `WhiteNoiseProjection` (arXiv 2602.08646), best with a `regulariser_weight` of 0. None is ReNO as published.
         steps: sampling steps for each image; the generator's own number if not given.
         batch_size: most prompts searched at once; bounds memory and does not change the result.
 
@@ -42,6 +45,7 @@ class Reno(Search):
         nesterov: bool = True,
         gradient_clip: float | None = 0.1,
         regulariser_weight: float = 0.01,
+        precondition: GradientTransform | None = None,
         steps: int | None = None,
         batch_size: int = 16,
     ):
@@ -61,8 +65,11 @@ class Reno(Search):
         self.nesterov = nesterov
         self.gradient_clip = gradient_clip
         self.regulariser_weight = regulariser_weight
+        self.precondition = precondition
 
     def search(self, problem: SearchProblem) -> SearchResult:
+        if self.precondition is not None:
+            self.precondition.check(problem.noises.shape[1:])
         numbers = range(len(problem.prompts))
         return _joined(
             [
@@ -91,6 +98,8 @@ class Reno(Search):
                 best = _where(better, scores.detach(), best)
             if not is_last:
                 (gradient,) = torch.autograd.grad(loss.sum(), noises)
+                if self.precondition is not None:
+                    gradient = self.precondition(gradient)
                 noises, velocity = self._step(noises.detach(), velocity, gradient)
             trace.append(
                 TracePoint(
