@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,7 @@ from hn.callbacks.images import ImageGrid
 from hn.checkpoint_io import TrainingCheckpointIO
 from hn.comparison import Comparison
 from hn.evaluation.compare import measure, reference_features
+from hn.evaluation.kept import KeptRecords, measurement_settings
 from hn.evaluation.methods import Method, Sampled, Searched
 from hn.evaluation.samples import Samples
 from hn.generate import ImageRequest, write_images
@@ -28,6 +31,7 @@ from hn.report.progress import with_progress
 from hn.report.results import write_results
 from hn.report.table import results_table
 from hn.run_directory import CHECKPOINTS, WEIGHTS
+from hn.search import WarmStart
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +113,12 @@ class ExperimentTrainer(L.Trainer):
         comparison: Comparison,
         hypernet: str | None = None,
         finetune: str | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Measure base, hypernetwork, fine-tune and test-time searches on the test prompts, from the same noise.
+
+        What is measured is kept in the directory's `records`, batch by batch. Started again in the same directory, an
+        interrupted comparison goes on from there, and one with more searches measures those alone.
 
         Args:
             model: the module; its hypernetwork is replaced by the trained one.
@@ -119,9 +127,12 @@ class ExperimentTrainer(L.Trainer):
             hypernet: folder of the trained hypernetwork; by default the newest run's, trained if there is none.
             finetune: folder of the trained fine-tune; by default the newest run's of the comparison's experiment,
                 trained if there is none; without such an experiment there is no fine-tune.
+            settings: the configuration behind all of it, `comparison` included, to know by whether what the directory
+                has can be gone on with; nothing is kept without.
 
         Raises:
-            ValueError: if the module trains a fine-tune, or there is no `Evaluation` callback to judge.
+            ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, or what the
+                directory has was measured with other settings.
         """
         evaluation, grid = self.callback(Evaluation), self.callback(ImageGrid)
         if evaluation is None:
@@ -135,26 +146,43 @@ class ExperimentTrainer(L.Trainer):
             _, tuned = LoraFinetune.from_pretrained(finetune, model.generator)
             methods.append(Sampled("finetune", tuned, is_base=False))
         searches = {name: search for name, search in comparison.searches.items() if search is not None}
-        methods += [Searched(name, model.generator, search, model.reward) for name, search in searches.items()]
+        for name, search in searches.items():
+            started = search.bound(model.hypernet) if isinstance(search, WarmStart) else search
+            methods.append(Searched(name, model.generator, started, model.reward))
         datamodule.setup("test")
         batches = list(datamodule.test_dataloader())
         model.generator.check_prompts([prompt for batch in batches for prompt in batch["prompt"]])
+        weights = {"hypernetwork": hypernet, "finetune": finetune}
+        kept, own = None, {}
+        if settings is not None:
+            own = settings["comparison"].get("searches") or {}
+            shared = {name: value for name, value in settings.items() if name != "comparison"}
+            kept = KeptRecords(self.directory / "records", measurement_settings(shared, weights, batches))
+            for method in methods:
+                kept.load(method.name, own.get(method.name))  # refused now, not after hours
         for callback in self.callbacks:
             callback.setup(self, model, "test")
 
         self._measuring = True
-        settings = {"images_per_prompt": model.images_per_prompt, "seed": model.evaluation_seed}
+        noise = {"images_per_prompt": model.images_per_prompt, "seed": model.evaluation_seed}
         records = {}
         with self.precision_plugin.forward_context():
-            reference = reference_features(model.generator, evaluation.scorer, batches, **settings)
+            reference = kept.load_reference() if kept is not None else None
+            if reference is None:
+                reference = reference_features(model.generator, evaluation.scorer, batches, **noise)
+                if kept is not None and reference is not None:
+                    kept.keep_reference(reference)
             for method in methods:
-                shown = with_progress(batches, method.name)
-                records[method.name] = measure(method, evaluation.scorer, model.generator, shown, **settings)
+                record = kept.load(method.name, own.get(method.name)) if kept is not None else None
+                shown = with_progress(batches[record.batches if record is not None else 0 :], method.name)
+                keep = None if kept is None else partial(kept.keep, own=own.get(method.name), of_batches=len(batches))
+                records[method.name] = measure(
+                    method, evaluation.scorer, model.generator, shown, **noise, record=record, after_batch=keep
+                )
             if grid is not None:
                 grid.last_path = self._comparison_picture(methods, grid)
         base = records["base"]
         summaries = {name: r.summary(None if r is base else base, reference) for name, r in records.items()}
-        weights = {"hypernetwork": hypernet, "finetune": finetune}
         self._report(model, summaries, weights=weights)
         runs = {name: Path(folder).parent for name, folder in weights.items() if folder is not None}
         curves = plot_curves(runs, self.directory / "images" / "curves.png", title=self.directory.parent.name)

@@ -67,7 +67,7 @@ class HnCLI(LightningCLI):
         verbs = LightningCLI.subcommands()
         verbs = {
             "train": {"model", "datamodule"},
-            "compare": {"model", "datamodule", "comparison"},
+            "compare": {"model", "datamodule", "comparison", "settings"},
             "generate": {"model"},
             **verbs,
             "predict": verbs["predict"] | {"return_predictions"},
@@ -183,7 +183,12 @@ class HnCLI(LightningCLI):
         self.trainer.generate(**options)
 
     def compare(self, **options: Any) -> None:
-        self.trainer.compare(**options, comparison=self._get(self.config_init, "comparison"))
+        settings = yaml.safe_load(self._parser("compare").dump(self.config["compare"]))
+        # Where a run is kept, and how it says how far it is, changes no score.
+        for name in ("run", "vars", "config", "hypernet", "finetune"):
+            settings.pop(name, None)
+        comparison = self._get(self.config_init, "comparison")
+        self.trainer.compare(**options, comparison=comparison, settings=settings)
 
     def _run_subcommand(self, subcommand: str) -> None:
         with user_errors(only_if=lambda: not self.trainer.is_working):

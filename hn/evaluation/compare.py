@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ def measure(
     batches: Iterable[PromptBatch],
     images_per_prompt: int,
     seed: int,
+    record: MethodRecord | None = None,
+    after_batch: Callable[[MethodRecord], None] | None = None,
 ) -> MethodRecord:
     """Run one method over evaluation batches and score its images.
 
@@ -35,13 +37,17 @@ def measure(
         batches: of a prompt data loader.
         images_per_prompt: images of each prompt.
         seed: of the noise.
+        record: of the batches before these, to go on with; a new one if not given.
+        after_batch: called with the record so far, after every batch.
     """
-    record = MethodRecord(method.name)
+    record = MethodRecord(method.name, method.nfe) if record is None else record
     for batch in batches:
         samples = Samples.draw(generator, batch, images_per_prompt, seed)
         output = method(samples)
         record.add(samples, output, scorer(output.images, samples.prompts, samples.metadata))
-    record.nfe = method.nfe
+        record.nfe = method.nfe  # a search knows it once it has run
+        if after_batch is not None:
+            after_batch(record)
     return record
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,10 +22,14 @@ class MethodRecord:
     Args:
         name: of the method, as in `results.json`.
         nfe: forward passes of the backbone for one image.
+
+    Attributes:
+        batches: number of batches appended so far.
+        seconds: that the method took for them.
     """
 
     def __init__(self, name: str, nfe: float = float("nan")) -> None:
-        self.name, self.nfe, self.seconds = name, nfe, 0.0
+        self.name, self.nfe, self.seconds, self.batches = name, nfe, 0.0, 0
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
         self._tags: list[str] = []
 
@@ -43,6 +48,20 @@ class MethodRecord:
             self._parts["kl_nats"].append(output.kl_nats.detach().float().cpu())
         self._tags += samples.tags
         self.seconds += output.seconds
+        self.batches += 1
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that it holds, as tensors and as values that JSON has, for `of_state`."""
+        facts = {"name": self.name, "nfe": self.nfe, "seconds": self.seconds, "batches": self.batches}
+        return {name: self.column(name) for name in self._parts}, {**facts, "tags": self._tags}
+
+    @classmethod
+    def of_state(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Self:
+        """The record that had this `state`."""
+        record = cls(facts["name"], facts["nfe"])
+        record.seconds, record.batches, record._tags = facts["seconds"], facts["batches"], list(facts["tags"])
+        record._parts.update({name: [column] for name, column in tensors.items()})
+        return record
 
     def __len__(self) -> int:
         return len(self._tags)

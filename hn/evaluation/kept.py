@@ -1,0 +1,154 @@
+"""What a comparison has measured so far, on disk, so that an interrupted one goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hn.data.checksum import digest
+from hn.data.prompts import PromptBatch
+from hn.evaluation.record import MethodRecord
+from hn.report.results import environment
+
+_SETTINGS, _REFERENCE = "settings.json", "reference"
+_SHOWN = 5  # differences that an error lists
+
+
+class KeptRecords:
+    """Records of methods in a folder, one file each, and the settings they were measured with.
+
+    Args:
+        folder: made when there is something to keep.
+        settings: all that a measurement depends on, but for what is a method's own; of values that JSON has.
+        every: least seconds between two writes of a record that is not finished.
+
+    Raises:
+        ValueError: if the folder holds records that were measured with other settings; names what differs.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], every: float = 30.0) -> None:
+        self.folder, self.every = folder, every
+        self._settings = _as_json(settings)
+        self._written = time.monotonic()
+        path = folder / _SETTINGS
+        if path.is_file():
+            self._require_equal(json.loads(path.read_text(encoding="utf-8")), self._settings, "")
+
+    def load(self, name: str, own: Any = None) -> MethodRecord | None:
+        """The record of a method so far; None without one.
+
+        Args:
+            name: of the method.
+            own: settings of this method alone, like a search's.
+
+        Raises:
+            ValueError: if it was measured with other ones.
+        """
+        found = self._read(f"{name}.record")
+        if found is None:
+            return None
+        tensors, facts = found
+        self._require_equal(facts.pop("own"), _as_json(own), f"{name}.")
+        return MethodRecord.of_state(tensors, facts)
+
+    def keep(self, record: MethodRecord, own: Any = None, of_batches: int = 0) -> None:
+        """Write a record; one that has not all of `of_batches` batches is written now and then only."""
+        if record.batches >= of_batches or time.monotonic() - self._written >= self.every:
+            tensors, facts = record.state()
+            self._write(f"{record.name}.record", tensors, {**facts, "own": _as_json(own)})
+
+    def load_reference(self) -> Tensor | None:
+        """The features that fidelity is measured against; None if they were not kept."""
+        found = self._read(_REFERENCE)
+        return None if found is None else found[0]["features"]
+
+    def keep_reference(self, features: Tensor) -> None:
+        """Write the features [N, D] that fidelity is measured against."""
+        self._write(_REFERENCE, {"features": features}, {})
+
+    def _read(self, stem: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        path = self.folder / f"{stem}.safetensors"
+        if not path.is_file():
+            return None
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])  # noqa: SIM118
+
+    def _write(self, stem: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = self.folder / _SETTINGS
+        if not settings.is_file():
+            partial = settings.with_suffix(".partial")
+            partial.write_text(json.dumps(self._settings, indent=2) + "\n", encoding="utf-8")
+            partial.replace(settings)
+        path = self.folder / f"{stem}.safetensors"
+        partial = path.with_suffix(".partial")  # replaced in one step: a file is a whole one, or not there
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, partial, metadata={"facts": json.dumps(facts)})
+        partial.replace(path)
+        self._written = time.monotonic()
+
+    def _require_equal(self, kept: Any, own: Any, prefix: str) -> None:
+        kept, own = dict(_leaves(kept, prefix)), dict(_leaves(own, prefix))
+        nothing = "nothing"
+        changed = [
+            f"{name.rstrip('.') or 'settings'} was {kept.get(name, nothing)} and is {own.get(name, nothing)}"
+            for name in dict.fromkeys([*kept, *own])
+            if kept.get(name, nothing) != own.get(name, nothing)
+        ]
+        if changed:
+            more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+            raise ValueError(
+                f"{self.folder} has what was measured with other settings: {'; '.join(changed[:_SHOWN])}{more}. "
+                "Go on with the same settings, choose another --run.name, or remove that folder to measure anew."
+            )
+
+
+def measurement_settings(
+    configuration: Mapping[str, Any], weights: Mapping[str, str | None], batches: Sequence[PromptBatch]
+) -> dict[str, Any]:
+    """All that the scores of a comparison depend on, for `KeptRecords`.
+
+    The configuration names the checkpoints of generator, rewards and detector; what is in those files is taken on
+    trust, they are too large to look at each time.
+
+    Args:
+        configuration: of generator, rewards, prompts and precision.
+        weights: folders of trained weights by the method's name; their content counts.
+        batches: all prompts; they and their batches count.
+    """
+    trained = {
+        name: {
+            "folder": str(folder),
+            **{file.name: digest(file, "sha256") for file in sorted(Path(folder).glob("*")) if file.is_file()},
+        }
+        for name, folder in weights.items()
+        if folder is not None
+    }
+    rows = json.dumps([[batch["prompt"], batch["metadata"], batch["index"].tolist()] for batch in batches], default=str)
+    return {
+        **configuration,
+        "weights": trained,
+        "prompts": hashlib.sha256(rows.encode()).hexdigest(),
+        "environment": environment(),
+    }
+
+
+def _as_json(value: Any) -> Any:
+    """The value as it is read back."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, member in value.items():
+            yield from _leaves(member, f"{prefix}{name}.")
+    else:
+        yield prefix, value
