@@ -32,7 +32,8 @@ def results_table(results: dict[str, Any], width: int = 120) -> str:
 
     Args:
         results: of `write_results`.
-        width: columns of the terminal; a table of six tags needs 115.
+        width: columns of the terminal; a table of six tags needs 115. Methods with names longer than `hypernetwork`
+            make it wider, so that no number is cut.
     """
     methods = results["methods"]
     tags = list(dict.fromkeys(tag for m in methods.values() for tag in m["geneval"] or {} if tag != "overall"))
@@ -54,6 +55,7 @@ def results_table(results: dict[str, Any], width: int = 120) -> str:
             _number(method["penalty_per_dimension"], 4),
             _number(method["fidelity"], 2),
         )
+    width += max(0, max(len(name) for name in methods) - len("hypernetwork"))
     intervals = _intervals(methods)
     return as_text(table, *([] if intervals is None else [intervals]), width=width)
 

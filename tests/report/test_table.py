@@ -65,3 +65,11 @@ def test_tags_of_other_prompt_sets_have_columns_too(results):
     table = results_table(results)
     assert "texture" in table
     assert "95 %" not in table
+
+
+def test_a_long_name_cuts_no_number(results):
+    long = {**results, "methods": {**results["methods"], "hypernetwork_reno_50": results["methods"]["hypernetwork"]}}
+    table = results_table(long)
+    assert "…" not in table
+    row = next(line for line in table.splitlines() if line.split()[:1] == ["hypernetwork_reno_50"])
+    assert row.split()[-1] == "123.45"
