@@ -165,15 +165,15 @@ def test_compare_trains_what_is_missing_and_measures_everything(run, runs, exper
 
     results = json.loads((runs / "compare_x" / "results.json").read_text())
     methods = results["methods"]
-    searches = ["best_of_8", "zero_order_33", "reno_50", "hypernetwork_reno_10"]
+    searches = ["best_of_8", "zero_order_17", "reno_50", "hypernetwork_reno_5"]
     assert list(methods) == ["base", "hypernetwork", "finetune", *searches]
     assert [method["nfe"] for method in methods.values()] == [1, 2, 1, 3, 4, 3, 5]
     for name, method in methods.items():
         assert method.keys() == (METHOD if name == "base" else METHOD | INTERVALS)
     assert methods["finetune"]["kl_nats"] is None
-    for name in ("best_of_8", "zero_order_33", "reno_50"):
+    for name in ("best_of_8", "zero_order_17", "reno_50"):
         assert methods[name]["reward"] > methods["base"]["reward"]
-    assert methods["hypernetwork_reno_10"]["reward"] > methods["hypernetwork"]["reward"]
+    assert methods["hypernetwork_reno_5"]["reward"] > methods["hypernetwork"]["reward"]
     assert results["weights"]["hypernetwork"] in [str(path) for path in runs.glob("*/hypernet")]
     assert Image.open(runs / "compare_x" / "images" / "comparison.png").height > 5 * 96
     assert Image.open(runs / "compare_x" / "images" / "curves.png").width > 1000

@@ -29,9 +29,9 @@ def comparison(experiment, make_module, tmp_path) -> list[str]:
     searches = {
         "best_of_8": {"init_args": {"n": 3}},
         "best_of_50": None,
-        "zero_order_33": None,
+        "zero_order_17": None,
         "reno_50": None,
-        "hypernetwork_reno_10": None,
+        "hypernetwork_reno_5": None,
         "gated": {"class_path": "tests.gated_search.GatedSearch", "init_args": {"gate": str(tmp_path / "gate.open")}},
         "hypernetwork_reno_2": {"class_path": "hn.search.warm_start.WarmStart", "init_args": {"search": reno}},
     }
