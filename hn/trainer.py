@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,11 +17,13 @@ from hn.callbacks.evaluation import Evaluation
 from hn.callbacks.images import ImageGrid
 from hn.checkpoint_io import TrainingCheckpointIO
 from hn.comparison import Comparison
+from hn.embed import Embedded, embed_prompts
 from hn.evaluation.compare import measure, reference_features
 from hn.evaluation.kept import KeptRecords, measurement_settings
 from hn.evaluation.methods import Method, Sampled, Searched
 from hn.evaluation.samples import Samples
 from hn.generate import ImageRequest, write_images
+from hn.generators.pipeline import DiffusersGenerator
 from hn.hypernets.finetune import LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.report.curves import plot_curves
@@ -230,6 +232,18 @@ class ExperimentTrainer(L.Trainer):
         print(f"weights      {hypernet}")
         facts = {"hypernet": hypernet, "precision": self.precision}
         write_images(methods, request, unused_directory(self.directory), facts, self.precision_plugin.forward_context)
+
+    def embed(self, generator: DiffusersGenerator, prompts: Sequence[str]) -> Embedded:
+        """Write the conditioning of prompts to files, from which training reads it without text encoders.
+
+        Args:
+            generator: with a `cache`; its outline is enough.
+            prompts: what is there already is not encoded again.
+
+        Raises:
+            ValueError, OSError: as `hn.embed.embed_prompts`.
+        """
+        return embed_prompts(generator, prompts, self.strategy.root_device)
 
     def _check_monitors(self, model: NoiseHypernetModule) -> None:
         """Raises:

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf.errors import OmegaConfBaseException
 
 from hn.class_path import import_class
+from hn.cli.embed import embed_experiment
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
 from hn.comparison import Comparison
@@ -34,7 +35,7 @@ These need no experiment: hn generate --help, hn score --help, hn geneval --help
 hn prompts --help."""
 WEIGHTS_CONFIG = "adapter_config.json"  # hypernetworks and fine-tunes alike have it
 USAGE = "hn {verb} --config experiments/NAME.yaml [--OPTION VALUE ...]"
-STAGES = {"train": "fit", "compare": "test"}
+STAGES = {"train": "fit", "compare": "test", "embed": None}
 """The stage whose prompts a verb needs, where it is called otherwise."""
 
 
@@ -69,6 +70,7 @@ class HnCLI(LightningCLI):
             "train": {"model", "datamodule"},
             "compare": {"model", "datamodule", "comparison", "settings"},
             "generate": {"model"},
+            "embed": {"generator", "prompts"},
             **verbs,
             "predict": verbs["predict"] | {"return_predictions"},
         }
@@ -122,11 +124,22 @@ class HnCLI(LightningCLI):
         if config.run.experiment is None:
             config.run.experiment = Path(self.experiment_file).stem if self.experiment_file else "unnamed"
         self.weights = self.checkpoint = None
+        generator = config.model.generator
         with user_errors():
+            if "cache" in generator.get("init_args", {}):
+                if verb == "generate":
+                    generator.init_args.cache = False  # the prompts are new ones
+                elif verb == "embed":
+                    generator.init_args.cache = generator.init_args.cache or True
             parts = config.clone().as_dict()
+            if verb == "embed":
+                parts |= {"callbacks": {}, "model": {"generator": parts["model"]["generator"]}}
             require_repositories(repositories_in([parts[section] for section in ("model", "data", "callbacks")]))
             prompts = prompt_options(config)
             check_names(prompts)
+            if verb == "embed":
+                fetch_sets(prompts, None, PromptStore(prompts.get("prompts_folder")))
+                return
             try_without_weights(parts["model"]["generator"], parts["model"]["hypernet"])
             run = RunDirectory(**vars(config.run))
             if config.get("ckpt_path") is not None:
@@ -146,6 +159,8 @@ class HnCLI(LightningCLI):
             if prompts and verb != "generate":
                 # Here and not first in `prepare_data`, which comes after the models were loaded.
                 fetch_sets(prompts, STAGES.get(verb, verb), PromptStore(prompts.get("prompts_folder")))
+            if "cache" in generator.get("init_args", {}) and generator.init_args.cache and verb != "generate":
+                embed_experiment(verb, parts)
         if verb == "compare":
             self._train_missing(config, missing)
         # Beside the runs, so that a comparison does not write over a run's results.
@@ -156,6 +171,8 @@ class HnCLI(LightningCLI):
         self.save_config_kwargs = {"overwrite": True, "config_filename": file}
 
     def instantiate_classes(self) -> None:
+        if self.subcommand == "embed":
+            return  # neither rewards nor the generator's other networks are needed
         with user_errors():
             super().instantiate_classes()
             if self.weights is not None:
@@ -191,6 +208,11 @@ class HnCLI(LightningCLI):
         self.trainer.compare(**options, comparison=comparison, settings=settings)
 
     def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand == "embed":
+            with user_errors():
+                done = embed_experiment(subcommand, self.config[subcommand].clone().as_dict())
+            print(f"{done.prompts} prompts, {done.written} of them new\nconditioning {done.folder}")
+            return
         with user_errors(only_if=lambda: not self.trainer.is_working):
             super()._run_subcommand(subcommand)
         if self.weights is not None:

@@ -82,6 +82,8 @@ def generate_without_experiment(arguments: Sequence[str]) -> None:
         own = ("variant", "revision", "dtype", "height", "width")
         changes = {name: options[name] for name in own if options[name] is not None}
         section = generator_section(options.generator, changes)
+        if section["init_args"].get("cache"):
+            section["init_args"]["cache"] = False  # an experiment's prompts are in it, not these
         trained = None
         if options.hypernet is not None:
             trained = Trained(options.hypernet, options.hypernet_revision, options.last_layer_rule, options.alpha)

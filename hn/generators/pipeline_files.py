@@ -71,15 +71,23 @@ class PipelineFiles:
         located = locate_components(components, index)
         return cls(pretrained, revision, variant, dtype, components, fuse_loras, found, located, index)
 
-    def outline(self, family: Family) -> DiffusionPipeline:
+    def text_parts(self, family: Family) -> list[str]:
+        """Names of the tokenizers and text encoders that the pipeline has."""
+        return [name for name in family.text_parts if self.index.get(name, (None,))[0] is not None]
+
+    def outline(self, family: Family, without: Sequence[str] = ()) -> DiffusionPipeline:
         """The pipeline without weights, from the configuration files alone: its scheduler, and its networks of
         diffusers on the meta device; no text encoders. It knows all that a family asks of a pipeline.
+
+        Args:
+            family: the pipeline's facts.
+            without: parts that are not needed, and may be missing.
 
         Raises:
             FileNotFoundError: if files are missing, weights among them; says how to get them.
             ValueError: if this version of diffusers has no such pipeline or network.
         """
-        self._require_files(family)
+        self._require_files(family, without)
         parts: dict[str, Any] = {}
         for name, value in self.index.items():
             if not isinstance(value, list | tuple):
@@ -94,23 +102,59 @@ class PipelineFiles:
                 parts[name] = None
         return _class(self.index["_class_name"])(**{**parts, **family.load_options})
 
-    def load(self, family: Family) -> DiffusionPipeline:
+    def load(self, family: Family, without: Sequence[str] = ()) -> DiffusionPipeline:
         """The pipeline with its weights.
+
+        Args:
+            family: the pipeline's facts.
+            without: parts that it will not have. With LoRAs to fuse, which may be for them, they are loaded and then
+                dropped; else they are not read at all.
 
         Raises:
             FileNotFoundError: if files are missing; says how to get them.
             ValueError: if weights do not fit the network they are for.
         """
         options = {"revision": self.revision}
+        absent = {name: None for name in without}
         with explain_missing(self.pretrained, self.revision, self.variant):
             networks = load_components(
                 self.components, self.found_components, self.found, self.index, self.dtype, **options
             )
             pipe = DiffusionPipeline.from_pretrained(
-                self.found, variant=self.variant, dtype=self.dtype, **options, **family.load_options, **networks
+                self.found,
+                variant=self.variant,
+                dtype=self.dtype,
+                **options,
+                **family.load_options,
+                **networks,
+                **({} if self.fuse_loras else absent),
             )
         fuse(pipe, self.fuse_loras)
+        if self.fuse_loras:
+            pipe.register_modules(**absent)
         return pipe
+
+    def load_text_encoders(self, family: Family) -> DiffusionPipeline:
+        """The pipeline with the weights of its text encoders alone; its other networks are on the meta device.
+
+        With LoRAs to fuse, which may be for any of the networks, all weights are loaded.
+
+        Raises:
+            FileNotFoundError: if files are missing; says how to get them.
+        """
+        if self.fuse_loras:
+            return self.load(family)
+        outline = self.outline(family).components
+        networks = {name: part for name, part in outline.items() if isinstance(part, nn.Module)}
+        with explain_missing(self.pretrained, self.revision, self.variant):
+            return DiffusionPipeline.from_pretrained(
+                self.found,
+                variant=self.variant,
+                dtype=self.dtype,
+                revision=self.revision,
+                **family.load_options,
+                **networks,
+            )
 
     def _network(self, name: str, network_class: type[ModelMixin]) -> ModelMixin:
         component = self.components.get(name)
@@ -126,7 +170,7 @@ class PipelineFiles:
             # Not the network's own `to`, which warns of layers that are to stay in float32: here are no values.
             return nn.Module.to(network_class.from_config(config), self.dtype)
 
-    def _require_files(self, family: Family) -> None:
+    def _require_files(self, family: Family, without: Sequence[str]) -> None:
         """Refuse a folder, or an interrupted download, that lacks files which are noticed late, or not at all:
         libraries make an empty tokenizer where there is none.
         """
@@ -135,6 +179,7 @@ class PipelineFiles:
             return  # the Hub has them
         parts = [name for name, value in self.index.items() if isinstance(value, list | tuple) and value[0] is not None]
         unused = {name for name, value in family.load_options.items() if value is None} | set(self.components)
+        unused |= set(without)
         missing = [file for name in parts if name not in unused for file in missing_files(folder, name)]
         variants = (f"*/*.{self.variant}{mark}*" for mark in ".-")
         if self.variant is not None and not any(path.is_file() for mark in variants for path in folder.glob(mark)):

@@ -7,8 +7,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from hn.generators.base import Conditioning
+from hn.generators.conditioning_cache import EMBED, ConditioningCache
 from hn.generators.families import Family
 from hn.generators.vocabulary import require_known_words
+from hn.pretrained import parse_dtype
 from hn.prompt_cache import PromptCache
 
 log = logging.getLogger(__name__)
@@ -17,22 +19,33 @@ log = logging.getLogger(__name__)
 class PromptEncoder:
     """Encodes prompts with a pipeline's text encoders, each prompt once as long as it is remembered.
 
+    Prompts whose conditioning is in files are read from there; text encoders that are not loaded are not needed then.
+
     Args:
         family: the pipeline's facts.
         strict_vocabulary: refuse prompts with words that are not in the tokenizer's vocabulary.
         cache_size: number of prompts whose conditioning is kept.
         batch_size: most prompts encoded in one call of the text encoder.
+        files: conditioning that `hn embed` wrote.
 
     Raises:
         ValueError: if `batch_size` is below 1 or `cache_size` below 0.
     """
 
-    def __init__(self, family: Family, strict_vocabulary: bool, cache_size: int, batch_size: int):
+    def __init__(
+        self,
+        family: Family,
+        strict_vocabulary: bool,
+        cache_size: int,
+        batch_size: int,
+        files: ConditioningCache | None = None,
+    ):
         if batch_size < 1:
             raise ValueError(f"encode_batch_size ({batch_size}) must be at least 1.")
         self.family = family
         self.strict_vocabulary = strict_vocabulary
         self.batch_size = batch_size
+        self.files = files
         self._cache: PromptCache[Conditioning] = PromptCache(cache_size)
         self._warned_of_long_prompts = False
 
@@ -41,11 +54,21 @@ class PromptEncoder:
         self._cache.clear()
 
     def check(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> None:
-        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`.
+        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`; without text encoders and
+        tokenizers, prompts that are not in the files. (What is there was looked at when it was written.)
 
         Raises:
-            ValueError: names the words, and the nearest ones that are known.
+            ValueError: names the words, and the nearest ones that are known; or the prompt.
         """
+        if self.files is not None and not self.is_loaded(pipe):
+            missing = self.files.missing(prompts)
+            if missing:
+                count = f" and {len(missing) - 1} more prompts are" if len(missing) > 1 else " is"
+                raise ValueError(
+                    f"{missing[0]!r}{count} not in {self.files.folder}, and the text encoders are not loaded, as `cache` "
+                    f"asks for: {EMBED} adds an experiment's prompts; without `cache` any prompt is encoded."
+                )
+            return
         if self.strict_vocabulary:
             for tokenizer in self.family.tokenizers(pipe):
                 for prompt in prompts:
@@ -59,16 +82,35 @@ class PromptEncoder:
         """
         if isinstance(prompts, str) or not len(prompts):
             raise ValueError(f"encode takes a list of one or more prompts, not {prompts!r}.")
-        samples = self._cache.get(prompts, lambda missing: self._encode(pipe, missing, device))
+        samples = self._cache.get(prompts, lambda missing: self._read_or_encode(pipe, missing, device))
         return {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
 
-    def _encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> list[Conditioning]:
+    def is_loaded(self, pipe: DiffusionPipeline) -> bool:
+        """Whether the pipeline has a text encoder."""
+        return any(getattr(pipe, name, None) is not None for name in self.family.text_parts)
+
+    def _read_or_encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> list[Conditioning]:
         self.check(pipe, prompts)
+        unwritten = prompts if self.files is None else self.files.missing(prompts)
+        encoded = dict(zip(unwritten, self._encode(pipe, unwritten, device), strict=True))
+        return [encoded[prompt] if prompt in encoded else self._read(pipe, prompt, device) for prompt in prompts]
+
+    def _read(self, pipe: DiffusionPipeline, prompt: str, device: torch.device) -> Conditioning:
+        written, now = parse_dtype(self.files.identity["dtype"]), getattr(pipe, self.family.backbone_name).dtype
+        return {
+            # In the data type that the text encoders would have now, after a `to(torch.float64)` for example.
+            name: tensor.to(device, now if tensor.dtype == written else tensor.dtype)
+            for name, tensor in self.files.read(prompt).items()
+        }
+
+    def _encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> list[Conditioning]:
         self._warn_of_long_prompts(pipe, prompts)
         samples: list[Conditioning] = []
         for start in range(0, len(prompts), self.batch_size):
             batch = prompts[start : start + self.batch_size]
-            encoded = self.family.encode(pipe, batch, device)
+            # In the text encoders' own data type, whether or not a training in mixed precision is the first to ask.
+            with torch.autocast(device.type, enabled=False):
+                encoded = self.family.encode(pipe, batch, device)
             # Cloned: a view would keep the whole batch alive as long as one of its prompts is cached.
             samples += [{k: v[i : i + 1].clone() for k, v in encoded.items()} for i in range(len(batch))]
         return samples

@@ -71,6 +71,9 @@ class Family(ABC):
         load_options: keyword arguments for the pipeline's `from_pretrained`.
         latents_dtype: data type in which the pipeline keeps its latents, if not the backbone's.
         max_sequence_length: tokens of the prompt, where the pipeline takes their number; else the tokenizer's.
+        text_parts: the pipeline's attributes that `encode` alone needs: tokenizers and text encoders.
+        encoding_options: names of the family's options on which `encode` depends; None for all of them. A subclass with
+            an `encode` of its own states them anew.
     """
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
@@ -79,6 +82,8 @@ class Family(ABC):
     load_options: ClassVar[dict[str, Any]] = {}
     latents_dtype: ClassVar[torch.dtype | None] = None
     max_sequence_length: int | None = None
+    text_parts: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder")
+    encoding_options: ClassVar[tuple[str, ...] | None] = None
 
     def check(self, pipe: DiffusionPipeline) -> None:
         """Raises:
@@ -120,6 +125,13 @@ class Family(ABC):
     def max_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Number of tokens, special ones included, after which prompts are cut."""
         return tokenizer.model_max_length if self.max_sequence_length is None else self.max_sequence_length
+
+    def encoding_settings(self) -> dict[str, Any]:
+        """The options on which `encode` depends, with their values: all of them where the class does not say which."""
+        # Of the two, whichever is defined nearer to this class: what a parent says does not hold for another `encode`.
+        defined = next(vars(cls) for cls in type(self).__mro__ if {"encode", "encoding_options"} & vars(cls).keys())
+        names = defined.get("encoding_options")
+        return {name: value for name, value in vars(self).items() if names is None or name in names}
 
     @abstractmethod
     def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:

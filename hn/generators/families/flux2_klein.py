@@ -26,6 +26,7 @@ class Flux2Klein(FlowMatching):
     pipeline_class = Flux2KleinPipeline
     backbone_name = "transformer"
     last_layer = "proj_out"
+    encoding_options = ("max_sequence_length", "text_layers")
 
     def __init__(self, text_layers: Sequence[int] = (9, 18, 27), max_sequence_length: int = 512):
         self.text_layers = tuple(text_layers)

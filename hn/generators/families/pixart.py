@@ -35,6 +35,7 @@ class PixArtAlpha(Family):
     pipeline_class = PixArtAlphaPipeline
     backbone_name = "transformer"
     last_layer = "proj_out"
+    encoding_options = ("max_sequence_length",)
 
     def __init__(self, one_step_timestep: int | None = 400, max_sequence_length: int = 120):
         self.one_step_timestep = one_step_timestep
@@ -63,7 +64,8 @@ class PixArtAlpha(Family):
             clean_caption=True,  # as in the pipeline's call
             max_sequence_length=self.max_sequence_length,
         )
-        return {"prompt_embeds": embeds, "prompt_attention_mask": mask}
+        # What the mask hides counts for nothing; as zeros it need not be kept in files either.
+        return {"prompt_embeds": embeds.masked_fill(mask.unsqueeze(-1) == 0, 0), "prompt_attention_mask": mask}
 
     def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         # With embeddings given, the pipeline refuses its own default for the negative prompt.

@@ -24,6 +24,7 @@ class QwenImage(PackedFlowMatching):
     pipeline_class = QwenImagePipeline
     backbone_name = "transformer"
     last_layer = "proj_out"
+    encoding_options = ("max_sequence_length",)
 
     def __init__(self, max_sequence_length: int = 512):
         self.max_sequence_length = max_sequence_length

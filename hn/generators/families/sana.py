@@ -33,6 +33,7 @@ class SanaSprint(Family):
     pipeline_class = SanaSprintPipeline
     backbone_name = "transformer"
     last_layer = "proj_out"
+    encoding_options = ("max_sequence_length", "instruction")
     latents_dtype: ClassVar[torch.dtype | None] = torch.float32
 
     def __init__(
@@ -70,7 +71,8 @@ class SanaSprint(Family):
             max_sequence_length=self.max_sequence_length,
             complex_human_instruction=self.instruction,
         )
-        return {"prompt_embeds": embeds, "prompt_attention_mask": mask}
+        # What the mask hides counts for nothing; as zeros it need not be kept in files either.
+        return {"prompt_embeds": embeds.masked_fill(mask.unsqueeze(-1) == 0, 0), "prompt_attention_mask": mask}
 
     def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         return {

@@ -27,6 +27,7 @@ class StableDiffusion(Family):
     pipeline_class = StableDiffusionPipeline
     backbone_name = "unet"
     last_layer = "conv_out"
+    encoding_options = ()
     load_options: ClassVar[dict[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
 
     def __init__(self, guidance_scale: float | None = None, one_step_timestep: int | None = None):

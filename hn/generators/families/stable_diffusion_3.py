@@ -22,6 +22,8 @@ class StableDiffusion3(FlowMatching):
     pipeline_class = StableDiffusion3Pipeline
     backbone_name = "transformer"
     last_layer = "proj_out"
+    text_parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "tokenizer_3", "text_encoder_3")
+    encoding_options = ("max_sequence_length",)
     first_timestep = 1000.0
 
     def __init__(self, max_sequence_length: int = 256):

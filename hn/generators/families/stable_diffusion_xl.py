@@ -18,6 +18,8 @@ class StableDiffusionXL(StableDiffusion):
     """
 
     pipeline_class = StableDiffusionXLPipeline
+    text_parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+    encoding_options = ()
     load_options: ClassVar[dict[str, Any]] = {"add_watermarker": False}
 
     def check(self, pipe: DiffusionPipeline) -> None:

@@ -27,6 +27,7 @@ class ZImage(FlowMatching):
     last_layer = "all_final_layer.2-1.linear"  # for patches of 2 x 2 in 1 frame, which the pipeline uses
     latents_dtype: ClassVar[torch.dtype | None] = torch.float32
     first_timestep = 0.0
+    encoding_options = ("max_sequence_length",)
 
     def __init__(self, max_sequence_length: int = 512):
         self.max_sequence_length = max_sequence_length

@@ -1,0 +1,72 @@
+"""Which prompts an experiment's conditioning is of, and having it written before models are loaded."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+
+from hn.class_path import import_class
+from hn.cli.instances import instantiate, instantiate_outline
+from hn.cli.parsing import UserError
+from hn.data.module import PromptDataModule
+from hn.device import find_device
+from hn.embed import Embedded, embed_prompts
+
+STAGES = {"train": ("fit", "test"), "compare": ("test",)}
+"""The stages of which verbs need the prompts, where it is not the one of the verb's name."""
+
+
+def embed_experiment(verb: str, sections: Mapping[str, Any]) -> Embedded:
+    """Have the conditioning written of all prompts that a verb needs.
+
+    Args:
+        verb: of the command line; "embed" for all prompts of the experiment.
+        sections: the configuration; "model", "data", "callbacks" and "trainer" of it are read.
+
+    Raises:
+        UserError: if the generator or the prompts are of a kind that this cannot be done with.
+        ValueError, OSError: as `embed_prompts`.
+    """
+    section = sections["model"]["generator"]
+    outline = instantiate_outline(section)
+    if outline is None:
+        raise UserError(f"Prompts can be embedded for a DiffusersGenerator, not for a {section['class_path']}.")
+    accelerator = sections["trainer"].get("accelerator") or "auto"
+    device = find_device({"gpu": "cuda"}.get(accelerator, accelerator))
+    done = embed_prompts(outline, experiment_prompts(verb, sections["data"], sections["callbacks"]), device)
+    gc.collect()  # text encoders hold on to themselves in cycles
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return done
+
+
+def experiment_prompts(verb: str, data: Mapping[str, Any] | None, callbacks: Mapping[str, Any]) -> list[str]:
+    """The prompts that a verb needs, each as often as it comes: those of the data module, and of callbacks.
+
+    Args:
+        verb: "embed" for those of all stages that the data module has prompts for.
+        data: class path and arguments of the data module.
+        callbacks: those of all callbacks by name; an argument `prompts` is a list of prompts.
+
+    Raises:
+        UserError: if the data module is no `PromptDataModule`.
+    """
+    if data is None or not issubclass(import_class(data["class_path"], LightningDataModule), PromptDataModule):
+        raise UserError("The option `cache` of the generator needs a PromptDataModule, of which the prompts are known.")
+    module = instantiate("data", PromptDataModule, data)
+    if verb == "embed":
+        paths = module.paths
+        stages = ["fit"] if paths["train"] else ["validate"] if paths["val"] else []
+        stages += [stage for stage in ("test", "predict") if paths[stage]]
+    else:
+        stages = list(STAGES.get(verb, (verb,)))
+    for stage in stages:
+        module.setup(stage)
+    prompts = [prompt for dataset in module.datasets.values() for prompt in dataset.prompts]
+    for callback in callbacks.values():
+        prompts += (callback or {}).get("init_args", {}).get("prompts") or []
+    return prompts
