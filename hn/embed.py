@@ -69,9 +69,8 @@ def embed_prompts(
         batches = [missing[at : at + encoder.batch_size] for at in range(0, len(missing), encoder.batch_size)]
         pending: dict[str, Conditioning] = {}
         size = 0
-        for batch in with_progress(
-            batches, f"embed {len(missing)} prompts, about {size_in_words(each * len(missing))}"
-        ):
+        name = f"{len(missing)} prompts to embed, about {size_in_words(each * len(missing))}"
+        for batch in with_progress(batches, name):
             encoded = encoder.encode(pipe, batch, device)
             for i, prompt in enumerate(batch):
                 pending[prompt] = {name: tensor[i : i + 1].cpu() for name, tensor in encoded.items()}

@@ -90,7 +90,7 @@ class ConditioningCache:
         """Add a shard with the conditioning of prompts, tensors [1, N, ...] each; the file.
 
         Raises:
-            OSError: if it cannot be written, the disk being full for one; says what to do. Nothing half-written is left.
+            OSError: if it cannot be written, the disk being full for one; says what to do. Nothing half-written stays.
         """
         first = next(iter(samples.values()))
         shapes = {name: list(tensor.shape[1:]) for name, tensor in first.items()}
@@ -176,10 +176,8 @@ class ConditioningCache:
     def _places(self) -> dict[str, Path]:
         """Which shard a prompt's tensors are in, by the prompt's key."""
         if self._place_of is None:
-            shards = self._shards()
-            self._place_of = {
-                name.partition("/")[0]: path for path in shards for name in read_header(path, self.key)[0]
-            }
+            names = {path: read_header(path, self.key)[0] for path in self._shards()}
+            self._place_of = {name.partition("/")[0]: path for path in names for name in names[path]}
         return self._place_of
 
     def __getstate__(self) -> dict[str, Any]:
@@ -241,10 +239,5 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def size_in_words(n: float) -> str:
     """Bytes for people: "3.2 GB"."""
-    for unit in ("bytes", "kB", "MB"):
-        if n < 1000:
-            break
-        n /= 1000
-    else:
-        unit = "GB"
-    return f"{n:.3g} {unit}"
+    unit, factor = next((pair for pair in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if n >= pair[1]), ("bytes", 1))
+    return f"{n / factor:.3g} {unit}"

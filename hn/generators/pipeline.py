@@ -96,8 +96,9 @@ class DiffusersGenerator(PipelineGenerator):
         return cls(pretrained, load_weights=False, **options)
 
     def load_prompt_encoder(self, device: torch.device) -> tuple[PromptEncoder, DiffusionPipeline]:
-        """What encodes prompts as this generator does, without remembering them, and the pipeline to hand to it, of which
-        the text encoders alone are loaded and on `device`.
+        """What encodes prompts as this generator does, without remembering them, and the pipeline to hand to it.
+
+        Of the pipeline the text encoders alone are loaded, and on `device`.
 
         Raises:
             FileNotFoundError: if weights are missing; says how to get them.

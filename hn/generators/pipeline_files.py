@@ -115,7 +115,7 @@ class PipelineFiles:
             ValueError: if weights do not fit the network they are for.
         """
         options = {"revision": self.revision}
-        absent = {name: None for name in without}
+        absent = dict.fromkeys(without)
         with explain_missing(self.pretrained, self.revision, self.variant):
             networks = load_components(
                 self.components, self.found_components, self.found, self.index, self.dtype, **options

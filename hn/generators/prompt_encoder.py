@@ -65,8 +65,8 @@ class PromptEncoder:
             if missing:
                 count = f" and {len(missing) - 1} more prompts are" if len(missing) > 1 else " is"
                 raise ValueError(
-                    f"{missing[0]!r}{count} not in {self.files.folder}, and the text encoders are not loaded, as `cache` "
-                    f"asks for: {EMBED} adds an experiment's prompts; without `cache` any prompt is encoded."
+                    f"{missing[0]!r}{count} not in {self.files.folder}, and the text encoders are not loaded, as "
+                    f"`cache` asks for: {EMBED} adds an experiment's prompts; without `cache` any prompt is encoded."
                 )
             return
         if self.strict_vocabulary:
@@ -92,7 +92,7 @@ class PromptEncoder:
     def _read_or_encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> list[Conditioning]:
         self.check(pipe, prompts)
         unwritten = prompts if self.files is None else self.files.missing(prompts)
-        encoded = dict(zip(unwritten, self._encode(pipe, unwritten, device), strict=True))
+        encoded = dict(zip(unwritten, self._encode(pipe, unwritten, device), strict=True)) if unwritten else {}
         return [encoded[prompt] if prompt in encoded else self._read(pipe, prompt, device) for prompt in prompts]
 
     def _read(self, pipe: DiffusionPipeline, prompt: str, device: torch.device) -> Conditioning:
