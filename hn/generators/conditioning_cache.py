@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 ENVIRONMENT = "HN_CONDITIONING"
 FORMAT = "hn conditioning 1"
+HEADER = "hn"
 IDENTITY_FILE = "encoder.json"
 EMBED = "`hn embed --config EXPERIMENT.yaml`"
 _ELSEWHERE = f"choose another folder (the generator's `cache`, or {ENVIRONMENT} in the environment)"
@@ -99,7 +100,9 @@ class ConditioningCache:
             for prompt, sample in samples.items()
             for name, tensor in sample.items()
         }
-        content = save(tensors, {"format": FORMAT, "encoder": self.key, "shapes": json.dumps(shapes)})
+        # One entry: the order of several would not always be the same, nor then the file.
+        about = {"format": FORMAT, "encoder": self.key, "shapes": shapes}
+        content = save(tensors, {HEADER: json.dumps(about)})
         number = 1 + max((int(path.stem) for path in self._shards()), default=-1)
         path = self.folder / f"{number:05d}.safetensors"
         try:
@@ -213,15 +216,16 @@ def read_header(path: Path, key: str) -> tuple[Sequence[str], dict[str, list[int
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about, names = file.metadata() or {}, list(file.keys())
+            header, names = file.metadata() or {}, list(file.keys())
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged, perhaps truncated ({error}). {EMBED} replaces it.") from error
+    about = json.loads(header.get(HEADER, "{}"))
     if (about.get("format"), about.get("encoder")) != (FORMAT, key):
         raise ValueError(
             f"{path} is not the conditioning of these text encoders: it was put there from elsewhere. {EMBED} replaces "
             "it."
         )
-    return names, json.loads(about["shapes"])
+    return names, about["shapes"]
 
 
 def write_whole(path: Path, content: bytes) -> None:
