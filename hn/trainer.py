@@ -1,4 +1,4 @@
-"""Lightning's Trainer with the verbs of an experiment: train, compare and generate."""
+"""Lightning's Trainer with the verbs of an experiment: train, compare, embed and generate."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _VALIDATION_SCORES = ("val/held_out_reward", "val/reward", "val/geneval", "val/k
 
 
 class ExperimentTrainer(L.Trainer):
-    """A `lightning.Trainer` with three more verbs. `default_root_dir` is the run's directory."""
+    """A `lightning.Trainer` with four more verbs. `default_root_dir` is the run's directory."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,8 +1,8 @@
 """The command line, the only place that parses arguments.
 
 `hn VERB --config experiments/X.yaml [--trainer.max_steps 100 ...]` with LightningCLI's fit, validate, test, predict,
-train, compare and generate; without an experiment `hn generate --generator ...`, `hn score`, `hn geneval` and
-`hn prompts`. What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment adds
+train, compare, embed and generate; without an experiment `hn generate --generator ...`, `hn score`, `hn geneval`
+and `hn prompts`. What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment adds
 the traceback.
 """
 

@@ -1,4 +1,4 @@
-"""Verbs with an experiment: LightningCLI's fit, validate, test and predict, and train, compare and generate."""
+"""Verbs with an experiment: LightningCLI's fit, validate, test and predict, and train, compare, embed and generate."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STAGES = {"train": "fit", "compare": "test", "embed": None}
 
 
 class HnCLI(LightningCLI):
-    """LightningCLI with configurations that extend others, run directories and three more verbs.
+    """LightningCLI with configurations that extend others, run directories and four more verbs.
 
     Args:
         arguments: the command line after `hn`.
