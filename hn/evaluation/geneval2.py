@@ -19,8 +19,16 @@ from hn.rewards.vqa_score import VqaScoreReward
 COUNTING = "How many"  # what questions begin with whose answer is a number
 YES = ("Yes", "yes", " yes", " Yes")
 DIGITS = {
-    **{"one": "1", "two": "2", "three": "3", "four": "4", "five": "5"},
-    **{"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"},
+    "one": "1",
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
 }
 TEMPLATE = f"{PLACE} Answer in one word."
 
@@ -104,11 +112,10 @@ class SoftTifaJudge(Judge):
                 by_skill.setdefault(skill, []).append(score)
             if "atom_count" in row:
                 by_count.setdefault(row["atom_count"], []).append(result["scores"]["soft_tifa_gm"])
-        return [
-            *super().summarize(results),
-            *(ScoreGroup(f"skill {name}", len(found), {"soft_tifa_am": fmean(found)}) for name, found in by_skill.items()),
-            *(ScoreGroup(f"{n} atoms", len(by_count[n]), {"soft_tifa_gm": fmean(by_count[n])}) for n in sorted(by_count)),
-        ]
+        skills = {f"skill {name}": ("soft_tifa_am", found) for name, found in by_skill.items()}
+        counts = {f"{n} atoms": ("soft_tifa_gm", by_count[n]) for n in sorted(by_count)}
+        groups = [ScoreGroup(name, len(v), {score: fmean(v)}) for name, (score, v) in (skills | counts).items()]
+        return [*super().summarize(results), *groups]
 
 
 def answer_forms(question: str, answer: str) -> tuple[str, ...]:

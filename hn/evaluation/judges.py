@@ -12,13 +12,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from hn.data.benchmark_images import SET
 from hn.pretrained import Repository, repositories_in
 
 Row = Mapping[str, Any]
 """The row of a prompt: `prompt`, and what else its set has."""
-
-SET = "set"
-"""Entry of a row that names the prompt set it is of; scores are summarised by it."""
 
 
 @dataclass(frozen=True, slots=True)

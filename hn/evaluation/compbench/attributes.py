@@ -75,13 +75,10 @@ class BlipVqaJudge(Judge):
     def judge(self, images: Tensor, rows: Sequence[Row]) -> list[Judgement]:
         self._parse = self._parse or load_parser(rows, self.spacy_model)
         phrases = [row_phrases(row, self._parse)[: self.max_phrases] for row in rows]
-        asked = [(place, f"{phrase}?") for place, some in enumerate(phrases) for phrase in some]
-        found: list[float] = []
+        places, questions = zip(*((place, f"{p}?") for place, some in enumerate(phrases) for p in some), strict=True)
         with torch.autocast(images.device.type, enabled=False):  # a judge stays the same
             tokens = torch.cat([self.vqa.encode_images(batch) for batch in images.split(self.batch_size)])
-            for start in range(0, len(asked), self.batch_size):
-                places, questions = zip(*asked[start : start + self.batch_size], strict=True)
-                found += self.vqa.yes_probabilities(tokens[list(places)], questions).tolist()
+            found = self.vqa.yes_probabilities(tokens, places, questions, self.batch_size)
         answers = iter(found)
         of_phrases = [[[phrase, next(answers)] for phrase in some] for some in phrases]
         return [Judgement({"blip_vqa": prod(p for _, p in some)}, {"phrases": some}) for some in of_phrases]

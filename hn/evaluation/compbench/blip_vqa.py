@@ -24,8 +24,7 @@ _REMOVED = re.compile(r"[.!\"()*#:;~]")
 class BlipVqa(nn.Module):
     """P("yes") / (P("yes") + P("no")) of the answer's first token, the question encoded with the image.
 
-    As BLIP's own code has it, which transformers' `generate` does not in two places: the question begins with [ENC]
-    instead of [CLS], and the decoder sees none of the padding of a question.
+    As in BLIP's own code the question begins with [ENC], where transformers' `generate` has [CLS].
 
     Args:
         pretrained: Hub id or folder of a BlipForQuestionAnswering.
@@ -80,23 +79,39 @@ class BlipVqa(nn.Module):
         resized = functional.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)
         return resized.clamp(0, 1)  # as 8-bit images are
 
-    def yes_probabilities(self, image_tokens: Tensor, questions: Sequence[str]) -> Tensor:
-        """Probabilities [B], float32 at least, for B questions, each about one image's tokens [B, 1 + patches, D]."""
-        asked = self.tokenizer(
-            [plain_question(question) for question in questions],
-            padding="longest",
-            truncation=True,
-            max_length=QUESTION_TOKENS,
-            return_tensors="pt",
-        ).to(image_tokens.device)
-        asked.input_ids[:, 0] = self.begin
-        encoded = self.model.text_encoder(
-            asked.input_ids, attention_mask=asked.attention_mask, encoder_hidden_states=image_tokens
-        ).last_hidden_state
-        start = asked.input_ids.new_full((len(questions), 1), self.tokenizer.bos_token_id)
-        answer = self.model.text_decoder(
-            start, encoder_hidden_states=encoded, encoder_attention_mask=asked.attention_mask, use_cache=False
-        )
+    def yes_probabilities(
+        self, image_tokens: Tensor, places: Sequence[int], questions: Sequence[str], batch_size: int
+    ) -> list[float]:
+        """Probabilities for questions about images.
+
+        Args:
+            image_tokens: [B, 1 + patches, D], from `encode_images`.
+            places: of each question's image among the B.
+            questions: as many.
+            batch_size: most questions in one forward pass.
+        """
+        ids = [
+            self.tokenizer(plain_question(question), truncation=True, max_length=QUESTION_TOKENS).input_ids
+            for question in questions
+        ]
+        found = [0.0] * len(questions)
+        # Questions of one length at a time, for transformers 5 does not mask the padding of BLIP's text towers.
+        for length in sorted({len(tokens) for tokens in ids}):
+            alike = [number for number, tokens in enumerate(ids) if len(tokens) == length]
+            for start in range(0, len(alike), batch_size):
+                some = alike[start : start + batch_size]
+                input_ids = torch.tensor([ids[number] for number in some], device=image_tokens.device)
+                probabilities = self._probabilities(image_tokens[[places[number] for number in some]], input_ids)
+                for number, probability in zip(some, probabilities.tolist(), strict=True):
+                    found[number] = probability
+        return found
+
+    def _probabilities(self, image_tokens: Tensor, input_ids: Tensor) -> Tensor:
+        """[B], float32 at least, for image tokens [B, 1 + patches, D] and tokens of questions [B, L]."""
+        input_ids[:, 0] = self.begin
+        encoded = self.model.text_encoder(input_ids, encoder_hidden_states=image_tokens).last_hidden_state
+        start = input_ids.new_full((len(input_ids), 1), self.tokenizer.bos_token_id)
+        answer = self.model.text_decoder(start, encoder_hidden_states=encoded, use_cache=False)
         logits = full_precision(answer.logits[:, 0])
         return torch.sigmoid(logits[:, self.yes] - logits[:, self.no])
 

@@ -18,7 +18,8 @@ from hn.weight_files import load_transformers_model
 
 
 class Owlv2Detector(nn.Module):
-    """Objects by their names, any names: boxes and scores as transformers' own pipeline computes them; no colours.
+    """Objects by their names, any names: boxes and scores as transformers' own pipeline computes them, the boxes cut
+    at the image's edges; no colours.
 
     Each of the network's boxes counts for the one of the names asked for that fits it best, if its score is above
     `floor`. `detect_for` asks for the classes that an image's row names, `detect` for `names`.
@@ -98,21 +99,33 @@ class Owlv2Detector(nn.Module):
         most = max(map(len, names))
         asked = [[*some, *[some[-1]] * (most - len(some))] for some in names]
         texts = [[self.template.format(name=name) for name in some] for some in asked]
-        inputs = self.processor(text=texts, images=list(images), return_tensors="pt")
-        inputs = inputs.to(self.model.device, self.model.dtype)
-        output = self.model(**inputs)
+        window = self.model.config.text_config.max_position_embeddings
+        inputs = self.processor(
+            text=texts,
+            images=list(images),
+            padding="max_length",
+            truncation=True,
+            max_length=window,
+            return_tensors="pt",
+        )
+        output = self.model(**inputs.to(self.model.device, self.model.dtype))
         output.logits, output.pred_boxes = output.logits.float(), output.pred_boxes.float()
         size = tuple(images.shape[-2:])
         results = self.processor.post_process_grounded_object_detection(
             output, threshold=self.floor, target_sizes=[size] * len(images), text_labels=asked
         )
-        return [_by_name(result, some) for result, some in zip(results, names, strict=True)]
+        return [_by_name(result, some, size) for result, some in zip(results, names, strict=True)]
 
 
-def _by_name(result: Mapping[str, Any], names: Sequence[str]) -> Detections:
-    """Detections best first, of each of the names; `result` is one of transformers' post-processing."""
+def _by_name(result: Mapping[str, Any], names: Sequence[str], size: tuple[int, int]) -> Detections:
+    """Detections best first, of each of the names, in an image of that height and width; `result` is one of
+    transformers' post-processing."""
     found: Detections = {name: [] for name in names}
-    scores, boxes = result["scores"].tolist(), result["boxes"].tolist()
+    corners = result["boxes"].new_tensor([size[1], size[0], size[1], size[0]])
+    boxes = result["boxes"].clamp(min=torch.zeros_like(corners), max=corners).tolist()
+    scores = result["scores"].tolist()
     for i in result["scores"].argsort(descending=True, stable=True).tolist():
-        found[result["text_labels"][i]].append(Detection(tuple(boxes[i]), scores[i]))
+        x0, y0, x1, y1 = boxes[i]
+        if x0 < x1 and y0 < y1:
+            found[result["text_labels"][i]].append(Detection((x0, y0, x1, y1), scores[i]))
     return found
