@@ -228,9 +228,9 @@ def test_what_is_refused(judged, images, describe, blip, refused, monkeypatch):
     (images / "samples" / "the ball_000005.png").unlink()
     assert "Most prompts have 2 images, 1 have another number" in refused(*given, "--prompts", prompts)
     judged("--allow_uneven")
-    assert "blip_vqa.jsonl has verdicts by another judge (judge differ" in refused(
-        "--judge", describe(BlipVqaJudge, **blip, max_phrases=3), "--images", images, "--prompts", prompts, "--allow_uneven"
-    )  # fmt: skip
+    other = describe(BlipVqaJudge, **blip, max_phrases=3)
+    message = refused("--judge", other, "--images", images, "--prompts", prompts, "--allow_uneven")
+    assert "blip_vqa.jsonl has verdicts by another judge (judge differ" in message
 
 
 @pytest.mark.parametrize(

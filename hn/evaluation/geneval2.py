@@ -62,6 +62,7 @@ class SoftTifaJudge(Judge):
     """
 
     needs = "`vqa_list`, as the prompt set geneval2 has it"
+    score_names = ("soft_tifa_am", "soft_tifa_gm")
 
     def __init__(
         self,

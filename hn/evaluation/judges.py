@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +46,11 @@ class Judge(nn.Module, ABC):
 
     Attributes:
         needs: what a row has to have so that `asks` is true, for the error.
+        score_names: of the scores that every judgement has.
     """
 
-    needs: str
+    needs: ClassVar[str]
+    score_names: ClassVar[tuple[str, ...]]
 
     @classmethod
     def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
@@ -83,7 +85,7 @@ class Judge(nn.Module, ABC):
 
     @torch.no_grad()
     def forward(self, images: Tensor, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """Scores [B] by name, float32 on the CPU: NaN for an image whose row asks nothing; empty if none asks.
+        """Scores [B] by name, float32 on the CPU: NaN for an image whose row asks nothing.
 
         Args:
             images: [B, 3, H, W] in [0, 1].
@@ -94,8 +96,7 @@ class Judge(nn.Module, ABC):
         """
         asking = [place for place, row in enumerate(rows) if self.asks(row)]
         judgements = self.judge(images[asking], [rows[place] for place in asking]) if asking else []
-        names = judgements[0].scores if judgements else ()
-        scores = {name: torch.full((len(rows),), torch.nan) for name in names}
+        scores = {name: torch.full((len(rows),), torch.nan) for name in self.score_names}
         for place, judgement in zip(asking, judgements, strict=True):
             for name, score in judgement.scores.items():
                 scores[name][place] = score

@@ -28,7 +28,7 @@ class BlipVqaJudge(Judge):
     Args:
         pretrained: Hub id or folder of a BlipForQuestionAnswering. The official tool's weights are
             `model_base_vqa_capfilt_large.pth` of BLIP's authors, after which the default is named.
-        revision: branch, tag or commit on the Hub.
+        revision: branch, tag or commit on the Hub, of the weights.
         tokenizer: Hub id or folder of the BERT tokenizer; the one beside the weights if not given.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
         image_size: of the square that the network sees, in pixels; None for the weights' own.
@@ -42,6 +42,7 @@ class BlipVqaJudge(Judge):
     """
 
     needs = "a prompt"
+    score_names = ("blip_vqa",)
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ class BlipVqa(nn.Module):
 
     Args:
         pretrained: Hub id or folder of a BlipForQuestionAnswering.
-        revision: branch, tag or commit on the Hub.
+        revision: branch, tag or commit on the Hub, of the weights.
         tokenizer: Hub id or folder of the BERT tokenizer; the one beside the weights if not given. BLIP's tokens [DEC]
             and [ENC] are added.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hn.class_path import class_path
 from hn.evaluation.detectors.base import Detections, Detector, RowDetector
-from hn.evaluation.detectors.owlv2 import Owlv2Detector
+from hn.evaluation.detectors.owlv2 import PRETRAINED, Owlv2Detector
 from hn.evaluation.geneval import Box, Detection, VerdictOptions
 from hn.evaluation.judges import Judge, Judgement, Row
+from hn.pretrained import Repository, repositories_in
 
 NEAR = ("on side of", "next to", "near")
 DIRECTIONS = {
@@ -82,11 +84,17 @@ class SpatialJudge(Judge):
     """
 
     needs = "a prompt like 'a cat on the left of a dog'"
+    score_names = ("spatial",)
 
     def __init__(self, detector: Detector | None = None, options: SpatialOptions | None = None) -> None:
         super().__init__()
         self.options = options or SpatialOptions()
         self.detector = Owlv2Detector(floor=self.options.threshold) if detector is None else detector
+
+    @classmethod
+    def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
+        detector = {"class_path": class_path(Owlv2Detector), "init_args": {"pretrained": PRETRAINED}}
+        return repositories_in(arguments.get("detector") or detector)
 
     @classmethod
     def asks(cls, row: Row) -> bool:

@@ -16,6 +16,8 @@ from hn.pretrained import explain_missing, locate, parse_dtype
 from hn.rewards.vlm import eight_bits
 from hn.weight_files import load_transformers_model
 
+PRETRAINED = "google/owlv2-base-patch16-ensemble"
+
 
 class Owlv2Detector(nn.Module):
     """Objects by their names, any names: boxes and scores as transformers' own pipeline computes them, the boxes cut
@@ -40,7 +42,7 @@ class Owlv2Detector(nn.Module):
 
     def __init__(
         self,
-        pretrained: str = "google/owlv2-base-patch16-ensemble",
+        pretrained: str = PRETRAINED,
         revision: str | None = None,
         dtype: str = "float32",
         template: str = "a photo of a {name}",
