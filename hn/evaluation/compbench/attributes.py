@@ -27,7 +27,8 @@ class BlipVqaJudge(Judge):
 
     Args:
         pretrained: Hub id or folder of a BlipForQuestionAnswering. The official tool's weights are
-            `model_base_vqa_capfilt_large.pth` of BLIP's authors, after which the default is named.
+            `model_base_vqa_capfilt_large.pth` of BLIP's authors, after which the default is named (not verified that
+            it is its conversion: see docs/judges.md).
         revision: branch, tag or commit on the Hub, of the weights.
         tokenizer: Hub id or folder of the BERT tokenizer; the one beside the weights if not given.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
