@@ -217,7 +217,8 @@ class PipelineGenerator(Generator):
         return (images / 2 + 0.5).clamp(0, 1)
 
     @cached_property
-    def _first_step(self) -> FirstStep:
+    def start(self) -> FirstStep:
+        """What the backbone is called with at pure noise."""
         return self.family.first_step(self.pipe)
 
     def first_step(self, backbone: nn.Module, noise: Tensor, conditioning: Conditioning) -> Tensor:
@@ -232,7 +233,7 @@ class PipelineGenerator(Generator):
             ValueError: if the shapes do not fit, or the schedule does not start at pure noise.
         """
         self._check(noise, conditioning)
-        start = self._first_step
+        start = self.start
         model_input = (noise * start.input_scale).to(self.device, self.dtype)
         # Filled on the device: no copy from the host, nothing to wait for.
         timestep = torch.full(noise.shape[:1], start.timestep, dtype=torch.float32, device=self.device)
