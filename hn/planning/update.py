@@ -15,6 +15,7 @@ from hn.generators.pipeline_generator import PipelineGenerator
 from hn.module import NoiseHypernetModule
 from hn.objective import noise_hypernetwork_loss
 from hn.planning.live_memory import LiveMemory
+from hn.rewards.in_parts import score_in_parts
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Data type of autocast by Lightning's name of the precision."""
@@ -65,10 +66,16 @@ def update_memory(
             stage("hypernetwork")
             latents = denoise(generator, noise + f, conditioning)
             stage("generator")
-            images = generator.decode(latents)
-            stage("decoder")
-            scores = module.reward(images, prompts)
-            stage("rewards")
+            if module.score_batch_size is None:
+                images = generator.decode(latents)
+                stage("decoder")
+                scores = module.reward(images, prompts)
+                stage("rewards")
+            else:
+                scores = score_in_parts(
+                    latents, prompts, lambda z, p: module.reward(generator.decode(z), p), module.score_batch_size
+                )
+                stage("decoder and rewards, in parts")
             loss = noise_hypernetwork_loss(scores.total, f, module.regulariser, module.reward_weight).loss
         loss.backward()
         for parameter in module.parameters():

@@ -68,6 +68,12 @@ def test_checkpointing_keeps_less(make_module: Callable[..., NoiseHypernetModule
     assert checkpointed.peak < plain.peak
 
 
+def test_scoring_in_parts_keeps_the_gradient_alone(make_module: Callable[..., NoiseHypernetModule]) -> None:
+    whole, parts = (count(make_module(score_batch_size=size), fake=True, copies=2) for size in (None, 1))
+    assert parts.kept["decoder and rewards, in parts"] < 0.1 * (whole.kept["decoder"] + whole.kept["rewards"])
+    assert parts.peak < 0.8 * whole.peak
+
+
 def test_a_fake_copy_shares_what_the_model_shares(make_module: Callable[..., NoiseHypernetModule]) -> None:
     module = make_module()
     copied = fake_copy(module, FakeTensorMode(allow_non_fake_inputs=True))
