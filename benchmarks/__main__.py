@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from hn.cli.parsing import helpful_messages_only
 from hn.device import find_device
 from hn.files import in_one_step
 from hn.report.results import environment
@@ -50,7 +51,8 @@ def main() -> None:
     results |= {"environment": environment() | {"device": str(device), "threads": torch.get_num_threads()}}
     for name in names:
         try:
-            found = importlib.import_module(f"benchmarks.{name}").measure(device, options.rounds)
+            with helpful_messages_only():
+                found = importlib.import_module(f"benchmarks.{name}").measure(device, options.rounds)
         except ValueError as error:
             parser.error(str(error))
         results[name] = found
@@ -65,14 +67,14 @@ def table(name: str, found: dict[str, Any]) -> str:
     """The numbers of one benchmark, a row for each way."""
     rows = {key: value for key, value in found.items() if isinstance(value, dict)}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    shown = new_table(name)
+    shown = new_table()
     shown.add_column("")
     for column in columns:
         shown.add_column(column, justify="right")
     for key, row in rows.items():
         shown.add_row(key, *(_text(row.get(column)) for column in columns))
     others = [f"{key} {_text(value)}" for key, value in found.items() if key not in rows]
-    return "\n".join([as_text(shown, width=140), *others])
+    return "\n".join([name, as_text(shown, width=140), *others])
 
 
 def _text(value: Any) -> str:
