@@ -86,9 +86,11 @@ def test_the_reference_is_kept(tmp_path):
 def test_other_settings_are_refused_and_named(module, measured, tmp_path):
     kept = KeptRecords(tmp_path / "records", SETTINGS)
     kept.keep(measured(Modulated("hypernetwork", module.hypernet)), own={"n": 3})
-    with pytest.raises(ValueError, match=r"model\.seed was 0 and is 1; extra was nothing and is 2\. "):
+    with pytest.raises(
+        ValueError, match=r"settings: 2 changed \(extra was nothing and is 2, model\.seed was 0 and is 1\)\. "
+    ):
         KeptRecords(tmp_path / "records", {**SETTINGS, "model": {"seed": 1, "steps": None}, "extra": 2})
-    with pytest.raises(ValueError, match=r"hypernetwork\.n was 3 and is 4\. .*remove that folder"):
+    with pytest.raises(ValueError, match=r"1 changed \(hypernetwork\.n was 3 and is 4\)\. .*remove that folder"):
         kept.load("hypernetwork", {"n": 4})
     assert kept.load("hypernetwork", {"n": 3}).name == "hypernetwork"
 
