@@ -37,7 +37,7 @@ def test_is_the_search_from_modulated_noise_and_one_pass_more(generator, reward,
     assert [point["nfe"] for point in found.trace] == [point["nfe"] + 1 for point in expected.trace]
     assert [point["reward_calls"] for point in found.trace] == [point["reward_calls"] for point in expected.trace]
     assert not found.noises.requires_grad
-    cost = WarmStart(search, hypernet).kl_nats(noise, found.noises)
+    cost = WarmStart(search, hypernet).kl_nats(noise, found)
     assert_close(cost, 0.5 * (found.noises - noise).flatten(1).square().sum(1))
 
 
