@@ -1,28 +1,8 @@
 import pytest
 import torch
-from torch import nn
 from torch.testing import assert_close
 
-from hn.hypernets import Hypernet
 from hn.search import BestOfN, Reno, WarmStart, ZeroOrderSearch
-
-
-class Shift(Hypernet):
-    """f depends on noise and prompt."""
-
-    def _build(self, generator):
-        self.scale = nn.Parameter(torch.tensor(0.3))
-
-    def arguments(self):
-        return {}
-
-    def forward(self, noise, conditioning):
-        return self.scale * (noise.cos() + conditioning["prompt_embeds"].mean(dim=1)[:, None, None, None])
-
-
-@pytest.fixture
-def hypernet(generator):
-    return Shift().build(generator)
 
 
 @pytest.mark.parametrize("search", [Reno(5, batch_size=3), ZeroOrderSearch(3, 2, batch_size=3)])
