@@ -65,15 +65,22 @@ def write_results(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps({name: row[name] for name in FIELDS}) + "\n" for row in rows), encoding="utf-8")
 
 
-def read_results(path: str | Path) -> list[dict[str, Any]]:
+def read_results(path: str | Path, is_growing: bool = False) -> list[dict[str, Any]]:
     """Read a results file, our own or the official script's.
+
+    Args:
+        path: of the file.
+        is_growing: leave out a last line that has no end yet.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if a line is not JSON or lacks a field.
     """
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    content = Path(path).read_bytes()
+    if is_growing:
+        content = content[: content.rfind(b"\n") + 1]
+    for number, line in enumerate(content.decode("utf-8").splitlines(), start=1):
         if not line.strip():
             continue
         try:
