@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from hn.data.images import ImageFile, load_image, size_batches
+from hn.data.images import GENEVAL_METADATA, ImageFile, load_image, size_batches
 from hn.evaluation.detectors.base import Detector, judge
-from hn.evaluation.geneval import VerdictOptions
+from hn.evaluation.geneval import COLORS, RELATIONS, VerdictOptions
 from hn.evaluation.geneval_results import GenevalSummary, read_results, result_row, summarize, write_results
 from hn.files import in_one_step
 from hn.report.geneval import geneval_table
@@ -89,8 +89,8 @@ def judge_files(
         None if other shards' verdicts are missing.
 
     Raises:
-        ValueError: if no image can be read, a prompt names a class that the detector does not know, or there are
-            verdicts by another judge.
+        ValueError: if no image can be read, a row's clause is wrong, a prompt names a class that the detector does not
+            know, or there are verdicts by another judge.
     """
     shard = Shard() if shard is None else shard
     require_same_judge(output, facts)
@@ -102,6 +102,7 @@ def judge_files(
     names = list(by_name)
     places = [[readable[i] for i in batch] for batch in size_batches([sizes[i] for i in readable], batch_size)]
     share = [[names[place] for place in batch] for batch in shard.of(places)]
+    _require_right_clauses(files)
     own = shard.file(output)
     rows = _kept_rows(_result_files(output), by_name)
     to_do = [batch for batch in share if any(name not in rows for name in batch)]
@@ -186,6 +187,40 @@ def _kept_rows(results: Sequence[Path], files: Mapping[str, ImageFile]) -> dict[
             and file.path.stat().st_mtime_ns <= written
         }
     return kept
+
+
+def _require_right_clauses(files: Sequence[ImageFile]) -> None:
+    """Raises:
+    ValueError: if a clause of a row is none of GenEval's, which a verdict would stumble on or could not be fair to.
+    """
+    seen = set()
+    for file in files:
+        folder = file.path.parents[1]
+        if folder in seen:
+            continue
+        seen.add(folder)
+        for key in ("include", "exclude"):
+            for number, clause in enumerate(file.metadata.get(key) or ()):
+                if complaint := _complaint(clause, number):
+                    raise ValueError(f"{folder / GENEVAL_METADATA}: `{key}` has {json.dumps(clause)}; {complaint}.")
+
+
+def _complaint(clause: Mapping[str, Any], number: int) -> str | None:
+    """What is wrong with the clause of that place."""
+    count, color, position = clause["count"], clause.get("color"), clause.get("position")
+    if type(count) is not int or count < 1:
+        return "a `count` is a number from 1 on"
+    if "color" in clause and color not in COLORS:
+        return f"a `color` is one of {', '.join(COLORS)}"
+    if "position" in clause and not (
+        isinstance(position, list)
+        and len(position) == 2
+        and position[0] in RELATIONS
+        and type(position[1]) is int
+        and 0 <= position[1] < number
+    ):
+        return f"a `position` is one of {', '.join(RELATIONS)}, and the place of an earlier clause, from 0 on"
+    return None
 
 
 def _require_known_classes(detector: Detector, files: Sequence[ImageFile]) -> None:

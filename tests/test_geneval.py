@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,15 +28,22 @@ from tests import tiny_detectors
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory) -> Path:
+    """Where the first test that needs images leaves a copy."""
+    return tmp_path_factory.mktemp("predicted") / "images"
+
+
 @pytest.fixture
-def images(experiment, tmp_path, capsys, make_module):
+def images(experiment, tmp_path, capsys, make_module, predicted):
     """What `hn predict` writes: two images of each of five prompts."""
-    make_module().hypernet.save_pretrained(tmp_path / "runs" / "tiny" / "p" / "hypernet")
-    main(["predict", "--config", str(experiment), "--run.name", "p"])
-    capsys.readouterr()
-    folder = next((tmp_path / "runs").rglob("images"))
-    assert len(list(folder.rglob("*.png"))) == 10
-    return folder
+    if not predicted.exists():
+        make_module().hypernet.save_pretrained(tmp_path / "runs" / "tiny" / "p" / "hypernet")
+        main(["predict", "--config", str(experiment), "--run.name", "p"])
+        capsys.readouterr()
+        shutil.copytree(next((tmp_path / "runs").rglob("images")), predicted)
+    assert len(list(predicted.rglob("*.png"))) == 10
+    return Path(shutil.copytree(predicted, tmp_path / "images"))
 
 
 @pytest.fixture
@@ -275,6 +283,32 @@ def test_a_folder_that_is_not_right(images, experiment, refused, tmp_path):
     metadata.write_text(row.replace("ball", "zebra").replace("cube", "zebra"))
     assert "The prompts ask for zebra, which the detector does not know; it knows ball, cube." in refused(*given)
     assert not (images / "geneval.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("clause", "message"),
+    [
+        ({"count": "2"}, '"count": "2"}; a `count` is a number from 1 on'),
+        ({"count": 0}, "a `count` is a number from 1 on"),
+        ({"count": 1, "color": "grey"}, "a `color` is one of red, orange, yellow, "),
+        ({"count": 1, "position": ["beside", 0]}, "a `position` is one of left of, right of, above, below"),
+        ({"count": 1, "position": ["above", 1]}, "and the place of an earlier clause"),
+    ],
+)
+def test_clauses_that_are_none_of_geneval_s(images, experiment, refused, clause, message):
+    metadata = images / "00003" / "metadata.jsonl"
+    row = json.loads(metadata.read_text())
+    metadata.write_text(json.dumps(row | {"include": [row["include"][0], {"class": "ball", **clause}]}))
+    shown = refused("--images", images, "--detector", experiment)
+    assert f"{metadata}: `include` has " in shown and message in shown
+    assert not (images / "geneval.jsonl").exists()
+
+
+def test_a_folder_without_one_image_that_can_be_read(images, experiment, refused):
+    for path in images.glob("0*/samples/*.png"):
+        path.write_bytes(path.read_bytes()[:60])
+    assert f"No image of {images} can be read: " in refused("--images", images, "--detector", experiment)
+    assert not list(images.glob("geneval*"))
 
 
 def test_missing_weights_are_named_before_anything(images, refused, monkeypatch, tmp_path):
