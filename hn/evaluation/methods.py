@@ -119,7 +119,10 @@ class Searched(Method):
 
     def __init__(self, name: str, generator: Generator, search: Search, reward: RewardEnsemble) -> None:
         super().__init__(name, generator, nfe=float("nan"))
-        search.check(generator)
+        try:
+            search.check(generator)
+        except ValueError as error:
+            raise ValueError(f"The search {name} cannot run: {error}") from None
         self.search, self.reward = search, reward
 
     def run(self, samples: Samples, conditioning: Conditioning) -> MethodOutput:
