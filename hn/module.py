@@ -82,6 +82,9 @@ class NoiseHypernetModule(L.LightningModule):
         self.seed, self.evaluation_seed = seed, evaluation_seed
         self.strict_loading = False  # checkpoints hold the trainable weights alone; on_load_checkpoint checks them
         self.tuned: Generator | None = None
+        self.terms: dict[
+            str, Tensor
+        ] = {}  # of the last training batch's loss, for who looks into one that is not finite
         with torch.random.fork_rng(devices=[]):  # weights are made on the CPU, from the seed and nothing else
             torch.manual_seed(seed)
             if isinstance(hypernet, LoraFinetune):
@@ -137,6 +140,7 @@ class NoiseHypernetModule(L.LightningModule):
         self.log_dict({"reward": reward, "regulariser": regulariser}, prog_bar=True, logger=False, batch_size=size)
         logged = {"loss": terms.loss.detach(), "reward": reward, "regulariser": regulariser, "kl_nats": terms.kl}
         logged |= {f"reward_{name}": score.detach().mean() for name, score in scores.components.items()}
+        self.terms = logged
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=size)
         return terms.loss
 
