@@ -14,7 +14,16 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from hn.files import in_one_step
 
 # What torch says of a file of another kind, or one that was cut short.
-_UNREADABLE = (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, pickle.UnpicklingError)
+_UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OSError,  # a jump to before its start, where the list of contents was cut off
+    pickle.UnpicklingError,
+)
 _KEYS = {"state_dict", "pytorch-lightning_version", "global_step"}
 
 
@@ -57,6 +66,8 @@ class TrainingCheckpointIO(TorchCheckpointIO):
         """
         try:
             checkpoint = super().load_checkpoint(path, map_location, weights_only is not False)
+        except (FileNotFoundError, PermissionError):
+            raise
         except _UNREADABLE as error:
             raise ValueError(_message(path, _reason(Path(path), error))) from error
         if not _is_of_a_training(checkpoint):
@@ -77,7 +88,7 @@ def usable_checkpoints(folder: Path, without: Path) -> dict[Path, int]:
             continue
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except (*_UNREADABLE, OSError):
+        except _UNREADABLE:
             continue
         if _is_of_a_training(checkpoint):
             found[path] = checkpoint["global_step"]
