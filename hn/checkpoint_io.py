@@ -24,6 +24,7 @@ _UNREADABLE = (
     OSError,  # a jump to before its start, where the list of contents was cut off
     pickle.UnpicklingError,
 )
+_HANDED_BACK = ".temp.ckpt"  # Lightning's name for the weights that spawned processes give the one that started them
 _KEYS = {"state_dict", "pytorch-lightning_version", "global_step"}
 
 
@@ -70,7 +71,7 @@ class TrainingCheckpointIO(TorchCheckpointIO):
             raise
         except _UNREADABLE as error:
             raise ValueError(_message(path, _reason(Path(path), error))) from error
-        if not _is_of_a_training(checkpoint):
+        if Path(path).name != _HANDED_BACK and not _is_of_a_training(checkpoint):
             raise ValueError(_message(path, "it holds weights or other values, but no state of a training"))
         return checkpoint
 

@@ -25,9 +25,8 @@ def unsafe(tree: ast.AST) -> list[str]:
                 found.append(f"{name} without weights_only=True")
             if name.split(".")[0] == "pickle" or name in ("eval", "exec"):
                 found.append(name)
-            if name.endswith(("trainer.fit", "super().fit", "load_from_checkpoint")):
-                if constant(node, "weights_only") is False:
-                    found.append(f"{name} with weights_only=False")
+            if constant(node, "weights_only") is False:
+                found.append(f"{name} with weights_only=False")
             for word in node.keywords:
                 if word.arg in ("trust_remote_code", "allow_pickle") and constant(node, word.arg) is not False:
                     found.append(f"{name} with {word.arg}")

@@ -75,7 +75,7 @@ def test_stopped_and_continued_is_uninterrupted(fit, experiment, uninterrupted, 
 
 @pytest.fixture
 def interrupted(fit):
-    """Runs `hn fit` with signals that come in a hook after four updates; the exit status. Handlers stay as they were."""
+    """Runs `hn fit` with signals that come in a hook after four updates, and returns the exit status."""
 
     def run(hook, *signals):
         stop = f"{{class_path: interruption.Interruption, init_args: {{step: 4, hook: {hook}, signals: {[*signals]}}}}}"
@@ -83,6 +83,7 @@ def interrupted(fit):
         try:
             with pytest.raises(SystemExit) as caught:
                 fit("parts", "--callbacks.stop", stop)
+            # Handlers are as they were.
             assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == handlers
         finally:
             for signum, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
