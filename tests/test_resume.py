@@ -1,5 +1,6 @@
 """A run that was cut in two is the same run, from the command line."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -140,6 +141,35 @@ def test_the_second_ctrl_c_stops_at_once_and_writes_no_half_update(
 def _second() -> bool:
     """Whether a first Ctrl-C has come."""
     return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.fixture
+def slurm(monkeypatch, tmp_path):
+    """A job of SLURM's, whose `scontrol` writes down how it is called, and ends the job as SLURM would."""
+    job = {"NTASKS": 1, "JOB_ID": 17, "JOB_NAME": "train", "PROCID": 0, "LOCALID": 0, "NODEID": 0, "NODELIST": "here"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    scontrol, called = tmp_path / "bin" / "scontrol", tmp_path / "called"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {called}\nkill -TERM $PPID\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    return called
+
+
+def test_a_job_that_slurm_puts_into_the_queue_again_goes_on_by_itself(
+    fit, interrupted, experiment, uninterrupted, slurm, monkeypatch
+):
+    run = experiment.parent / "runs" / "tiny" / "parts"
+    assert interrupted("on_before_optimizer_step", int(signal.SIGUSR1)) == 128 + signal.SIGTERM
+    assert slurm.read_text() == "requeue 17\n"
+    # Not amid the update, when the signal came.
+    assert torch.load(run / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"] == 5
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    fit("parts")
+    torch.testing.assert_close(last(experiment, "parts"), uninterrupted, rtol=0, atol=0)
 
 
 @pytest.mark.slow

@@ -90,17 +90,18 @@ class LastCheckpoint(Checkpoint):
         path = last_checkpoint(trainer)
         run = f"--run.name {path.parent.parent.name} --ckpt_path last continues from {path}"
         step, reason = trainer.global_step, getattr(exception, "reason", "Stopped")
+        say = log.warning if trainer.is_global_zero or not isinstance(exception, AGREED) else log.debug
         if self._in_training:
             self._in_training, self._was_interrupted = False, True
             if self._can_save(trainer, exception):
                 self._save(trainer)
-                log.warning("%s after update %d: %s.", reason, step, run)
+                say("%s after update %d: %s.", reason, step, run)
             elif path.exists():
-                log.warning("%s amid update %d: %s, update %d.", reason, step, run, self._saved_step)
+                say("%s amid update %d: %s, update %d.", reason, step, run, self._saved_step)
             else:
-                log.warning("%s amid update %d, before there was a checkpoint.", reason, step)
+                say("%s amid update %d, before there was a checkpoint.", reason, step)
         elif isinstance(exception, StoppedBySignal):
-            log.warning("%s when training was done, after update %d: %s.", reason, step, run)
+            say("%s when training was done, after update %d: %s.", reason, step, run)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         fit_loop = checkpoint["loops"]["fit_loop"]

@@ -80,6 +80,7 @@ class StopOnSignal(L.Callback):
         if signum in _STOP:
             raise StoppedBySignal(signum)
         self._handlers[signum](signum, None)
+        self._act(trainer)  # SLURM may end the job at once
 
     def _restore(self) -> None:
         for signum, handler in self._handlers.items():
