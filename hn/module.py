@@ -82,9 +82,8 @@ class NoiseHypernetModule(L.LightningModule):
         self.seed, self.evaluation_seed = seed, evaluation_seed
         self.strict_loading = False  # checkpoints hold the trainable weights alone; on_load_checkpoint checks them
         self.tuned: Generator | None = None
-        self.terms: dict[
-            str, Tensor
-        ] = {}  # of the last training batch's loss, for who looks into one that is not finite
+        # Of the last training batch: for those who look into a loss that is not finite.
+        self.terms: dict[str, Tensor] = {}
         with torch.random.fork_rng(devices=[]):  # weights are made on the CPU, from the seed and nothing else
             torch.manual_seed(seed)
             if isinstance(hypernet, LoraFinetune):
