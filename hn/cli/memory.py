@@ -28,6 +28,8 @@ def out_of_memory_message(error: BaseException, verb: str, config: Mapping[str, 
     first = re.split(r"(?<=\.)\s+(?=[A-Z])", str(error).strip())[:2]
     lines = [f"Out of memory: {' '.join(first) or type(error).__name__}", "What takes less, mildest first:"]
     advice = [*(_training(config) if verb in ("fit", "train") else ()), *_models(config), *_evaluation(config)]
+    if verb in ("fit", "train"):
+        advice.append("hn plan, with this configuration, counts what an update takes, and the largest batch of a GPU.")
     return "\n".join(lines + [f"  {line}" for line in advice])
 
 
@@ -47,6 +49,10 @@ def _training(config: Mapping[str, Any]) -> Iterator[str]:
             f"--data.init_args.batch_size {batch_size // half} --trainer.accumulate_grad_batches {accumulated} "
             "(as many prompts an update)"
         )
+    scored = model.get("score_batch_size", 1)
+    balanced = _arguments(model.get("reward")).get("balance_gradients")
+    if not balanced and (scored is None or scored > 1):
+        yield f"--model.score_batch_size {1 if scored is None else scored // 2} (decoded and scored in parts)"
 
 
 def _models(config: Mapping[str, Any]) -> Iterator[str]:

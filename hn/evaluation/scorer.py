@@ -1,4 +1,4 @@
-"""Scores of images: every reward, GenEval's verdict and features for the fidelity distance, in one place."""
+"""Scores of images: every reward, GenEval's verdict, other judges' scores and features for the fidelity distance."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hn.evaluation.detectors.base import Detector, judge
 from hn.evaluation.geneval import VerdictOptions
+from hn.evaluation.judges import Judge
 from hn.rewards.ensemble import RewardEnsemble
 
 
@@ -27,6 +28,7 @@ class Scorer:
         detector: judges GenEval-style prompts (those with an `include` clause); without it there are no verdicts.
         features: for the fidelity distance; as a rule a held-out CLIP reward. Without it there is none.
         options: thresholds of the verdict.
+        judges: other benchmarks' metrics on rows of theirs.
     """
 
     def __init__(
@@ -35,8 +37,9 @@ class Scorer:
         detector: Detector | None = None,
         features: FeatureExtractor | None = None,
         options: VerdictOptions | None = None,
+        judges: Sequence[Judge] = (),
     ) -> None:
-        self.reward, self.detector, self.features = reward, detector, features
+        self.reward, self.detector, self.features, self.judges = reward, detector, features, tuple(judges)
         self.options = options or VerdictOptions()
 
     @torch.no_grad()
@@ -48,7 +51,8 @@ class Scorer:
         Returns:
             Float32 on the CPU, [B] each: `reward` (the weighted total) and `reward/<name>`; `held_out` (the mean of the
             held-out rewards) and `held_out/<name>`, where there are any; `correct`, 1 or 0, NaN for a row that asks
-            nothing, with a detector; `features` [B, D], with a feature extractor.
+            nothing, with a detector; `judge/<name>` of each judge's scores, NaN likewise; `features` [B, D], with a
+            feature extractor.
         """
         output, held_out = self.reward(images, prompts), self.reward.score_held_out(images, prompts)
         scores = {"reward": output.total}
@@ -58,6 +62,8 @@ class Scorer:
         scores |= {f"held_out/{name}": score for name, score in held_out.items()}
         if self.detector is not None:
             scores["correct"] = torch.tensor(self.verdicts(images, metadata))
+        for metric in self.judges:
+            scores |= {f"judge/{name}": score for name, score in metric(images, metadata).items()}
         if self.features is not None:
             scores["features"] = self.features.image_features(images)
         return {name: score.detach().float().cpu() for name, score in scores.items()}

@@ -26,6 +26,7 @@ def config():
                 }
             },
             "images_per_prompt": 4,
+            "score_batch_size": None,
         },
         "data": {"init_args": {"batch_size": 6, "eval_batch_size": 4}},
         "trainer": {"accumulate_grad_batches": 3},
@@ -47,19 +48,22 @@ def test_only_what_is_not_done_yet_is_advised(config):
     assert "--data.init_args.batch_size 3 --trainer.accumulate_grad_batches 6 (as many prompts an update)" in message
     for option in ("generator.init_args.cache true", "dtype bfloat16", "quantise int8", "eval_batch_size 2"):
         assert option in message
+    assert "--model.score_batch_size 1 (decoded and scored in parts)" in message
+    assert message.splitlines()[-1].startswith("  hn plan")
 
     config["model"]["generator"]["init_args"] = {"gradient_checkpointing": True, "cache": True, "dtype": "bfloat16"}
     config["model"]["reward"]["init_args"]["rewards"].pop("hps")
     config["model"]["reward"]["init_args"]["quantise"] = "int8"
+    config["model"]["score_batch_size"] = 1
     config["data"]["init_args"] = {"batch_size": 1, "eval_batch_size": 1}
     message = out_of_memory_message(CPU, "train", config)
-    assert message.splitlines()[2:] == ["  --model.images_per_prompt 2, if it happened in a validation or test"]
+    assert message.splitlines()[2:-1] == ["  --model.images_per_prompt 2, if it happened in a validation or test"]
 
 
 def test_an_evaluation_is_not_told_to_train_with_less(config):
     message = out_of_memory_message(CUDA, "test", config)
     assert "gradient_checkpointing" not in message and "accumulate" not in message
-    assert "--data.init_args.eval_batch_size 2" in message
+    assert "hn plan" not in message and "--data.init_args.eval_batch_size 2" in message
 
 
 def test_a_training_that_runs_out_of_memory_says_what_to_do(experiment, refuse, monkeypatch):
