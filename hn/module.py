@@ -95,13 +95,15 @@ class NoiseHypernetModule(L.LightningModule):
         return "hypernetwork" if self.tuned is None else "finetune"
 
     def setup(self, stage: str) -> None:
-        """Have the generator look at all prompts of the stage.
+        """Have the generator and the rewards look at all prompts of the stage.
 
         Raises:
-            ValueError: if it cannot take one of them, before any work is done.
+            ValueError: if they cannot take one of them, before any work is done.
         """
-        for dataset in getattr(self.trainer.datamodule, "datasets", {}).values():
-            self.generator.check_prompts(dataset.prompts)
+        datasets = getattr(self.trainer.datamodule, "datasets", {}).values()
+        prompts = [prompt for dataset in datasets for prompt in dataset.prompts]
+        self.generator.check_prompts(prompts)
+        self.reward.check_prompts(prompts)
 
     def forward(
         self, noise: Tensor, conditioning: Conditioning, steps: int | None = None, rng: torch.Generator | None = None

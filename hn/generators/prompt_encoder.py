@@ -7,11 +7,11 @@ import torch
 from diffusers import DiffusionPipeline
 
 from hn.generators.base import Conditioning
-from hn.generators.conditioning_cache import EMBED, ConditioningCache
 from hn.generators.families import Family
 from hn.generators.vocabulary import require_known_words
 from hn.pretrained import parse_dtype
 from hn.prompt_cache import PromptCache
+from hn.prompt_files import PromptFiles
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class PromptEncoder:
         strict_vocabulary: bool,
         cache_size: int,
         batch_size: int,
-        files: ConditioningCache | None = None,
+        files: PromptFiles | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"encode_batch_size ({batch_size}) must be at least 1.")
@@ -61,13 +61,7 @@ class PromptEncoder:
             ValueError: names the words, and the nearest ones that are known; or the prompt.
         """
         if self.files is not None and not self.is_loaded(pipe):
-            missing = self.files.missing(prompts)
-            if missing:
-                count = f" and {len(missing) - 1} more prompts are" if len(missing) > 1 else " is"
-                raise ValueError(
-                    f"{missing[0]!r}{count} not in {self.files.folder}, and the text encoders are not loaded, as "
-                    f"`cache` asks for: {EMBED} adds an experiment's prompts; without `cache` any prompt is encoded."
-                )
+            self.files.require(prompts)
             return
         if self.strict_vocabulary:
             for tokenizer in self.family.tokenizers(pipe):
