@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from hn.class_path import class_path
+from hn.data.module import PromptDataModule
 from hn.data.prompts import PromptBatch
 from hn.evaluation.methods import Method, MethodOutput, Modulated, Sampled
 from hn.evaluation.samples import Samples
@@ -95,15 +96,21 @@ class NoiseHypernetModule(L.LightningModule):
         return "hypernetwork" if self.tuned is None else "finetune"
 
     def setup(self, stage: str) -> None:
-        """Have the generator and the rewards look at all prompts of the stage.
+        """Have the generator and the rewards look at all prompts of the stage, and the generator be told of each
+        training batch ahead.
 
         Raises:
             ValueError: if they cannot take one of them, before any work is done.
         """
-        datasets = getattr(self.trainer.datamodule, "datasets", {}).values()
-        prompts = [prompt for dataset in datasets for prompt in dataset.prompts]
+        data = self.trainer.datamodule
+        if isinstance(data, PromptDataModule):
+            data.announce = self._prepare_for
+        prompts = [prompt for dataset in getattr(data, "datasets", {}).values() for prompt in dataset.prompts]
         self.generator.check_prompts(prompts)
         self.reward.check_prompts(prompts)
+
+    def _prepare_for(self, batch: PromptBatch) -> None:
+        self.generator.prefetch(batch["prompt"])
 
     def forward(
         self, noise: Tensor, conditioning: Conditioning, steps: int | None = None, rng: torch.Generator | None = None

@@ -1,6 +1,6 @@
 """Prompt sets for training, validation, testing and prediction."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from hn.data.manifest import PromptFile
-from hn.data.prompts import PromptDataset, collate_prompts
+from hn.data.prompts import PromptBatch, PromptDataset, collate_prompts
 from hn.data.resumable import EpochShuffle, ResumableLoader
 from hn.data.sources import parse_sources
 from hn.data.store import PromptStore
@@ -88,6 +88,11 @@ class PromptDataModule(LightningDataModule):
             which the manifest says so, like Pick-a-Pic.
         prompts_folder: where named sets are kept; None for HN_PROMPTS of the environment, else the user's cache folder.
 
+    Attributes:
+        datasets: those that were read, by "train", "val", "test" and "predict".
+        announce: told of each training batch but an epoch's first while the one before it is worked on; set by a module
+            that can prepare for it.
+
     Raises:
         ValueError: for options out of range and names that are not known; in `setup`, for files as `read_prompts` says,
             and if a set that the stage needs is not given or is empty.
@@ -133,6 +138,7 @@ class PromptDataModule(LightningDataModule):
         self.store = PromptStore(prompts_folder)
         check_names(self.paths)
         self.datasets: dict[str, PromptDataset] = {}
+        self.announce: Callable[[PromptBatch], None] | None = None
 
     def prepare_data(self) -> None:
         """Fetch the named sets that are needed and not here, on one process of each machine while the others wait."""
@@ -157,14 +163,18 @@ class PromptDataModule(LightningDataModule):
             num_replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
         )
-        return ResumableLoader(
+        loader = ResumableLoader(
             self.datasets["train"],
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=True,
             collate_fn=collate_prompts,
             num_workers=self.num_workers,
+            pin_memory=self._on_cuda,
         )
+        if self.announce is not None:
+            loader.announce = self.announce
+        return loader
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         return self._eval_loader("val") if "val" in self.datasets else []
@@ -186,7 +196,13 @@ class PromptDataModule(LightningDataModule):
             batch_size=self.eval_batch_size,
             collate_fn=collate_prompts,
             num_workers=self.num_workers,
+            pin_memory=self._on_cuda,
         )
+
+    @property
+    def _on_cuda(self) -> bool:
+        """Whether batches go to a CUDA device: if they are pinned, Lightning copies them while it works."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def _read(self, name: str) -> None:
         if not self.paths[name]:

@@ -80,12 +80,25 @@ class EpochShuffle(DistributedSampler):
 
 
 class ResumableLoader(DataLoader):
-    """A `DataLoader` over an `EpochShuffle` that Lightning may resume in the middle of an epoch."""
+    """A `DataLoader` over an `EpochShuffle` that Lightning may resume in the middle of an epoch.
+
+    Attributes:
+        announce: told of each batch but the first when the one before it is handed out, so that what the batch needs
+            can be prepared meanwhile; does nothing by default.
+    """
+
+    announce: Callable[[Any], None] = staticmethod(lambda batch: None)
 
     def __iter__(self) -> Iterator[Any]:
         # A generator function, so nothing happens before the first batch is asked for: Lightning makes the iterator
         # before it has set the epoch and restored its progress, and worker processes would begin at once.
-        yield from super().__iter__()
+        batches = super().__iter__()
+        ahead = next(batches, None)
+        while ahead is not None:
+            batch, ahead = ahead, next(batches, None)
+            if ahead is not None:
+                self.announce(ahead)
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """What must be the same for a resumed run to continue; the position is in the trainer's own state."""
