@@ -105,7 +105,9 @@ class NoiseHypernetModule(L.LightningModule):
         data = self.trainer.datamodule
         if isinstance(data, PromptDataModule):
             data.announce = self._prepare_for
-        prompts = [prompt for dataset in getattr(data, "datasets", {}).values() for prompt in dataset.prompts]
+        datasets = getattr(data, "datasets", {}).values()
+        # A set that is too large for memory is looked at batch by batch.
+        prompts = [prompt for dataset in datasets if dataset.in_memory for prompt in dataset.prompts]
         self.generator.check_prompts(prompts)
         self.reward.check_prompts(prompts)
 

@@ -2,9 +2,8 @@
 
 import json
 import logging
-import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,15 +75,6 @@ def test_another_identity_is_another_folder(cache: PromptFiles) -> None:
     assert len(other) == 0
     assert other.others() == [f"{cache.folder} differs in dtype"] and cache.others() == []
     assert json.loads((cache.folder / "encoder.json").read_text()) == cache.identity
-
-
-@pytest.fixture
-def small_files_only() -> Iterator[None]:
-    """No file can have more than 1 kB, as if the disk were full."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(cache: PromptFiles, request) -> None:

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
+from hn.data.hub import HubPrompts
 from hn.data.manifest import PromptFile
 from hn.data.prompts import PromptBatch, PromptDataset, collate_prompts
 from hn.data.resumable import EpochShuffle, ResumableLoader
@@ -50,6 +51,8 @@ def fetch_sets(paths: Mapping[str, Any], stage: str | None, store: PromptStore) 
     for file in dict.fromkeys(file for source in sources for file in source.files):
         if isinstance(file, PromptFile):
             store.fetch(file)
+        elif isinstance(file, HubPrompts):
+            store.stream(file)
 
 
 class PromptDataModule(LightningDataModule):
@@ -59,8 +62,9 @@ class PromptDataModule(LightningDataModule):
     the middle of an epoch goes on with the batches that were left. The other sets keep the order of their files.
 
     What is given to `train`, `val`, `test` and `predict` is a file (see `read_prompts` for the formats), the name of a
-    set, like geneval or t2i_compbench/color/train (`hn prompts list` shows them), a list of such, or a mapping from
-    such to weights. A named set that is not on this machine is fetched before the work starts.
+    set, like geneval or t2i_compbench/color/train (`hn prompts list` shows them), the address of a column of a data set
+    on the Hub, like hf://yuvalkirstain/pickapic_v2_no_images/train/caption, a list of such, or a mapping from such to
+    weights. What is not on this machine is fetched before the work starts; of a data set on the Hub the column alone.
 
     In `train` a weight says how many times an epoch holds each prompt: {t2i_compbench: 2.0, pickapic_v1: 0.5} gives
     T2I-CompBench's twice and one half of Pick-a-Pic's, the other half in the next epoch (see `hn.data.mix.Part`). What
@@ -86,6 +90,8 @@ class PromptDataModule(LightningDataModule):
             named sets (unless the manifest says that repeats are meant) and leaves files as they are.
         filter_unsafe: leave out prompts with a word of data/prompts/unsafe_words.txt; None does so with the sets of
             which the manifest says so, like Pick-a-Pic.
+        memory_map: keep the training prompts in a file instead of memory, in the folder of named sets: for sets of tens
+            of millions. Order, resume, mixes and what is left out are the same.
         prompts_folder: where named sets are kept; None for HN_PROMPTS of the environment, else the user's cache folder.
 
     Attributes:
@@ -117,6 +123,7 @@ class PromptDataModule(LightningDataModule):
         exclude_eval_prompts: bool = True,
         deduplicate: bool | None = None,
         filter_unsafe: bool | None = None,
+        memory_map: bool = False,
         prompts_folder: str | None = None,
     ):
         super().__init__()
@@ -135,6 +142,7 @@ class PromptDataModule(LightningDataModule):
         self.exclude_eval_prompts = exclude_eval_prompts
         self.deduplicate = deduplicate
         self.filter_unsafe = filter_unsafe
+        self.memory_map = memory_map
         self.store = PromptStore(prompts_folder)
         check_names(self.paths)
         self.datasets: dict[str, PromptDataset] = {}
@@ -214,7 +222,11 @@ class PromptDataModule(LightningDataModule):
         held_out = self._eval_prompts() if is_training and self.exclude_eval_prompts else []
         deduplicate = self.deduplicate if is_training else False
         self.datasets[name] = dataset = self._dataset(
-            name, limit=self.limits[name], exclude=held_out, deduplicate=deduplicate
+            name,
+            limit=self.limits[name],
+            exclude=held_out,
+            deduplicate=deduplicate,
+            memory_map=is_training and self.memory_map,
         )
         if is_training:
             files = (file for source in dataset.sources for file in source.files if isinstance(file, PromptFile))

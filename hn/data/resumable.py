@@ -1,8 +1,8 @@
 """A training order that follows from seed, epoch and position alone: a resumed run sees exactly the batches that the
 interrupted one had left."""
 
-import hashlib
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from hn.data.mix import epoch_rows, generator
 from hn.data.prompts import PromptDataset
+
+_CHUNK = 1 << 16
 
 
 class EpochShuffle(DistributedSampler):
@@ -62,16 +64,17 @@ class EpochShuffle(DistributedSampler):
         rng = generator(f"{self.seed} {self.epoch}")
         rows = epoch_rows(self.dataset.parts, self.seed, self.epoch)
         order = rows[torch.randperm(len(rows), generator=rng)][self.rank :: self.num_replicas]
-        return iter(order[self.position() * self.batch_size : len(self)].tolist())
+        left = order[self.position() * self.batch_size : len(self)]
+        # A chunk at a time: as a list, an order of millions would take as much memory as the prompts.
+        return chain.from_iterable(chunk.tolist() for chunk in left.split(_CHUNK))
 
     def describe(self) -> dict[str, Any]:
         """What the order of batches depends on, beside epoch and position."""
-        prompts = "\n".join(self.dataset.prompts).encode()
         parts = [[part.start, part.stop, part.weight] for part in self.dataset.parts]
         # Not said of prompts that are all seen once, so that their checkpoints stay as they are.
         weights = {"weights": parts} if any(weight != 1 for _, _, weight in parts) else {}
         return {
-            "prompts": hashlib.sha256(prompts).hexdigest(),
+            "prompts": self.dataset.fingerprint,
             "seed": self.seed,
             "batch_size": self.batch_size,
             "num_replicas": self.num_replicas,
