@@ -90,7 +90,7 @@ def test_a_column_is_streamed_once(hub, own_store, ending, memory_map):
     dataset = PromptDataset("hf://owner/name@0123/train/caption", filter_unsafe=True, **options)
     assert dataset.prompts == ["a dog", "two\nlines"]
     assert (dataset.n_repeated, dataset.n_unsafe) == (1, 1)
-    (file,) = own_store.glob("hub/owner/name@0123/*")
+    (file,) = own_store.glob("hub/owner/name@0123/*.jsonl")
     for path in hub.iterdir():
         path.unlink()
     again = PromptDataset("hf://owner/name@0123/train/caption", **options)
