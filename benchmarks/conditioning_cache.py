@@ -6,9 +6,10 @@ memory with and without text encoders.
 Measured side by side in one process, the ways taking turns, two batches of prompts as well. It prints JSON: the median
 seconds of a step and of its encoding, ratios to encoding every time, the bytes of the generator's weights, and the peak
 of a process's resident memory that takes one step, beyond what it has before the generator is loaded; on CUDA also what
-a step takes at its peak, beside all weights. The miniature is the committed one; "sana" has SANA-Sprint's classes, small,
-and its text encoder reads the pipeline's own instruction before every prompt. Neither says what full-size weights would
-give.
+a step takes at its peak, beside all weights.
+
+The miniature is the committed one; "sana" has SANA-Sprint's classes, small, and its text encoder reads the pipeline's own
+instruction before every prompt. Neither says what full-size weights would give.
 """
 
 import argparse
@@ -170,10 +171,18 @@ def resident_bytes(arguments: list[str]) -> int:
 
 def take_one_step(folder: str, way: str, cache: str, device: str, batches: str, options: str) -> None:
     """Print the growth of this process's resident memory, in bytes, up to its peak."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     Step(Path(folder), way, cache, torch.device(device), **json.loads(options))(*json.loads(batches))
-    unit = 1 if sys.platform == "darwin" else 1024  # the kernel's
-    print(unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+    print(peak_bytes() - before)
+
+
+def peak_bytes() -> int:
+    """The peak of this process's resident memory so far."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, where getrusage counts the peak of the process that started this one too
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:
