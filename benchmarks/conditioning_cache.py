@@ -8,8 +8,8 @@ seconds of a step and of its encoding, ratios to encoding every time, the bytes 
 of a process's resident memory that takes one step, beyond what it has before the generator is loaded; on CUDA also what
 a step takes at its peak, beside all weights.
 
-The miniature is the committed one; "sana" has SANA-Sprint's classes, small, and its text encoder reads the pipeline's own
-instruction before every prompt. Neither says what full-size weights would give.
+The miniature is the committed one. "sana" has SANA-Sprint's classes, small, and its text encoder reads the pipeline's
+own instruction before every prompt. Neither says what full-size weights would give.
 """
 
 import argparse

@@ -6,8 +6,10 @@ import importlib.util
 import json
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hn.data.download import DownloadError
 from hn.data.formats import PathLike
@@ -72,22 +74,10 @@ class HubPrompts:
                 f"{self}: data sets of the Hub are read by the package datasets, which is not installed: "
                 "pip install 'hn[streaming]'"
             )
-        import datasets  # here and not above: it takes a second, and is an extra
-
-        where = {"path": self.dataset, "name": self.config, "revision": self.revision}
-        try:
-            builder = datasets.load_dataset_builder(**where)
-            # Of Parquet files a column is fetched alone; of other formats everything comes over the network.
-            only = {"columns": [self.column]} if hasattr(builder.config, "columns") else {}
-            rows = datasets.load_dataset(**where, split=self.split, streaming=True, **only)
-            rows = rows.select_columns([self.column])
-        except (OSError, ValueError, RuntimeError) as error:
-            raise DownloadError(f"{self} cannot be read ({type(error).__name__}): {error}") from error
         log.info("Streaming %s to %s", self, path)
         kept = skipped = 0
         with in_one_step(path) as partial, partial.open("w", encoding="utf-8") as file:
-            for row in rows:
-                prompt = row[self.column]
+            for prompt in self._entries():
                 if isinstance(prompt, str) and prompt.strip():
                     file.write(json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n")
                     kept += 1
@@ -96,6 +86,25 @@ class HubPrompts:
             if not kept:
                 raise DownloadError(f"{self} holds no prompts ({skipped} entries are empty or no text)")
         log.info("%d prompts of %s are here, %d entries are empty or no text", kept, self, skipped)
+
+    def _entries(self) -> Iterator[Any]:
+        """The column's entries as they come over the network.
+
+        Raises:
+            DownloadError: if there is no such data set, split or column, or the network fails.
+        """
+        import datasets  # here and not above: it takes a second, and is an extra
+
+        where = {"path": self.dataset, "name": self.config, "revision": self.revision}
+        try:
+            builder = datasets.load_dataset_builder(**where)
+            # Of Parquet files a column is fetched alone; of other formats everything comes over the network.
+            only = {"columns": [self.column]} if hasattr(builder.config, "columns") else {}
+            rows = datasets.load_dataset(**where, split=self.split, streaming=True, **only)
+            for row in rows.select_columns([self.column]):
+                yield row[self.column]
+        except Exception as error:  # of its network libraries, file systems and formats, each with errors of its own
+            raise DownloadError(f"{self} cannot be read ({type(error).__name__}): {error}") from error
 
     def __str__(self) -> str:
         version = "" if self.revision is None else f"@{self.revision}"

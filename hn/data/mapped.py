@@ -27,7 +27,7 @@ class MappedRows(Sequence[Row]):
     into memory, which the system may take back at any time.
 
     Args:
-        folder: as `write` leaves it.
+        folder: as `open_or_write` leaves it.
 
     Raises:
         FileNotFoundError: if there is no such folder.

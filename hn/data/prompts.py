@@ -205,6 +205,8 @@ class PromptDataset(Dataset[Prompt]):
     def _map(self, unwanted: set[str], limit: int | None) -> MappedRows:
         """The rows in a file that belongs to these sources, as they are now, and these options."""
         files = [self._path(file) for source in self.sources for file in source.files]
+        for file in files:
+            iterate_prompts(file)  # says what is wrong with its name before anything is written
         inputs = [path for file in files for path in (sorted(file.iterdir()) if file.is_dir() else [file])]
         facts = {
             "sources": [[source.name, source.weight, len(source.files)] for source in self.sources],

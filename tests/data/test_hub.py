@@ -99,8 +99,9 @@ def test_a_column_is_streamed_once(hub, own_store, ending, memory_map):
 
 
 @needs_datasets
-def test_what_cannot_be_read_is_one_message(hub, own_store):
-    write(hub, "parquet")
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_what_cannot_be_read_is_one_message(hub, own_store, ending):
+    write(hub, ending)
     for address, message in (
         ("hf://owner/name/train/prompt", "hf://owner/name/train/prompt cannot be read .*prompt"),
         ("hf://owner/name/test/caption", "hf://owner/name/test/caption cannot be read .*test"),

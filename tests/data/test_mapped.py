@@ -64,6 +64,11 @@ def test_an_error_in_the_source_leaves_nothing(tmp_path, own_store):
     assert not list((own_store / "mapped").glob("[!.]*"))
 
 
+def test_a_missing_file_is_named(tmp_path, own_store):
+    with pytest.raises(FileNotFoundError, match=r"none.txt: there is no such prompt file"):
+        PromptDataset(tmp_path / "none.txt", purpose="train", memory_map=True)
+
+
 def test_a_large_set_is_not_in_memory(tmp_path, own_store):
     file = tmp_path / "large.txt"
     file.write_text("".join(f"prompt {number} {'and more ' * 30}\n" for number in range(20_000)))
