@@ -103,11 +103,11 @@ class NoiseHypernetModule(L.LightningModule):
             ValueError: if they cannot take one of them, before any work is done.
         """
         data = self.trainer.datamodule
-        if isinstance(data, PromptDataModule):
-            data.announce = self._prepare_for
-        datasets = getattr(data, "datasets", {}).values()
+        if not isinstance(data, PromptDataModule):
+            return
+        data.announce = self._prepare_for
         # A set that is too large for memory is looked at batch by batch.
-        prompts = [prompt for dataset in datasets if dataset.in_memory for prompt in dataset.prompts]
+        prompts = [prompt for dataset in data.datasets.values() if dataset.in_memory for prompt in dataset.prompts]
         self.generator.check_prompts(prompts)
         self.reward.check_prompts(prompts)
 

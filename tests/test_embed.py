@@ -210,3 +210,15 @@ def test_text_features_are_written_before_training_where_they_are_missing(
     assert "text features of 24 prompts, about 1.15 kB" in capsys.readouterr().err
     assert len(list(conditioning.glob("*/*.safetensors"))) == 2
     main(["generate", "--config", str(experiment), "--model.reward.cache=true", "--prompt", "the green cube , two ."])
+
+
+def test_training_is_told_of_each_batch_ahead(make_module, make_data, make_trainer, monkeypatch) -> None:
+    module, events = make_module(), []
+    encode = module.generator.encode
+    monkeypatch.setattr(module.generator, "prefetch", lambda prompts: events.append(("ahead", prompts)))
+    monkeypatch.setattr(module.generator, "encode", lambda prompts: events.append(("now", prompts)) or encode(prompts))
+    make_trainer(max_steps=5, limit_val_batches=0).fit(module, make_data())
+    now = [prompts for kind, prompts in events if kind == "now"]
+    # Three batches an epoch, of which the first is not announced, and the one after the last step is.
+    assert [kind for kind, _ in events] == ["ahead", "now", "ahead", "now", "now", "ahead", "now", "ahead", "now"]
+    assert [prompts for kind, prompts in events if kind == "ahead"][:3] == [now[1], now[2], now[4]]
