@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hn.callbacks.stopping import TrainingStopped
 from hn.class_path import import_class
-from hn.cli.embed import embed_experiment
+from hn.cli.embed import cache_of, embed_experiment
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.memory import is_out_of_memory, out_of_memory_message
 from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
@@ -132,16 +132,18 @@ class HnCLI(LightningCLI):
         if config.run.experiment is None:
             config.run.experiment = Path(self.experiment_file).stem if self.experiment_file else "unnamed"
         self.weights = self.checkpoint = None
-        generator = config.model.generator
+        generator, reward = config.model.generator, config.model.reward
         with user_errors():
-            if "cache" in generator.get("init_args", {}):
-                if verb == "generate":
-                    generator.init_args.cache = False  # the prompts are new ones
-                elif verb == "embed":
-                    generator.init_args.cache = generator.init_args.cache or True
+            if verb == "generate":
+                for section in (generator, reward):
+                    if "cache" in section.get("init_args", {}):
+                        section.init_args.cache = False  # the prompts are new ones
+            elif verb == "embed" and "init_args" in generator:
+                generator.init_args.cache = cache_of(generator) or True
             parts = config.clone().as_dict()
             if verb == "embed":
-                parts |= {"callbacks": {}, "model": {"generator": parts["model"]["generator"]}}
+                used = ("generator", "reward") if cache_of(reward) else ("generator",)
+                parts |= {"callbacks": {}, "model": {name: parts["model"][name] for name in used}}
             require_repositories(repositories_in([parts[section] for section in ("model", "data", "callbacks")]))
             prompts = prompt_options(config)
             check_names(prompts)
@@ -169,7 +171,7 @@ class HnCLI(LightningCLI):
             if prompts and verb != "generate":
                 # Here and not first in `prepare_data`, which comes after the models were loaded.
                 fetch_sets(prompts, STAGES.get(verb, verb), PromptStore(prompts.get("prompts_folder")))
-            if "cache" in generator.get("init_args", {}) and generator.init_args.cache and verb != "generate":
+            if verb != "generate":
                 embed_experiment(verb, parts)
         if verb == "compare":
             self._train_missing(config, missing)
@@ -221,7 +223,8 @@ class HnCLI(LightningCLI):
         if subcommand == "embed":
             with user_errors():
                 done = embed_experiment(subcommand, self.config[subcommand].clone().as_dict())
-            print(f"{done.prompts} prompts, {done.written} of them new\nconditioning {done.folder}")
+            for name, each in done.items():
+                print(f"{each.prompts} prompts, {each.written} of them new\n{name:<12} {each.folder}")
             return
         if subcommand == "plan":
             options = self.config[subcommand]
