@@ -1,18 +1,15 @@
 """A training step with prompts encoded every time, once (in memory), and read from files, in the step or ahead of it;
 memory with and without text encoders.
 
-    python -m benchmarks.conditioning_cache [--device cuda] [--rounds 10]
-
-Measured side by side in one process, the ways taking turns, two batches of prompts as well. It prints JSON: the median
-seconds of a step and of its encoding, ratios to encoding every time, the bytes of the generator's weights, and the peak
-of a process's resident memory that takes one step, beyond what it has before the generator is loaded; on CUDA also what
-a step takes at its peak, beside all weights.
+Measured side by side in one process, the ways taking turns, two batches of prompts as well: the median seconds of a
+step and of its encoding, ratios to encoding every time, the bytes of the generator's weights, and the peak of a
+process's resident memory that takes one step, beyond what it has before the generator is loaded; on CUDA also what a
+step takes at its peak, beside all weights.
 
 The miniature is the committed one. "sana" has SANA-Sprint's classes, small, and its text encoder reads the pipeline's
 own instruction before every prompt. Neither says what full-size weights would give.
 """
 
-import argparse
 import json
 import resource
 import statistics
@@ -27,14 +24,12 @@ import diffusers
 import torch
 import transformers
 
-from hn.data import read_prompts
-from hn.device import find_device
+from benchmarks.miniature import CHECKPOINTS, ROOT, prompts
 from hn.embed import embed_prompts
 from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraHypernet
 from hn.rewards import RednessReward
 
-ROOT = Path(__file__).parents[1]
 WAYS = {
     "every_time": {"prompt_cache_size": 0},
     "once_in_memory": {},
@@ -128,7 +123,7 @@ class Step:
         return sum(p.numel() * p.element_size() for p in self.generator.parameters())
 
 
-def measure(
+def measure_pipeline(
     folder: Path, batches: list[list[str]], device: torch.device, rounds: int, **options: Any
 ) -> dict[str, dict[str, float]]:
     """Seconds, ratios and bytes of the pipeline in a folder, by way; of two batches of prompts in turn."""
@@ -165,7 +160,7 @@ def measure(
 
 def resident_bytes(arguments: list[str]) -> int:
     """What a process's memory grows by that loads a generator and takes a step: arguments as for `take_one_step`."""
-    command = [sys.executable, "-m", "benchmarks.conditioning_cache", "--one_step", *arguments]
+    command = [sys.executable, "-m", "benchmarks.conditioning_cache", *arguments]
     return int(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()[-1])
 
 
@@ -185,29 +180,18 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--one_step", nargs=6, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one_step:
-        take_one_step(*options.one_step)
-        return
-    device, size = find_device(options.device), options.batch_size
-    miniature = ROOT / "data" / "miniature" / "pipeline"
-    prompts = [row["prompt"] for row in read_prompts(ROOT / "data" / "prompts" / "miniature" / "train.jsonl")]
-    prompts = list(dict.fromkeys(prompts))
-    batches = [prompts[:size], prompts[size : 2 * size]]
-    results: dict[str, Any] = {"device": str(device), "threads": torch.get_num_threads(), "batch_size": size}
-    results["miniature"] = measure(miniature, batches, device, options.rounds)
+def measure(device: torch.device, rounds: int, batch_size: int = 8) -> dict[str, dict[str, float]]:
+    """Numbers of every pipeline and way."""
+    miniature = CHECKPOINTS / "pipeline"
+    texts = prompts(2 * batch_size)
+    batches = [texts[:batch_size], texts[batch_size:]]
+    found = {f"miniature, {way}": row for way, row in measure_pipeline(miniature, batches, device, rounds).items()}
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         write_sana(Path(folder), miniature / "tokenizer")
-        results["sana"] = measure(Path(folder), batches, device, options.rounds, height=32, width=32)
-    print(json.dumps(results, indent=2))
+        ways = measure_pipeline(Path(folder), batches, device, rounds, height=32, width=32)
+        return found | {f"sana, {way}": row for way, row in ways.items()}
 
 
 if __name__ == "__main__":
-    main()
+    take_one_step(*sys.argv[1:])
