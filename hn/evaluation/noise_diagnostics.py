@@ -1,11 +1,12 @@
 """What the objective leaves out of the KL, and the Lipschitz constant that bounds it, estimated without a Jacobian.
 
-The exact KL of the noise is E[1/2 |f|^2 + tr J - log|det(I + J)|] (`hn.objective`); training keeps the first term. Where
-the spectral radius of J is below 1,
+The exact KL of the noise is E[1/2 |f|^2 + tr J - log|det(I + J)|] (`hn.objective`); training keeps the first term.
+Where the spectral radius of J is below 1,
 
     tr J - log det(I + J) = sum over k >= 2 of (-1)^k tr(J^k) / k,    tr(J^k) = E[v . J^k v],   v = +-1 at random,
 
-of which the terms up to some k are taken. J is met in products alone: J^T v by backward, J v by forward differentiation.
+of which the terms up to some k are taken. J is met in products alone: J^T v by backward differentiation, J v by forward
+differentiation.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ def hutchinson_remainder(f: NoiseFunction, x0: Tensor, probes: int, terms: int, 
         rng: on the CPU; draws the signs.
     """
     estimates = []
-    with _differentiable():
+    with differentiable():
         x0 = x0.detach().clone().requires_grad_()
         output = f(x0)
         for _ in range(probes):
             signs = _random_signs(x0, rng)
             product, total = signs.to(output.dtype), torch.zeros(len(x0), dtype=torch.float64)
             for k in range(1, terms + 1):
-                product = _transposed_product(output, x0, product)
+                product = transposed_product(output, x0, product)
                 if k >= 2:
                     total += (-1) ** k / k * _dot(signs, product).cpu()
             estimates.append(total)
@@ -68,14 +69,14 @@ def spectral_norm(f: NoiseFunction, x0: Tensor, iterations: int, rng: torch.Gene
         iterations: of the power method, at least 1.
         rng: on the CPU; draws the first vector.
     """
-    with _differentiable():
+    with differentiable():
         x0 = x0.detach().clone().requires_grad_()
         output = f(x0)
         direction = _unit(torch.randn(x0.shape, generator=rng, dtype=torch.float64).to(x0))
         for _ in range(iterations):
-            pushed = _product(f, x0, direction)
-            direction = _unit(_transposed_product(output, x0, pushed.to(output.dtype)).to(x0.dtype))
-        pushed = _product(f, x0, direction)
+            pushed = forward_product(f, x0, direction)
+            direction = _unit(transposed_product(output, x0, pushed.to(output.dtype)).to(x0.dtype))
+        pushed = forward_product(f, x0, direction)
         return _dot(pushed, pushed).sqrt().cpu()
 
 
@@ -98,6 +99,9 @@ def truncation_bound(dimensions: int, lipschitz: float, terms: int) -> float:
 @dataclass(frozen=True)
 class NoiseDiagnostics:
     """How far 1/2 |f|^2 is from the KL that it stands for, on a few prompts that are always the same.
+
+    The hypernetwork runs in its weights' data types, whatever the trainer's precision: forward differentiation does not
+    go with autocast. A small J is best measured with weights in float32; bfloat16 leaves two to three digits.
 
     Args:
         prompts: that many of the evaluation's prompts, the first ones, with one noise each.
@@ -130,13 +134,15 @@ class NoiseDiagnostics:
 
         Returns:
             `kl_nats`, the mean of 1/2 |f|^2; `remainder_nats`, the mean estimate of what it leaves out, and
-            `remainder_standard_error` of the random vectors; `lipschitz`, the largest singular value that was found;
-            with this as L: `remainder_bound_nats`, and `truncation_nats` that terms left out can come to. Where L is 1
-            or more, the theorem and the series say nothing, and all but `kl_nats` and `lipschitz` are NaN.
+            `remainder_standard_error`, that of the random vectors; `lipschitz`, the largest singular value that was
+            found; with this as L: `remainder_bound_nats`, and `truncation_nats`, the most that the terms left out can
+            come to. Where L is 1 or more, the theorem and the series say nothing, and all but `kl_nats` and
+            `lipschitz` are NaN.
         """
         rng = torch.Generator().manual_seed(self.seed)
         kls, remainders, norms = [], [], []
-        with torch.inference_mode(False):  # whose tensors take no part in differentiation
+        # Tensors of inference mode take no part in differentiation.
+        with torch.inference_mode(False), torch.autocast(samples.noise.device.type, enabled=False):
             for start in range(0, len(samples), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 conditioning = generator.encode(samples.prompts[part])
@@ -162,13 +168,13 @@ class NoiseDiagnostics:
 
 
 @contextmanager
-def _differentiable() -> Iterator[None]:
+def differentiable() -> Iterator[None]:
     """Gradients on, and attention by the one implementation that forward differentiation knows."""
     with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         yield
 
 
-def _product(f: NoiseFunction, x0: Tensor, direction: Tensor) -> Tensor:
+def forward_product(f: NoiseFunction, x0: Tensor, direction: Tensor) -> Tensor:
     """J v for each sample."""
     with torch.no_grad(), forward_ad.dual_level():  # no_grad leaves forward differentiation alone
         dual = forward_ad.make_dual(x0.detach(), direction)
@@ -176,7 +182,7 @@ def _product(f: NoiseFunction, x0: Tensor, direction: Tensor) -> Tensor:
         return torch.zeros_like(x0) if tangent is None else tangent
 
 
-def _transposed_product(output: Tensor, x0: Tensor, direction: Tensor) -> Tensor:
+def transposed_product(output: Tensor, x0: Tensor, direction: Tensor) -> Tensor:
     """J^T v for each sample."""
     (product,) = torch.autograd.grad(output, x0, direction, retain_graph=True)
     return product

@@ -39,7 +39,7 @@ def fit(make_module, make_data, make_trainer, tiny_detector):
 def test_base_and_trained_model_are_scored_side_by_side(fit, make_data):
     module, _, evaluation, scores = fit()
     assert len(scores) == 2
-    names = SCORES | {"kl_nats", "fidelity"}
+    names = SCORES | {"kl_nats", "fidelity", "diversity"}
     assert scores[0].keys() == {f"val/{prefix}{name}" for name in names for prefix in ("", "base_")}
     # the same as measured by hand, on all prompts, whatever the batches
     data = make_data()
@@ -56,6 +56,7 @@ def test_base_and_trained_model_are_scored_side_by_side(fit, make_data):
             "geneval": summary["geneval"]["overall"],
             "kl_nats": summary["kl_nats"],
             "fidelity": summary["fidelity"],
+            "diversity": summary["diversity"],
         }
         for name, value in expected.items():
             assert scores[-1][f"val/{prefix}{name}"] == pytest.approx(value, rel=1e-3, abs=1e-5), name
@@ -81,7 +82,7 @@ def test_a_sanity_check_is_no_measurement(fit):
 
 def test_limited_validation_is_compared_with_a_limited_reference(fit):
     _, _, evaluation, _ = fit(limit_val_batches=2, max_steps=2)
-    assert len(evaluation.record) == len(evaluation.base["val"]) == len(evaluation.references["val"]) == 8
+    assert len(evaluation.record) == len(evaluation.base["val"]) == len(evaluation.references["val"]["features"]) == 8
 
 
 def test_a_fine_tune_has_no_cost_in_noise_space(fit):
@@ -121,5 +122,5 @@ def test_mixed_precision_scores_base_and_trained_model_alike(fit):
     """The base's images are made under autocast too: without training, they are the trained model's."""
     _, _, _, scores = fit(precision="bf16-mixed", max_steps=1, val_check_interval=1, lr=0.0)
     (score,) = scores
-    for name in SCORES | {"fidelity"}:
+    for name in SCORES | {"fidelity", "diversity"}:
         assert score[f"val/{name}"] == score[f"val/base_{name}"], name

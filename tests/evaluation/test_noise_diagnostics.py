@@ -6,11 +6,15 @@ from torch import nn
 
 from hn.evaluation.noise_diagnostics import (
     NoiseDiagnostics,
+    differentiable,
+    forward_product,
     hutchinson_remainder,
     spectral_norm,
+    transposed_product,
     truncation_bound,
 )
 from hn.evaluation.samples import Samples
+from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraHypernet
 from hn.objective import exact_noise_kl, jacobian_terms, noise_kl, remainder_bound
 from tests.tiny_pipelines import CASES
@@ -47,11 +51,11 @@ def test_the_largest_singular_value_is_that_of_the_jacobian(network, x0):
 
 @pytest.mark.parametrize("terms", [2, 3, 40])
 def test_the_remainder_is_the_series_without_bias(network, x0, terms):
-    jacobian = jacobians(network, x0)
+    jacobian = jacobians(network, x0).detach()
     powers = [torch.linalg.matrix_power(jacobian, k).diagonal(dim1=1, dim2=2).sum(1) for k in range(2, terms + 1)]
     series = sum((-1) ** k / k * power for k, power in enumerate(powers, 2))
-    estimates = hutchinson_remainder(network, x0, probes=4000, terms=terms, rng=seeded())
-    assert estimates.shape == (4000, 3)
+    estimates = hutchinson_remainder(network, x0.repeat(2000, 1), probes=2, terms=terms, rng=seeded()).reshape(-1, 3)
+    assert len(estimates) == 4000
     error = estimates.std(dim=0) / 4000**0.5
     assert (error < 0.1 * series.abs().clamp(min=0.05)).all()  # or the next line would not say much
     assert ((estimates.mean(dim=0) - series).abs() < 4 * error).all()
@@ -114,14 +118,18 @@ def test_the_estimates_are_those_of_the_hypernetworks_own_jacobian(generator):
     conditioning = generator.encode(["a red ball"])
     noise = generator.sample_noise(1, seeded())
     size = noise.numel()
-    jacobian = torch.autograd.functional.jacobian(lambda x: hypernet(x, conditioning), noise).reshape(size, size)
+    jacobian = torch.autograd.functional.jacobian(lambda x: hypernet(x, conditioning), noise, vectorize=True).reshape(
+        size, size
+    )
     exact = jacobian.double()
-    norm = spectral_norm(lambda x: hypernet(x, conditioning), noise, 60, seeded())
-    assert float(norm) == pytest.approx(float(torch.linalg.svdvals(exact)[0]), rel=1e-3)
+    norm = spectral_norm(lambda x: hypernet(x, conditioning), noise, 30, seeded())
+    assert float(norm) == pytest.approx(float(torch.linalg.svdvals(exact)[0]), rel=2e-3)
     remainder = exact.trace() - torch.linalg.slogdet(torch.eye(size) + exact).logabsdet
-    estimates = hutchinson_remainder(lambda x: hypernet(x, conditioning), noise, 200, 8, seeded())
-    error = float(estimates.std()) / 200**0.5
-    bound = truncation_bound(size, float(norm), 8)
+    copies = {key: tensor.repeat_interleave(64, dim=0) for key, tensor in conditioning.items()}
+    noises = noise.repeat_interleave(64, dim=0)
+    estimates = hutchinson_remainder(lambda x: hypernet(x, copies), noises, 1, 5, seeded())
+    error = float(estimates.std()) / 64**0.5
+    bound = truncation_bound(size, float(norm), 5)
     assert abs(float(estimates.mean() - remainder)) < 4 * error + bound
 
 
@@ -141,24 +149,20 @@ def test_beyond_the_theorem_nothing_is_claimed(generator):
 
 
 @pytest.mark.parametrize("name", ["stable_diffusion_xl", "sana", "flux"])
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_backbones_can_be_differentiated_forward(name, precision, tmp_path):
-    """J v against J^T u: u . J v is the same either way."""
-    from hn.evaluation.noise_diagnostics import _differentiable, _product, _transposed_product
-    from hn.generators import DiffusersGenerator
-
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.2)])
+def test_backbones_can_be_differentiated_in_both_directions(name, dtype, tolerance, tmp_path):
+    """J^T J v by one backward after one forward derivative: its product with v is |J v|^2."""
     case = CASES[name]
     case.build().save_pretrained(tmp_path / "pipe")
-    options = {"family": case.family, "height": case.size[0], "width": case.size[1], "gradient_checkpointing": True}
-    generator = DiffusersGenerator(str(tmp_path / "pipe"), **options)
+    options = {"family": case.family, "height": case.size[0], "width": case.size[1], "dtype": dtype}
+    generator = DiffusersGenerator(str(tmp_path / "pipe"), gradient_checkpointing=True, **options)
     hypernet = trained(generator, gradient_checkpointing=True)
     conditioning, noise = generator.encode(["a red ball"]), generator.sample_noise(1, seeded())
-    u, v = (torch.randn(noise.shape, generator=seeded(k), dtype=noise.dtype) for k in (1, 2))
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision != "32-true"), _differentiable():
+    direction = torch.randn(noise.shape, generator=seeded(1), dtype=noise.dtype)
+    with differentiable():
         x0 = noise.clone().requires_grad_()
-        forward = (u * _product(lambda x: hypernet(x, conditioning), noise, v)).sum()
-        output = hypernet(x0, conditioning)
-        backward = (v * _transposed_product(output, x0, u.to(output.dtype))).sum()
-    scale = float(forward.abs())
-    assert scale > 0
-    assert float(forward) == pytest.approx(float(backward), rel=1e-3 if precision == "32-true" else 0.3)
+        pushed = forward_product(lambda x: hypernet(x, conditioning), noise, direction)
+        pulled = transposed_product(hypernet(x0, conditioning), x0, pushed)
+    expected = float(pushed.square().sum())
+    assert expected > 0
+    assert float((direction * pulled).sum()) == pytest.approx(expected, rel=tolerance)
