@@ -145,8 +145,8 @@ class Evaluation(L.Callback):
         reference = self.references[stage]
         if not trainer.sanity_checking:  # which sees a few batches only
             self.base[stage] = base
-        scalars = {f"{stage}/{name}": value for name, value in _scalars(self.record.summary(None, reference)).items()}
-        scalars |= {f"{stage}/base_{name}": value for name, value in _scalars(base.summary(None, reference)).items()}
+        scalars = {f"{stage}/{name}": value for name, value in scalars_of(self.record.summary(None, reference)).items()}
+        scalars |= {f"{stage}/base_{name}": value for name, value in scalars_of(base.summary(None, reference)).items()}
         if self.noise_diagnostics is not None and module.tuned is None and not trainer.sanity_checking:
             self.noise = self._diagnose(self.noise_diagnostics, module)
             found = {name: value for name, value in self.noise.items() if not math.isnan(value)}
@@ -160,7 +160,8 @@ class Evaluation(L.Callback):
         return diagnostics(module.hypernet, module.generator, samples)
 
 
-def _scalars(summary: dict[str, Any]) -> dict[str, float]:
+def scalars_of(summary: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a `MethodRecord`'s summary that are logged, by the names that `Evaluation` has for them."""
     names = ("reward", "held_out_reward", "kl_nats", "fidelity", "diversity")
     scalars = {name: summary[name] for name in names if summary[name] is not None}
     for tag, score in (summary["geneval"] or {}).items():

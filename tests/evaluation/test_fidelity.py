@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-
 from torchmetrics.image.kid import poly_mmd
 
 from hn.evaluation.fidelity import cmmd, frechet_distance, kid
