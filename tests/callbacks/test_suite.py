@@ -160,8 +160,7 @@ def test_names_of_sets_are_checked_with_those_of_the_data(experiment, refuse):
 def test_prompts_are_read_before_models_are(experiment, refuse, prompts):
     message = refuse("train", *with_suite(experiment, prompts=str(experiment.parent / "missing.txt")))
     assert "missing.txt: there is no such prompt file" in message
-    assert "no prompt has a 'kind'" in refuse("test", *with_suite(experiment, prompts=str(prompts), category="kind"))
-    assert "There is no option" not in refuse("train", *with_suite(experiment, prompts=str(prompts), every=3))
+    assert "no prompt has a 'kind'" in refuse("fit", *with_suite(experiment, prompts=str(prompts), category="kind"))
 
 
 def test_sets_of_suites_are_fetched_where_they_are_needed(experiment, refuse, monkeypatch, tmp_path):
