@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hn.evaluation.samples import Samples
-from hn.generators.base import Generator
+from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base import Hypernet
 from hn.objective import noise_kl, remainder_bound
 
@@ -30,11 +30,15 @@ NoiseFunction = Callable[[Tensor], Tensor]
 """Maps noise [B, ...] to a perturbation of its shape, each sample on its own."""
 
 
-def hutchinson_remainder(f: NoiseFunction, x0: Tensor, probes: int, terms: int, rng: torch.Generator) -> Tensor:
-    """Estimates of tr J - log det(I + J) at each x0, one a probe: [B, ...] -> [probes, B], float64.
+def hutchinson_remainder(
+    f: NoiseFunction, x0: Tensor, probes: int, terms: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Estimates of tr J - log det(I + J) at each x0, one a probe, and of the spectral radius: [B, ...] -> [probes, B]
+    each, float64.
 
-    Without bias but for the truncation, which is at most `truncation_bound`. Means nothing where the spectral radius of
-    J is 1 or more.
+    The first have no bias but the truncation, which is at most `truncation_bound`. They mean nothing where the spectral
+    radius is 1 or more, where the series diverges. The second are the rates at which the products grow, which come to
+    the spectral radius with the terms.
 
     Args:
         f: the perturbation.
@@ -43,19 +47,23 @@ def hutchinson_remainder(f: NoiseFunction, x0: Tensor, probes: int, terms: int, 
         terms: the last k of the series, at least 2.
         rng: on the CPU; draws the signs.
     """
-    estimates = []
+    estimates, radii = [], []
     with differentiable():
         x0 = x0.detach().clone().requires_grad_()
         output = f(x0)
         for _ in range(probes):
             signs = _random_signs(x0, rng)
             product, total = signs.to(output.dtype), torch.zeros(len(x0), dtype=torch.float64)
+            lengths = []
             for k in range(1, terms + 1):
                 product = transposed_product(output, x0, product)
+                lengths.append(_dot(product, product).sqrt().cpu())
                 if k >= 2:
                     total += (-1) ** k / k * _dot(signs, product).cpu()
             estimates.append(total)
-    return torch.stack(estimates)
+            growth = lengths[-1] / lengths[0].clamp(min=torch.finfo(torch.float64).tiny)
+            radii.append(growth ** (1 / (terms - 1)))
+    return torch.stack(estimates), torch.stack(radii)
 
 
 def spectral_norm(f: NoiseFunction, x0: Tensor, iterations: int, rng: torch.Generator) -> Tensor:
@@ -80,20 +88,20 @@ def spectral_norm(f: NoiseFunction, x0: Tensor, iterations: int, rng: torch.Gene
         return _dot(pushed, pushed).sqrt().cpu()
 
 
-def truncation_bound(dimensions: int, lipschitz: float, terms: int) -> float:
-    """d L^(K+1) / ((K + 1) (1 - L)): the most that the terms of the series beyond K add up to, in nats.
+def truncation_bound(dimensions: int, radius: float, terms: int) -> float:
+    """d r^(K+1) / ((K + 1) (1 - r)): the most that the terms of the series beyond K add up to, in nats.
 
     Args:
         dimensions: d, of one sample's noise.
-        lipschitz: L, at least the spectral radius of J.
+        radius: r, the spectral radius of J, or more, like a Lipschitz constant.
         terms: K, the last term taken.
 
     Raises:
-        ValueError: unless 0 <= L < 1; the series may diverge there.
+        ValueError: unless 0 <= r < 1; the series may diverge there.
     """
-    if not 0 <= lipschitz < 1:
-        raise ValueError(f"The series converges for a Lipschitz constant in [0, 1), not {lipschitz}.")
-    return dimensions * lipschitz ** (terms + 1) / ((terms + 1) * (1 - lipschitz))
+    if not 0 <= radius < 1:
+        raise ValueError(f"The series converges for a spectral radius in [0, 1), not {radius}.")
+    return dimensions * radius ** (terms + 1) / ((terms + 1) * (1 - radius))
 
 
 @dataclass(frozen=True)
@@ -133,14 +141,14 @@ class NoiseDiagnostics:
         """Measure at some samples.
 
         Returns:
-            `kl_nats`, the mean of 1/2 |f|^2; `remainder_nats`, the mean estimate of what it leaves out, and
-            `remainder_standard_error`, that of the random vectors; `lipschitz`, the largest singular value that was
-            found; with this as L: `remainder_bound_nats`, and `truncation_nats`, the most that the terms left out can
-            come to. Where L is 1 or more, the theorem and the series say nothing, and all but `kl_nats` and
-            `lipschitz` are NaN.
+            `kl_nats`, the mean of 1/2 |f|^2; `lipschitz`, the largest singular value of J that was found, and
+            `remainder_bound_nats`, the theorem's bound with it, NaN from 1 on, where the theorem says nothing;
+            `spectral_radius`, the largest, and `converging`, the share of samples where it is below 1; over these,
+            NaN without any, `remainder_nats`, the mean of tr J - log|det(I + J)|, `remainder_standard_error`, that of
+            the random vectors, and `truncation_nats`, about the most that the terms left out can come to.
         """
         rng = torch.Generator().manual_seed(self.seed)
-        kls, remainders, norms = [], [], []
+        kls, remainders, radii, norms = [], [], [], []
         # Tensors of inference mode take no part in differentiation.
         with torch.inference_mode(False), torch.autocast(samples.noise.device.type, enabled=False):
             for start in range(0, len(samples), self.batch_size):
@@ -148,23 +156,35 @@ class NoiseDiagnostics:
                 conditioning = generator.encode(samples.prompts[part])
                 noise = samples.noise[part].clone()
 
-                def f(x0: Tensor, conditioning: dict[str, Tensor] = conditioning) -> Tensor:
+                def f(x0: Tensor, conditioning: Conditioning = conditioning) -> Tensor:
                     return hypernet(x0, conditioning)
 
                 with torch.no_grad():
                     kls.append(noise_kl(f(noise)).double().cpu())
                 norms.append(spectral_norm(f, noise, self.iterations, rng))
-                remainders.append(hutchinson_remainder(f, noise, self.probes, self.terms, rng))
-        dimensions, lipschitz = samples.noise[0].numel(), float(torch.cat(norms).max())
-        found = {"kl_nats": float(torch.cat(kls).mean()), "lipschitz": lipschitz}
-        names = ("remainder_nats", "remainder_standard_error", "remainder_bound_nats", "truncation_nats")
-        if not lipschitz < 1:
+                estimates, rates = hutchinson_remainder(f, noise, self.probes, self.terms, rng)
+                remainders.append(estimates)
+                radii.append(rates.mean(dim=0))
+        radius, dimensions, lipschitz = torch.cat(radii), samples.noise[0].numel(), float(torch.cat(norms).max())
+        converging = radius < 1
+        found = {
+            "kl_nats": float(torch.cat(kls).mean()),
+            "lipschitz": lipschitz,
+            "remainder_bound_nats": remainder_bound(dimensions, lipschitz) if lipschitz < 1 else math.nan,
+            "spectral_radius": float(radius.max()),
+            "converging": float(converging.double().mean()),
+        }
+        if not converging.any():
+            names = ("remainder_nats", "remainder_standard_error", "truncation_nats")
             return found | dict.fromkeys(names, math.nan)
-        estimates = torch.cat(remainders, dim=1)  # [probes, prompts]
+        estimates = torch.cat(remainders, dim=1)[:, converging]
         # The prompts are given and not drawn: the spread is that of each one's probes.
         error = estimates.var(dim=0).mean().div(estimates.numel()).sqrt() if self.probes > 1 else math.nan
-        bounds = remainder_bound(dimensions, lipschitz), truncation_bound(dimensions, lipschitz, self.terms)
-        return found | dict(zip(names, (float(estimates.mean()), float(error), *bounds), strict=True))
+        return found | {
+            "remainder_nats": float(estimates.mean()),
+            "remainder_standard_error": float(error),
+            "truncation_nats": truncation_bound(dimensions, float(radius[converging].max()), self.terms),
+        }
 
 
 @contextmanager

@@ -5,7 +5,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hn.callbacks.evaluation import Evaluation
 from hn.evaluation.compare import measure, reference_features
+from hn.evaluation.diversity import pairwise_cosine_distance
+from hn.evaluation.fidelity import cmmd, frechet_distance, kid
 from hn.evaluation.methods import Sampled
+from hn.evaluation.noise_diagnostics import NoiseDiagnostics
+from hn.evaluation.samples import Samples
 from hn.hypernets import LoraFinetune
 
 REWARDS = {"reward", "reward_clip", "reward_redness", "held_out_reward", "held_out_clip_held_out"}
@@ -109,6 +113,64 @@ def test_without_detector_and_fidelity_there_is_neither(make_module, make_data, 
     assert trainer.callback_metrics.keys() == {
         f"val/{prefix}{name}" for name in REWARDS | {"kl_nats"} for prefix in ("", "base_")
     }
+
+
+class Channels:
+    """Means of the colour channels, as features."""
+
+    def image_features(self, images):
+        return images.mean(dim=(2, 3))
+
+
+class Brighter:
+    """The difference of mean brightness, as a distance."""
+
+    def image_distance(self, first, second):
+        return (first - second).mean(dim=(1, 2, 3)).abs()
+
+
+def test_features_of_ones_own_give_distances_and_diversity(make_module, make_data, make_trainer):
+    evaluation = Evaluation(features={"channels": Channels(), "brighter": Brighter()})
+    module, trainer, data = make_module(images_per_prompt=3), make_trainer(callbacks=[evaluation]), make_data()
+    trainer.test(module, datamodule=data, verbose=False)
+    record, reference = evaluation.record, evaluation.references["test"]
+    found, own = record.column("features/channels"), reference["features/channels"]
+    expected = {"fid": frechet_distance(found, own), "kid": kid(found, own), "cmmd": cmmd(found, own)}
+    expected["diversity"] = pairwise_cosine_distance(found, record.column("index"))
+    summaries = evaluation.summaries("test")
+    assert summaries["hypernetwork"]["distances"]["channels"] == pytest.approx(expected)
+    brightness = found.mean(dim=1).view(5, 3)
+    pairs = torch.stack([(brightness[:, i] - brightness[:, j]).abs() for i, j in ((0, 1), (0, 2), (1, 2))])
+    brighter = summaries["base"]["distances"]["brighter"]
+    assert brighter == pytest.approx({"diversity": float(pairs.mean())}, rel=1e-4)
+    for name, value in expected.items():
+        assert float(trainer.callback_metrics[f"test/{name}_channels"]) == pytest.approx(value, rel=1e-5)
+    assert {"test/base_diversity_brighter", "test/diversity"} <= trainer.callback_metrics.keys()
+
+
+def test_the_kl_that_the_objective_leaves_out_is_estimated(make_module, make_data, make_trainer):
+    diagnostics = NoiseDiagnostics(prompts=2, probes=2, iterations=3, batch_size=2)
+    evaluation = Evaluation(noise_diagnostics=diagnostics)
+    module, trainer, data = make_module(images_per_prompt=1), make_trainer(callbacks=[evaluation]), make_data()
+    with torch.no_grad():
+        for parameter in module.hypernet.parameters():
+            if parameter.requires_grad:
+                parameter += 0.005 * torch.randn_like(parameter)
+    trainer.test(module, datamodule=data, verbose=False)
+    prompts = data.datasets["test"].prompts[:2]
+    expected = diagnostics(module.hypernet, module.generator, Samples.of_prompts(module.generator, prompts, 1, 0))
+    summaries = evaluation.summaries("test")
+    assert summaries["hypernetwork"]["noise_diagnostics"] == pytest.approx(expected, rel=1e-4)
+    assert "noise_diagnostics" not in summaries["base"]
+    for name, value in expected.items():
+        assert float(trainer.callback_metrics[f"test/noise_{name}"]) == pytest.approx(value, rel=1e-4)
+
+
+def test_a_fine_tune_has_no_noise_to_diagnose(make_module, make_data, make_trainer):
+    evaluation = Evaluation(noise_diagnostics=NoiseDiagnostics())
+    trainer = make_trainer(callbacks=[evaluation])
+    trainer.validate(make_module(LoraFinetune(rank=2)), datamodule=make_data(), verbose=False)
+    assert not [name for name in trainer.callback_metrics if "noise" in name]
 
 
 def test_a_checkpoint_can_be_chosen_by_what_was_not_trained_on(fit, tmp_path):

@@ -54,8 +54,9 @@ def test_the_remainder_is_the_series_without_bias(network, x0, terms):
     jacobian = jacobians(network, x0).detach()
     powers = [torch.linalg.matrix_power(jacobian, k).diagonal(dim1=1, dim2=2).sum(1) for k in range(2, terms + 1)]
     series = sum((-1) ** k / k * power for k, power in enumerate(powers, 2))
-    estimates = hutchinson_remainder(network, x0.repeat(2000, 1), probes=2, terms=terms, rng=seeded()).reshape(-1, 3)
-    assert len(estimates) == 4000
+    estimates, _ = hutchinson_remainder(network, x0.repeat(2000, 1), probes=2, terms=terms, rng=seeded())
+    assert estimates.shape == (2, 6000)
+    estimates = estimates.reshape(-1, 3)
     error = estimates.std(dim=0) / 4000**0.5
     assert (error < 0.1 * series.abs().clamp(min=0.05)).all()  # or the next line would not say much
     assert ((estimates.mean(dim=0) - series).abs() < 4 * error).all()
@@ -70,15 +71,27 @@ def test_the_remainder_is_the_series_without_bias(network, x0, terms):
 def test_a_multiple_of_the_identity_needs_one_probe():
     """v . J^k v = d c^k for every v of signs."""
     x0 = torch.randn(2, 5, dtype=torch.float64)
-    found = hutchinson_remainder(lambda x: 0.3 * x, x0, probes=1, terms=30, rng=seeded())
+    found, radius = hutchinson_remainder(lambda x: 0.3 * x, x0, probes=1, terms=30, rng=seeded())
     expected = 5 * (0.3 - torch.tensor(1.3, dtype=torch.float64).log())
     torch.testing.assert_close(found, expected.expand(1, 2), rtol=1e-12, atol=0)
+    torch.testing.assert_close(radius, torch.full_like(radius, 0.3), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("lipschitz", [1.0, 1.5, -0.1, float("nan")])
-def test_a_series_that_may_diverge_has_no_bound(lipschitz):
-    with pytest.raises(ValueError, match=r"converges for a Lipschitz constant in \[0, 1\)"):
-        truncation_bound(4, lipschitz, 6)
+def test_the_spectral_radius_is_not_the_largest_singular_value():
+    """A Jacobian that is far from normal: the series converges although the theorem says nothing."""
+    matrix = torch.tensor([[0.4, 6.0], [0.0, -0.2]], dtype=torch.float64)
+    x0 = torch.randn(1, 2, dtype=torch.float64)
+    assert float(spectral_norm(lambda x: x @ matrix.T, x0, 50, seeded())) > 6
+    found, radius = hutchinson_remainder(lambda x: x @ matrix.T, x0, probes=200, terms=60, rng=seeded())
+    torch.testing.assert_close(radius, torch.full_like(radius, 0.4), rtol=0.1, atol=0)
+    expected = 0.2 - torch.linalg.slogdet(torch.eye(2, dtype=torch.float64) + matrix).logabsdet
+    assert abs(float(found.mean() - expected)) < 4 * float(found.std()) / 200**0.5
+
+
+@pytest.mark.parametrize("radius", [1.0, 1.5, -0.1, float("nan")])
+def test_a_series_that_may_diverge_has_no_bound(radius):
+    with pytest.raises(ValueError, match=r"converges for a spectral radius in \[0, 1\)"):
+        truncation_bound(4, radius, 6)
 
 
 @pytest.mark.parametrize("options", [{"prompts": 0}, {"terms": 1}, {"probes": 0}, {"batch_size": 0}])
@@ -108,7 +121,8 @@ def test_a_hypernetwork_is_measured_in_inference_mode_too(generator):
     assert 0 < found["lipschitz"] < 1 and found["kl_nats"] > 0 and found["remainder_standard_error"] > 0
     dimensions = samples.noise[0].numel()
     assert found["remainder_bound_nats"] == remainder_bound(dimensions, found["lipschitz"])
-    assert found["truncation_nats"] == truncation_bound(dimensions, found["lipschitz"], 6)
+    assert found["truncation_nats"] == truncation_bound(dimensions, found["spectral_radius"], 6)
+    assert 0 < found["spectral_radius"] <= found["lipschitz"] and found["converging"] == 1
     assert abs(found["remainder_nats"]) < found["remainder_bound_nats"]
     assert all(parameter.grad is None for parameter in hypernet.parameters())
 
@@ -127,7 +141,7 @@ def test_the_estimates_are_those_of_the_hypernetworks_own_jacobian(generator):
     remainder = exact.trace() - torch.linalg.slogdet(torch.eye(size) + exact).logabsdet
     copies = {key: tensor.repeat_interleave(64, dim=0) for key, tensor in conditioning.items()}
     noises = noise.repeat_interleave(64, dim=0)
-    estimates = hutchinson_remainder(lambda x: hypernet(x, copies), noises, 1, 5, seeded())
+    estimates, _ = hutchinson_remainder(lambda x: hypernet(x, copies), noises, 1, 5, seeded())
     error = float(estimates.std()) / 64**0.5
     bound = truncation_bound(size, float(norm), 5)
     assert abs(float(estimates.mean() - remainder)) < 4 * error + bound
@@ -137,6 +151,7 @@ def test_an_untrained_hypernetwork_leaves_nothing_out(generator):
     hypernet = LoraHypernet(rank=2).build(generator)
     samples = Samples.of_prompts(generator, ["a red ball"], 1, seed=0)
     found = NoiseDiagnostics(prompts=1)(hypernet, generator, samples)
+    assert found.pop("converging") == 1
     assert set(found.values()) == {0.0}
 
 
@@ -144,8 +159,9 @@ def test_beyond_the_theorem_nothing_is_claimed(generator):
     hypernet = trained(generator, size=0.5)
     samples = Samples.of_prompts(generator, ["a red ball"], 1, seed=0)
     found = NoiseDiagnostics(prompts=1)(hypernet, generator, samples)
-    assert found["lipschitz"] > 1
-    assert {name for name, value in found.items() if value != value} == found.keys() - {"kl_nats", "lipschitz"}
+    assert found["lipschitz"] > found["spectral_radius"] > 1 and found["converging"] == 0
+    known = {"kl_nats", "lipschitz", "spectral_radius", "converging"}
+    assert {name for name, value in found.items() if value != value} == found.keys() - known
 
 
 @pytest.mark.parametrize("name", ["stable_diffusion_xl", "sana", "flux"])
