@@ -1,5 +1,8 @@
+import json
+
 import pytest
 import torch
+from huggingface_hub import constants
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -146,6 +149,19 @@ def test_features_of_ones_own_give_distances_and_diversity(make_module, make_dat
     for name, value in expected.items():
         assert float(trainer.callback_metrics[f"test/{name}_channels"]) == pytest.approx(value, rel=1e-5)
     assert {"test/base_diversity_brighter", "test/diversity"} <= trainer.callback_metrics.keys()
+
+
+def test_features_and_diagnostics_come_from_a_configuration(experiment, refuse, monkeypatch, tmp_path):
+    """Weights that are missing are named at once, and numbers out of range."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    command = ["train", "--config", str(experiment)]
+    options = "--callbacks.evaluation.init_args."
+    features = {"dino": {"class_path": "hn.evaluation.features.TimmFeatures", "init_args": {"size": 224}}}
+    message = refuse(*command, f"{options}features={json.dumps(features)}")
+    assert "hf download timm/vit_small_patch14_dinov2.lvd142m" in message
+    message = refuse(*command, f"{options}noise_diagnostics.terms=1", silent=False)
+    assert "noise_diagnostics needs at least one prompt" in message
 
 
 def test_the_kl_that_the_objective_leaves_out_is_estimated(make_module, make_data, make_trainer):

@@ -112,7 +112,7 @@ def trained(generator, rank: int = 2, size: float = 0.02, **options) -> LoraHype
 
 def test_a_hypernetwork_is_measured_in_inference_mode_too(generator):
     hypernet = trained(generator)
-    diagnostics = NoiseDiagnostics(prompts=2, probes=3, batch_size=2)
+    diagnostics = NoiseDiagnostics(prompts=2, probes=3, iterations=2, batch_size=2)
     samples = Samples.of_prompts(generator, ["a red ball", "two cube"], 1, seed=0)
     found = diagnostics(hypernet, generator, samples)
     with torch.inference_mode():
@@ -136,8 +136,8 @@ def test_the_estimates_are_those_of_the_hypernetworks_own_jacobian(generator):
         size, size
     )
     exact = jacobian.double()
-    norm = spectral_norm(lambda x: hypernet(x, conditioning), noise, 30, seeded())
-    assert float(norm) == pytest.approx(float(torch.linalg.svdvals(exact)[0]), rel=2e-3)
+    norm = spectral_norm(lambda x: hypernet(x, conditioning), noise, 8, seeded())
+    assert 0.98 < float(norm) / float(torch.linalg.svdvals(exact)[0]) < 1 + 1e-5
     remainder = exact.trace() - torch.linalg.slogdet(torch.eye(size) + exact).logabsdet
     copies = {key: tensor.repeat_interleave(64, dim=0) for key, tensor in conditioning.items()}
     noises = noise.repeat_interleave(64, dim=0)
@@ -150,7 +150,7 @@ def test_the_estimates_are_those_of_the_hypernetworks_own_jacobian(generator):
 def test_an_untrained_hypernetwork_leaves_nothing_out(generator):
     hypernet = LoraHypernet(rank=2).build(generator)
     samples = Samples.of_prompts(generator, ["a red ball"], 1, seed=0)
-    found = NoiseDiagnostics(prompts=1)(hypernet, generator, samples)
+    found = NoiseDiagnostics(prompts=1, iterations=2)(hypernet, generator, samples)
     assert found.pop("converging") == 1
     assert set(found.values()) == {0.0}
 
@@ -158,7 +158,7 @@ def test_an_untrained_hypernetwork_leaves_nothing_out(generator):
 def test_beyond_the_theorem_nothing_is_claimed(generator):
     hypernet = trained(generator, size=0.5)
     samples = Samples.of_prompts(generator, ["a red ball"], 1, seed=0)
-    found = NoiseDiagnostics(prompts=1)(hypernet, generator, samples)
+    found = NoiseDiagnostics(prompts=1, iterations=2)(hypernet, generator, samples)
     assert found["lipschitz"] > found["spectral_radius"] > 1 and found["converging"] == 0
     known = {"kl_nats", "lipschitz", "spectral_radius", "converging"}
     assert {name for name, value in found.items() if value != value} == found.keys() - known
