@@ -30,9 +30,9 @@ def summary_file(output: Path) -> Path:
     return output.with_suffix(".summary.json")
 
 
-def require_same_judge(output: Path, facts: Mapping[str, Any]) -> None:
+def require_same_judge(output: Path, facts: Mapping[str, Any], entries: Sequence[str] = JUDGE) -> None:
     """Raises:
-    ValueError: if there is a results file that this judge cannot continue.
+    ValueError: if there is a results file that this judge cannot continue: one of these entries of `facts` differs.
     """
     if not output.exists():
         return
@@ -43,7 +43,7 @@ def require_same_judge(output: Path, facts: Mapping[str, Any]) -> None:
             f"{output} is there already and {summary_file(output).name}, which says what judged it, is not; choose "
             "another --output, or remove it."
         ) from None
-    changed = [name for name in JUDGE if earlier.get(name) != json.loads(json.dumps(facts[name]))]
+    changed = [name for name in entries if earlier.get(name) != json.loads(json.dumps(facts[name]))]
     if changed:
         raise ValueError(
             f"{output} has verdicts by another judge ({' and '.join(changed)} differ, see "
@@ -88,7 +88,7 @@ def judge_files(
     if not readable:
         raise ValueError(f"No image of {folder} can be read: {broken[0]}")
     names = [file.path.relative_to(folder).as_posix() for file in files]
-    rows = _kept_rows(output, dict(zip(names, files, strict=True)))
+    rows = kept_rows(output, dict(zip(names, files, strict=True)))
     places = [[readable[i] for i in batch] for batch in size_batches([sizes[i] for i in readable], batch_size)]
     to_do = [batch for batch in places if any(names[place] not in rows for place in batch)]
     rows = {name: row for name, row in rows.items() if name not in {names[place] for batch in to_do for place in batch}}
@@ -119,15 +119,30 @@ def judge_files(
     unreadable = {names[place]: complaint for place, complaint in broken.items()}
     write_json(summary_file(output), content | {"summary": asdict(summary), "unreadable": unreadable})
     print(f"{geneval_table(summary)}\n\nresults      {output} and {summary_file(output).name}")
-    if broken:
-        count = f"{len(broken)} image{'s' if len(broken) > 1 else ''}"
-        print(f"warning: {count} cannot be read and {'are' if len(broken) > 1 else 'is'} not in the scores:")
-        print("\n".join([*list(broken.values())[:8], *(["..."] if len(broken) > 8 else [])]))
+    warn_of_unreadable(list(broken.values()))
     return summary
 
 
-def _kept_rows(output: Path, files: Mapping[str, ImageFile]) -> dict[str, dict[str, Any]]:
-    """Verdicts of an earlier run that still hold, by file name."""
+def warn_of_unreadable(complaints: Sequence[str]) -> None:
+    """Print how many images cannot be read, and what is wrong with the first of them; nothing if there are none."""
+    if complaints:
+        several = len(complaints) > 1
+        count = f"{len(complaints)} image{'s' if several else ''}"
+        print(f"warning: {count} cannot be read and {'are' if several else 'is'} not in the scores:")
+        print("\n".join([*complaints[:8], *(["..."] if len(complaints) > 8 else [])]))
+
+
+def kept_rows(
+    output: Path, files: Mapping[str, ImageFile], read: Callable[[Path], list[dict[str, Any]]] = read_results
+) -> dict[str, dict[str, Any]]:
+    """Lines of an earlier run that still hold, by file name: the row of the prompt, as JSON under `metadata`, is the
+    same, and the image is not newer than the file.
+
+    Args:
+        output: of JSON lines with `filename` and `metadata`; a line that was not finished is taken off.
+        files: by file name, with the rows of their prompts.
+        read: what reads the lines.
+    """
     if not output.is_file():
         return {}
     text = output.read_bytes()
@@ -136,7 +151,7 @@ def _kept_rows(output: Path, files: Mapping[str, ImageFile]) -> dict[str, dict[s
     written = output.stat().st_mtime_ns
     return {
         row["filename"]: row
-        for row in read_results(output)
+        for row in read(output)
         if (file := files.get(row["filename"])) is not None
         and row["metadata"] == json.dumps(file.metadata)
         and file.path.stat().st_mtime_ns <= written

@@ -22,7 +22,8 @@ from hn.hypernets.finetune import LoraFinetune
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.noise import NoiseType, training_noise, training_stream
 from hn.objective import Regulariser, noise_hypernetwork_loss
-from hn.rewards.ensemble import RewardEnsemble
+from hn.rewards.ensemble import RewardEnsemble, RewardOutput
+from hn.rewards.in_parts import score_in_parts
 
 OptimizerFactory = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
 """Trainable parameters -> their optimiser."""
@@ -45,13 +46,15 @@ class NoiseHypernetModule(L.LightningModule):
             update; "one" a single noise for the whole run; "multi" one fixed batch of noises.
         warmup_steps: updates over which the learning rate rises linearly.
         decay_steps: update at which the learning rate has fallen to zero along a cosine; constant if not given.
+        score_batch_size: images decoded and scored at a time in training, a part of the batch whose gradients are
+            computed before the next one's activations; None for all at once. Less memory, the same gradients.
         images_per_prompt: images that each prompt gets in validation, test and prediction.
         seed: of weights and training noise; an update's noise depends on this and the update's number alone.
         evaluation_seed: of the noise in validation, test and prediction, the same for all methods and training seeds.
 
     Raises:
-        ValueError: if `images_per_prompt` is below 1 or `warmup_steps` negative, or if the hypernetwork does not fit
-            the generator.
+        ValueError: if `images_per_prompt` or `score_batch_size` is below 1 or `warmup_steps` negative, if scores cannot
+            be computed in parts, or if the hypernetwork does not fit the generator.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class NoiseHypernetModule(L.LightningModule):
         noise_type: NoiseType = "inf",
         warmup_steps: int = 0,
         decay_steps: int | None = None,
+        score_batch_size: int | None = None,
         images_per_prompt: int = 4,
         seed: int = 0,
         evaluation_seed: int = 0,
@@ -75,7 +79,10 @@ class NoiseHypernetModule(L.LightningModule):
                 "images_per_prompt must be at least 1 and warmup_steps not negative; "
                 f"got {images_per_prompt} and {warmup_steps}."
             )
+        if score_batch_size is not None:
+            _check_score_batch_size(score_batch_size, generator, reward)
         self.generator, self.hypernet, self.reward = generator, hypernet, reward
+        self.score_batch_size = score_batch_size
         self.optimizer_factory, self.warmup_steps, self.decay_steps = optimizer, warmup_steps, decay_steps
         self.regulariser, self.reward_weight = regulariser, reward_weight
         self.noise_type, self.images_per_prompt = noise_type, images_per_prompt
@@ -123,14 +130,37 @@ class NoiseHypernetModule(L.LightningModule):
         f = self.hypernet(noise, conditioning)
         return self.generator.generate(noise + f, conditioning, steps, rng), f
 
+    def scores(
+        self, noise: Tensor, conditioning: Conditioning, prompts: Sequence[str], rng: torch.Generator | None = None
+    ) -> tuple[RewardOutput, Tensor]:
+        """Scores of the images of the model in training, and f: `forward` and then the reward, or with a
+        `score_batch_size` denoising in one batch and the rest in parts.
+
+        Args:
+            noise: [B, *noise_shape] ~ N(0, I).
+            conditioning: of B prompts.
+            prompts: B prompts.
+            rng: source of the noise that some schedulers draw after the first step.
+
+        Returns:
+            Scores [B] and f [B, *noise_shape], differentiable in the trainable weights.
+        """
+        size = self.score_batch_size
+        if size is None or size >= len(noise):
+            images, f = self(noise, conditioning, rng=rng)
+            return self.reward(images, prompts), f
+        generator = self.generator if self.tuned is None else self.tuned
+        f = torch.zeros_like(noise) if self.tuned is not None else self.hypernet(noise, conditioning)
+        latents = generator.denoise(noise + f, conditioning, rng=rng)
+        return score_in_parts(latents, prompts, lambda z, p: self.reward(generator.decode(z), p), size), f
+
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         prompts = batch["prompt"]
         # Gradients of `accumulate_grad_batches` batches make one update; the part tells these batches apart.
         accumulated = self.trainer.accumulate_grad_batches if self._trainer is not None else 1
         key = self.seed, self.global_step, batch_idx % accumulated, self.global_rank
         noise = training_noise(self.noise_type, len(prompts), self.generator, *key)
-        images, f = self(noise, self.generator.encode(prompts), rng=training_stream(*key))
-        scores = self.reward(images, prompts)
+        scores, f = self.scores(noise, self.generator.encode(prompts), prompts, training_stream(*key))
         terms = noise_hypernetwork_loss(scores.total, f, self.regulariser, self.reward_weight)
         reward, regulariser = terms.reward.detach(), terms.regulariser.detach()
         size = len(prompts)
@@ -214,6 +244,17 @@ class NoiseHypernetModule(L.LightningModule):
         arguments = {k: v for k, v in self.hypernet.arguments().items() if k != "gradient_checkpointing"}
         network, backbone = class_path(type(self.hypernet)), class_path(type(self.generator.backbone))
         return {"model": self.mode, "class": network, "backbone": backbone, **arguments}
+
+
+def _check_score_batch_size(size: int, generator: Generator, reward: RewardEnsemble) -> None:
+    if size < 1:
+        raise ValueError(f"score_batch_size must be at least 1, not {size}.")
+    if not (hasattr(generator, "denoise") and hasattr(generator, "decode")):
+        raise ValueError(
+            f"score_batch_size needs a generator that denoises and decodes; {type(generator).__name__} only generates."
+        )
+    if reward.balance_gradients:
+        raise ValueError("balance_gradients compares gradients of the whole batch; leave out score_batch_size or it.")
 
 
 def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) -> float:

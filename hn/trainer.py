@@ -1,4 +1,4 @@
-"""Lightning's Trainer with the verbs of an experiment: train, compare, embed and generate."""
+"""Lightning's Trainer with the verbs of an experiment: train, compare, embed, plan and generate."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from hn.generate import ImageRequest, write_images
 from hn.generators.pipeline import DiffusersGenerator
 from hn.hypernets.finetune import LoraFinetune
 from hn.module import NoiseHypernetModule
+from hn.planning.plan import Plan, plan_update
 from hn.report.curves import plot_curves
 from hn.report.grid import labelled_grid
 from hn.report.images import unused_directory
@@ -45,7 +46,7 @@ _VALIDATION_SCORES = tuple(
 
 
 class ExperimentTrainer(L.Trainer):
-    """A `lightning.Trainer` with four more verbs. `default_root_dir` is the run's directory."""
+    """A `lightning.Trainer` with five more verbs. `default_root_dir` is the run's directory."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -246,6 +247,23 @@ class ExperimentTrainer(L.Trainer):
             ValueError, OSError: as `hn.embed.embed_prompts`.
         """
         return embed_prompts(generator, prompts, self.strategy.root_device)
+
+    def plan(
+        self, model: NoiseHypernetModule, batch_size: int | None = None, gpu_memory: Sequence[float] = (24, 48, 80, 141)
+    ) -> Plan:
+        """Count the memory of an update, from shapes alone: nothing is computed and no GPU is needed.
+
+        Args:
+            model: its generator without weights (`load_weights` false).
+            batch_size: images per update and GPU; the data module's on the command line, where none is given.
+            gpu_memory: GPUs, in GiB, of which the command line says the largest batch.
+
+        Raises:
+            ValueError: as `hn.planning.plan.plan_update`, or without a batch size.
+        """
+        if batch_size is None:
+            raise ValueError("A plan needs a batch size.")
+        return plan_update(model, batch_size, self.precision, self.accumulate_grad_batches)
 
     def _check_monitors(self, model: NoiseHypernetModule) -> None:
         """Raises:

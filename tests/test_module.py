@@ -7,7 +7,9 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from hn.hypernets import LoraFinetune, LoraHypernet
+from hn.module import NoiseHypernetModule
 from hn.noise import training_noise
+from hn.rewards import RewardEnsemble
 
 PROMPTS = ["a red ball", "two cube"]
 BATCH = {"prompt": PROMPTS, "metadata": [{"prompt": text} for text in PROMPTS], "index": torch.tensor([0, 1])}
@@ -41,10 +43,17 @@ class Recorder(Callback):
 
 
 @pytest.mark.parametrize(
-    ("network", "regulariser"), [(LoraHypernet, "mean"), (LoraHypernet, "sum"), (LoraFinetune, "mean")]
+    ("network", "regulariser", "part"),
+    [
+        (LoraHypernet, "mean", None),
+        (LoraHypernet, "mean", 1),
+        (LoraHypernet, "sum", None),
+        (LoraFinetune, "mean", None),
+    ],
 )
-def test_gradient_of_the_objective_is_that_of_finite_differences(make_module, network, regulariser):
-    module = make_module(network(rank=2), dtype="float64", regulariser=regulariser, reward_weight=3.0, noise_type="inf")
+def test_gradient_of_the_objective_is_that_of_finite_differences(make_module, network, regulariser, part):
+    options = {"regulariser": regulariser, "reward_weight": 3.0, "noise_type": "inf", "score_batch_size": part}
+    module = make_module(network(rank=2), dtype="float64", **options)
     scramble(module)
     module.training_step(BATCH, 0).backward()
     weights = trainable(module)
@@ -262,3 +271,29 @@ def test_mixed_precision_trains_float32_weights_on_a_bfloat16_generator(make_mod
 def test_numbers_out_of_range_are_refused(make_module, options):
     with pytest.raises(ValueError, match="images_per_prompt must be at least 1 and warmup_steps not negative"):
         make_module(**options)
+
+
+@pytest.mark.parametrize("network", [LoraHypernet, LoraFinetune])
+def test_scoring_in_parts_changes_no_gradient(make_module, network):
+    prompts = ["a red cube", "two blue ball", "a photo of the green ball"]
+
+    def gradients(**options):
+        module = scramble(make_module(network(rank=2), dtype="float64", steps=2, **options))
+        noise = module.generator.sample_noise(3, torch.Generator().manual_seed(0))
+        scores, f = module.scores(noise, module.generator.encode(prompts), prompts, torch.Generator().manual_seed(1))
+        return (
+            scores.total.detach(),
+            f.detach(),
+            torch.autograd.grad(scores.total.mean(), [*trainable(module).values()]),
+        )
+
+    torch.testing.assert_close(gradients(score_batch_size=2), gradients(), rtol=1e-9, atol=1e-12)
+
+
+def test_scoring_in_parts_is_refused_where_it_would_be_something_else(make_module):
+    with pytest.raises(ValueError, match="score_batch_size must be at least 1, not 0"):
+        make_module(score_batch_size=0)
+    module = make_module()
+    balanced = RewardEnsemble(dict(module.reward.rewards), module.reward.weights, balance_gradients=True)
+    with pytest.raises(ValueError, match="balance_gradients compares gradients of the whole batch"):
+        NoiseHypernetModule(module.generator, LoraHypernet(rank=2), balanced, score_batch_size=2)

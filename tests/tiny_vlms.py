@@ -11,6 +11,7 @@ import torch
 from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import (
+    BaseVideoProcessor,
     GenerationConfig,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
@@ -28,6 +29,10 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 WORDS = ("Yes", "yes", "No", "no", "Score", "red")
@@ -81,6 +86,17 @@ def qwen2_5_vl(folder: Path, seed: int = 12) -> Path:
     return _write(folder, Qwen2_5_VLForConditionalGeneration, config, _qwen_processor(Qwen2_5_VLProcessor), seed)
 
 
+def qwen3_vl(folder: Path, seed: int = 15) -> Path:
+    """A Qwen3VLForConditionalGeneration."""
+    vision = {"depth": 2, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24, "num_heads": 2}
+    vision |= {"patch_size": 4, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    text = {**_text(rope_parameters=rope), "head_dim": 16}
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, **_special())
+    processor = _qwen_processor(Qwen3VLProcessor, Qwen3VLVideoProcessor)
+    return _write(folder, Qwen3VLForConditionalGeneration, config, processor, seed)
+
+
 def llava_onevision(folder: Path, seed: int = 13) -> Path:
     """A LlavaOnevisionForConditionalGeneration: a SigLIP tower and Qwen2."""
     ids = tokenizer()
@@ -119,9 +135,11 @@ def _special() -> dict[str, int]:
     return {f"{kind}_token_id": ids.convert_tokens_to_ids(f"<|{token}|>") for kind, token in kinds.items()}
 
 
-def _qwen_processor(processor_class: type[ProcessorMixin]) -> ProcessorMixin:
+def _qwen_processor(
+    processor_class: type[ProcessorMixin], video_processor: type[BaseVideoProcessor] = Qwen2VLVideoProcessor
+) -> ProcessorMixin:
     options = {"size": dict(PIXELS), "patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
-    images, videos = Qwen2VLImageProcessor(**options), Qwen2VLVideoProcessor(**options)
+    images, videos = Qwen2VLImageProcessor(**options), video_processor(**options)
     return processor_class(images, tokenizer(), videos, chat_template=QWEN_TEMPLATE)
 
 

@@ -1,1 +1,1 @@
-"""Lightning callbacks: evaluation, prompt suites, image grids, written predictions, the last checkpoint and progress."""
+"""Lightning callbacks: evaluation, prompt suites, image grids, predictions, the last checkpoint and progress."""

@@ -1,4 +1,5 @@
-"""Verbs with an experiment: LightningCLI's fit, validate, test and predict, and train, compare, embed and generate."""
+"""Verbs with an experiment: LightningCLI's fit, validate, test and predict, and train, compare, embed,
+plan and generate."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from hn.class_path import import_class
 from hn.cli.embed import SUITE_VERBS, embed_experiment
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
+from hn.cli.plan import plan_experiment
 from hn.comparison import Comparison
 from hn.config import read_config
 from hn.data.module import PromptDataModule, check_names, fetch_sets
@@ -29,6 +31,7 @@ from hn.evaluation.suite import SuitePrompts
 from hn.hypernets import Hypernet, LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.pretrained import locate, repositories_in, require_repositories
+from hn.report.plan import plan_table
 from hn.run_directory import CHECKPOINTS, WEIGHTS, RunDirectory, find_checkpoint, timestamp
 from hn.trainer import ExperimentTrainer
 
@@ -39,10 +42,12 @@ WEIGHTS_CONFIG = "adapter_config.json"  # hypernetworks and fine-tunes alike hav
 USAGE = "hn {verb} --config experiments/NAME.yaml [--OPTION VALUE ...]"
 STAGES = {"train": "fit", "compare": "test", "embed": None}
 """The stage whose prompts a verb needs, where it is called otherwise."""
+WITHOUT_RUN = ("embed", "plan")
+"""Verbs that make what they need of the configuration themselves, and write no run."""
 
 
 class HnCLI(LightningCLI):
-    """LightningCLI with configurations that extend others, run directories and four more verbs.
+    """LightningCLI with configurations that extend others, run directories and five more verbs.
 
     Args:
         arguments: the command line after `hn`.
@@ -73,6 +78,7 @@ class HnCLI(LightningCLI):
             "compare": {"model", "datamodule", "comparison", "settings"},
             "generate": {"model"},
             "embed": {"generator", "prompts"},
+            "plan": {"model"},
             **verbs,
             "predict": verbs["predict"] | {"return_predictions"},
         }
@@ -146,6 +152,7 @@ class HnCLI(LightningCLI):
             if verb == "embed":
                 fetch_sets(prompts, None, store)
                 fetch_suites(suites, store)
+            if verb in WITHOUT_RUN:
                 return
             try_without_weights(parts["model"]["generator"], parts["model"]["hypernet"])
             run = RunDirectory(**vars(config.run))
@@ -180,8 +187,8 @@ class HnCLI(LightningCLI):
         self.save_config_kwargs = {"overwrite": True, "config_filename": file}
 
     def instantiate_classes(self) -> None:
-        if self.subcommand == "embed":
-            return  # neither rewards nor the generator's other networks are needed
+        if self.subcommand in WITHOUT_RUN:
+            return
         with user_errors():
             super().instantiate_classes()
             if self.weights is not None:
@@ -221,6 +228,13 @@ class HnCLI(LightningCLI):
             with user_errors():
                 done = embed_experiment(subcommand, self.config[subcommand].clone().as_dict())
             print(f"{done.prompts} prompts, {done.written} of them new\nconditioning {done.folder}")
+            return
+        if subcommand == "plan":
+            options = self.config[subcommand]
+            with user_errors():
+                plan = plan_experiment(options.clone().as_dict())
+                title = f"{options.run.experiment}: one update at batch {plan.batch_size}, counted"
+                print(plan_table(plan, title, options.gpu_memory))
             return
         with user_errors(only_if=lambda: not self.trainer.is_working):
             super()._run_subcommand(subcommand)

@@ -1,4 +1,4 @@
-"""Scores of images: every reward, GenEval's verdict and features for the fidelity distance, in one place."""
+"""Scores of images: every reward, GenEval's verdict, other judges' scores and features for the fidelity distance."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hn.evaluation.detectors.base import Detector, judge
 from hn.evaluation.geneval import VerdictOptions
+from hn.evaluation.judges import Judge
 from hn.rewards.ensemble import RewardEnsemble
 
 _PAIRS = 16  # images compared in one call, to bound memory
@@ -35,6 +36,7 @@ class Scorer:
         detector: judges GenEval-style prompts (those with an `include` clause); without it there are no verdicts.
         features: for the fidelity distance and diversity; as a rule a held-out CLIP reward. Without it there are none.
         options: thresholds of the verdict.
+        judges: other benchmarks' metrics on rows of theirs.
         measures: more features, for more such distances, and distances between images, for diversity alone; by names
             of one's own.
     """
@@ -45,9 +47,10 @@ class Scorer:
         detector: Detector | None = None,
         features: FeatureExtractor | None = None,
         options: VerdictOptions | None = None,
+        judges: Sequence[Judge] = (),
         measures: Mapping[str, FeatureExtractor | ImageDistance] | None = None,
     ) -> None:
-        self.reward, self.detector, self.features = reward, detector, features
+        self.reward, self.detector, self.features, self.judges = reward, detector, features, tuple(judges)
         self.options = options or VerdictOptions()
         self.extractors = {} if features is None else {"features": features}
         self.distances: dict[str, ImageDistance] = {}
@@ -71,8 +74,9 @@ class Scorer:
         Returns:
             Float32 on the CPU, [B] each: `reward` (the weighted total) and `reward/<name>`; `held_out` (the mean of the
             held-out rewards) and `held_out/<name>`, where there are any; `correct`, 1 or 0, NaN for a row that asks
-            nothing, with a detector; `features` and `features/<name>` [B, D], with feature extractors;
-            `diversity/<name>`, the mean distance to the other images of the prompt, NaN without any.
+            nothing, with a detector; `judge/<name>` of each judge's scores, NaN likewise; `features` and
+            `features/<name>` [B, D], with feature extractors; `diversity/<name>`, the mean distance to the other images
+            of the prompt, NaN without any.
         """
         output, held_out = self.reward(images, prompts), self.reward.score_held_out(images, prompts)
         scores = {"reward": output.total}
@@ -82,6 +86,8 @@ class Scorer:
         scores |= {f"held_out/{name}": score for name, score in held_out.items()}
         if self.detector is not None:
             scores["correct"] = torch.tensor(self.verdicts(images, metadata))
+        for metric in self.judges:
+            scores |= {f"judge/{name}": score for name, score in metric(images, metadata).items()}
         for name, distance in self.distances.items():
             scores[name] = distances_within_prompts(distance, images, prompts)
         scores = {name: score.detach().float().cpu() for name, score in scores.items()}

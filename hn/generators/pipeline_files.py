@@ -8,8 +8,10 @@ from typing import Any, Self
 
 import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
+from transformers import PreTrainedModel
 
 from hn.generators.assemble import Component, FusedLora, fuse, load_components, locate_components
 from hn.generators.families import Family
@@ -142,10 +144,28 @@ class PipelineFiles:
         Raises:
             FileNotFoundError: if files are missing; says how to get them.
         """
-        if self.fuse_loras:
-            return self.load(family)
+        return self.load(family) if self.fuse_loras else self._with_tokenizers(family, {})
+
+    def outline_text_encoders(self, family: Family) -> DiffusionPipeline:
+        """The pipeline with its tokenizers; all its networks, text encoders among them, are on the meta device.
+
+        Raises:
+            FileNotFoundError: if files are missing; says how to get them.
+        """
+        encoders = {}
+        for name in self.text_parts(family):
+            kind = getattr(transformers, self.index[name][1], None)
+            if isinstance(kind, type) and issubclass(kind, PreTrainedModel):
+                with explain_missing(self.pretrained, self.revision, self.variant):
+                    config = kind.config_class.from_pretrained(self.found, subfolder=name, revision=self.revision)
+                with torch.device("meta"):
+                    encoders[name] = nn.Module.to(kind(config), self.dtype)
+        return self._with_tokenizers(family, encoders)
+
+    def _with_tokenizers(self, family: Family, text_encoders: dict[str, nn.Module]) -> DiffusionPipeline:
+        """The pipeline with these text encoders, or its own, loaded; its other networks are on the meta device."""
         outline = self.outline(family).components
-        networks = {name: part for name, part in outline.items() if isinstance(part, nn.Module)}
+        networks = {name: part for name, part in outline.items() if isinstance(part, nn.Module)} | text_encoders
         with explain_missing(self.pretrained, self.revision, self.variant):
             return DiffusionPipeline.from_pretrained(
                 self.found,

@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from hn.compilation import compile_layers, require_compile
 from hn.generators.assemble import replace_scheduler
 from hn.generators.base import Conditioning, Generator
 from hn.generators.families import Family, resolve_family
@@ -40,6 +41,11 @@ class PipelineGenerator(Generator):
         scheduler: class path of another scheduler, like "diffusers.LCMScheduler"; it gets the old one's configuration.
         scheduler_options: entries of the scheduler's configuration to change.
         gradient_checkpointing: recompute activations of backbone and decoder in the backward pass, to save memory.
+        decoder_tiling: decode images larger than the autoencoder's tiles tile by tile, as diffusers does it: less
+            memory at 1024 pixels and more, slightly other images where tiles overlap.
+        channels_last: keep the weights of convolutions with the channels last, which GPUs' kernels for UNets are
+            faster with.
+        compile: run backbone and decoder through `torch.compile`; the first call of each size takes its time.
         strict_vocabulary: refuse prompts with words that are not in the tokenizer's vocabulary; for generators with a
             small, word-level vocabulary.
         prompt_cache_size: number of prompts whose conditioning is kept, on the generator's device.
@@ -47,7 +53,8 @@ class PipelineGenerator(Generator):
             depend, to the last bit, on the prompts that happen to be new with it.
 
     Raises:
-        ValueError: if an argument does not fit the pipeline, or its networks are offloaded by accelerate.
+        ValueError: if an argument does not fit the pipeline or this machine, or its networks are offloaded by
+            accelerate.
     """
 
     def __init__(
@@ -60,6 +67,9 @@ class PipelineGenerator(Generator):
         scheduler: str | None = None,
         scheduler_options: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
+        decoder_tiling: bool = False,
+        channels_last: bool = False,
+        compile: bool = False,
         strict_vocabulary: bool = False,
         prompt_cache_size: int = 1024,
         encode_batch_size: int = 64,
@@ -79,6 +89,11 @@ class PipelineGenerator(Generator):
         self.noise_shape = family.noise_shape(pipe, self.height, self.width)
         self.last_layer = family.last_layer
         self.gradient_checkpointing = gradient_checkpointing
+        self.decoder_tiling, self.channels_last, self.compile_networks = decoder_tiling, channels_last, compile
+        if decoder_tiling and not hasattr(pipe.vae, "enable_tiling"):
+            raise ValueError(f"decoder_tiling: a {type(pipe.vae).__name__} cannot decode tile by tile.")
+        if compile:
+            require_compile()
         self._prompts = PromptEncoder(family, strict_vocabulary, prompt_cache_size, encode_batch_size)
         self._sampler = inspect.unwrap(type(pipe).__call__)
 
@@ -93,7 +108,13 @@ class PipelineGenerator(Generator):
         self.freeze()
         if self.gradient_checkpointing:
             self.enable_gradient_checkpointing()
+        if self.decoder_tiling:
+            pipe.vae.enable_tiling()
         if not self.is_outline:
+            if self.channels_last:
+                self.components.to(memory_format=torch.channels_last)
+            if self.compile_networks:
+                compile_layers([self.backbone, pipe.vae.decoder])
             self._warn_of_untrained_size()
 
     def _run(self, pipe: DiffusionPipeline) -> None:
@@ -217,7 +238,8 @@ class PipelineGenerator(Generator):
         return (images / 2 + 0.5).clamp(0, 1)
 
     @cached_property
-    def _first_step(self) -> FirstStep:
+    def start(self) -> FirstStep:
+        """What the backbone is called with at pure noise."""
         return self.family.first_step(self.pipe)
 
     def first_step(self, backbone: nn.Module, noise: Tensor, conditioning: Conditioning) -> Tensor:
@@ -232,7 +254,7 @@ class PipelineGenerator(Generator):
             ValueError: if the shapes do not fit, or the schedule does not start at pure noise.
         """
         self._check(noise, conditioning)
-        start = self._first_step
+        start = self.start
         model_input = (noise * start.input_scale).to(self.device, self.dtype)
         # Filled on the device: no copy from the host, nothing to wait for.
         timestep = torch.full(noise.shape[:1], start.timestep, dtype=torch.float32, device=self.device)

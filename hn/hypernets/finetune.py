@@ -32,6 +32,7 @@ class LoraFinetune(LoraBackbone, Saved):
         alpha: the LoRA output is multiplied with alpha / rank; twice the rank if not given.
         target_modules: as for `LoraHypernet`.
         gradient_checkpointing: recompute this backbone's activations in the backward pass, to save memory.
+        compile: run this backbone through `torch.compile`; the first call of each size takes its time.
     """
 
     kind: ClassVar[str] = "finetune"
@@ -42,8 +43,9 @@ class LoraFinetune(LoraBackbone, Saved):
         alpha: float | None = None,
         target_modules: str | Sequence[str] | None = None,
         gradient_checkpointing: bool = False,
+        compile: bool = False,
     ):
-        super().__init__(rank, alpha, target_modules, gradient_checkpointing)
+        super().__init__(rank, alpha, target_modules, gradient_checkpointing, compile)
         # In a tuple: as an attribute of its own, the generator would become part of this module.
         self._attached_to: tuple[PipelineGenerator, ...] = ()
 

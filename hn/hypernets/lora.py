@@ -53,6 +53,7 @@ class LoraHypernet(LoraBackbone, Hypernet):
             Conv2d if not given. The last layer must be among them.
         last_layer: name of the last layer, if not the generator's.
         gradient_checkpointing: recompute this backbone's activations in the backward pass, to save memory.
+        compile: run this backbone through `torch.compile`; the first call of each size takes its time.
     """
 
     def __init__(
@@ -62,8 +63,9 @@ class LoraHypernet(LoraBackbone, Hypernet):
         target_modules: str | Sequence[str] | None = None,
         last_layer: str | None = None,
         gradient_checkpointing: bool = False,
+        compile: bool = False,
     ):
-        super().__init__(rank, alpha, target_modules, gradient_checkpointing)
+        super().__init__(rank, alpha, target_modules, gradient_checkpointing, compile)
         self.last_layer = last_layer
 
     @classmethod

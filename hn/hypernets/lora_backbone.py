@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from hn.compilation import compile_layers, require_compile
 from hn.generators.base import Generator
 from hn.hypernets.adapter import add_lora
 from hn.hypernets.adapter_files import SavedAdapter, save_adapter
@@ -24,6 +25,7 @@ class LoraBackbone(nn.Module):
         target_modules: regular expression for full layer names, or a list of names or their endings; every Linear and
             Conv2d if not given.
         gradient_checkpointing: recompute this backbone's activations in the backward pass, to save memory.
+        compile: run this backbone through `torch.compile`; the first call of each size takes its time.
     """
 
     def __init__(
@@ -32,12 +34,16 @@ class LoraBackbone(nn.Module):
         alpha: float | None,
         target_modules: str | Sequence[str] | None,
         gradient_checkpointing: bool,
+        compile: bool,
     ):
         super().__init__()
         self.rank = rank
         self.alpha = 2 * rank if alpha is None else alpha
         self.target_modules = target_modules
         self.gradient_checkpointing = gradient_checkpointing
+        self.compile_backbone = compile
+        if compile:
+            require_compile()
         self.backbone: nn.Module | None = None
 
     def _adapted_backbone(self, generator: Generator) -> nn.Module:
@@ -50,6 +56,8 @@ class LoraBackbone(nn.Module):
             backbone.enable_gradient_checkpointing()
         elif getattr(backbone, "is_gradient_checkpointing", False):  # copied from the generator's backbone
             backbone.disable_gradient_checkpointing()
+        if self.compile_backbone and not generator.is_outline:
+            compile_layers([backbone])
         return backbone.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -60,7 +68,7 @@ class LoraBackbone(nn.Module):
         return self
 
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON has them."""
+        """The constructor's arguments, as JSON has them, but for `compile`, which is up to who uses it."""
         targets = self.target_modules
         return {
             "rank": self.rank,

@@ -8,8 +8,8 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from hn.checkpointing import checkpoint_layers
 from hn.pretrained import explain_missing, locate, locate_tokenizer, parse_dtype
-from hn.rewards.checkpointing import checkpoint_layers
 from hn.rewards.contrastive import ContrastiveReward, Scale
 from hn.rewards.preprocess import ClipPreprocess
 from hn.weight_files import load_transformers_model

@@ -7,10 +7,10 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from hn.compilation import compile_layers, require_compile
 from hn.precision import full_precision
 from hn.pretrained import Repository, repositories_in
 from hn.rewards.base import PreprocessedReward, Reward, check_batch
-from hn.rewards.compilation import compile_layers, require_compile
 from hn.rewards.gradient_balance import balanced_gradient, with_gradient
 from hn.rewards.preprocess import SharedPixels
 from hn.rewards.quantisation import Quantisation, quantise_linear_layers, require_torchao
@@ -53,7 +53,7 @@ class RewardEnsemble(nn.Module):
         gradient_free: for searches without gradients (Best-of-N): rewards that are not differentiable may have a
             weight, and nothing can be trained on the total.
         compile: compile the layers of the trained rewards' image towers with torch.compile, when they are first called
-            (`hn.rewards.compilation`); held-out ones are called too seldom.
+            (`hn.compilation`); held-out ones are called too seldom.
         quantise: "int8" for int8 weights in the towers of all rewards, trained and held out, or of some, by name
             (`hn.rewards.quantisation`). Gradients pass. Needs `hn[quantise]`.
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from hn.checkpointing import checkpoint_layers
 from hn.precision import full_precision
 from hn.pretrained import Repository, locate_file, parse_dtype
-from hn.rewards.checkpointing import checkpoint_layers
 from hn.rewards.contrastive import ContrastiveReward, Scale
 from hn.rewards.preprocess import ClipPreprocess
 from hn.weight_files import assign_state_dict, read_state_dict

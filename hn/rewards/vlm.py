@@ -70,7 +70,7 @@ class VlmReward(Reward):
     @torch.no_grad()
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         questions = [self.question(prompt) for prompt in prompts]
-        eight_bit = full_precision(images).mul(255).round().clamp(0, 255).to(torch.uint8).cpu()
+        eight_bit = eight_bits(images)
         scores = []
         with torch.autocast(images.device.type, enabled=False):  # a judge stays the same
             for start in range(0, len(questions), self.batch_size):
@@ -117,9 +117,20 @@ class VlmReward(Reward):
         )
         return made.to(self.model.device, self.model.dtype)
 
+    def first_token_probabilities(self, inputs: BatchFeature) -> Tensor:
+        """How probable each token [B, V] is, in float32, as the first one of the answer to what `inputs` made."""
+        # The model's own logits: those that `generate` chooses by have passed the repetition penalty.
+        first = self.model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True, output_logits=True)
+        return first.logits[0].float().softmax(dim=-1)
+
     def _special_tokens(self) -> list[str]:
         added = self.processor.tokenizer.added_tokens_decoder.values()
         return [str(token) for token in added if token.special]
+
+
+def eight_bits(images: Tensor) -> Tensor:
+    """Images [B, 3, H, W] in [0, 1] with 8 bits a channel: uint8, on the CPU."""
+    return full_precision(images).mul(255).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def find_vlm(pretrained: str, revision: str | None) -> ProcessorMixin:

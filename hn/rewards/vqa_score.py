@@ -52,9 +52,7 @@ class VqaScoreReward(VlmReward):
         self.freeze()
 
     def score_inputs(self, inputs: BatchFeature) -> Tensor:
-        # The model's own logits: those that `generate` chooses by have passed the repetition penalty.
-        first = self.model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True, output_logits=True)
-        return first.logits[0].float().softmax(dim=-1)[:, self.answer_ids].sum(dim=-1)
+        return self.first_token_probabilities(inputs)[:, self.answer_ids].sum(dim=-1)
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[int]:

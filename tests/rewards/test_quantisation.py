@@ -11,14 +11,9 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
+from hn.compilation import compile_layers
 from hn.pretrained import repositories_in
-from hn.rewards import (
-    RednessReward,
-    Reward,
-    RewardEnsemble,
-    quantisation,
-)
-from hn.rewards.compilation import compile_layers
+from hn.rewards import RednessReward, Reward, RewardEnsemble, quantisation
 from hn.rewards.quantisation import quantise_linear_layers
 from tests import tiny_rewards
 

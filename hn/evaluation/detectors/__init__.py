@@ -4,5 +4,14 @@ from hn.evaluation.detectors.base import Detector, RowDetector, judge
 from hn.evaluation.detectors.color import ClipColorClassifier
 from hn.evaluation.detectors.geneval import GenEvalDetector
 from hn.evaluation.detectors.mask2former import Mask2FormerDetector
+from hn.evaluation.detectors.owlv2 import Owlv2Detector
 
-__all__ = ["ClipColorClassifier", "Detector", "GenEvalDetector", "Mask2FormerDetector", "RowDetector", "judge"]
+__all__ = [
+    "ClipColorClassifier",
+    "Detector",
+    "GenEvalDetector",
+    "Mask2FormerDetector",
+    "Owlv2Detector",
+    "RowDetector",
+    "judge",
+]

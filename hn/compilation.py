@@ -1,4 +1,4 @@
-"""torch.compile for the towers of rewards."""
+"""torch.compile for the repeated layers of frozen networks and the trained one."""
 
 import inspect
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from hn.rewards.checkpointing import CheckpointedLayer
+from hn.checkpointing import CheckpointedLayer
 
 _COMPILERS = ("g++", "clang++", "c++", "gcc", "clang", "cl")
 # Layers of all towers are instances of few classes, whose graphs torch counts together: one for each sort of tower,

@@ -1,0 +1,150 @@
+"""`hn judge`: other benchmarks' metrics on a folder of images."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hn.class_path import class_path, import_class
+from hn.cli.parsing import Parser, UserError, helpful_parsing, user_errors, verb_parser, with_flag_values
+from hn.config import read_section
+from hn.data.benchmark_images import read_benchmark_images, require_even, with_rows
+from hn.data.images import ImageFile, image_sizes
+from hn.device import find_device
+from hn.evaluation.compbench import BlipVqaJudge, SpatialJudge
+from hn.evaluation.geneval2 import SoftTifaJudge
+from hn.evaluation.judges import Judge
+from hn.geneval import require_same_judge
+from hn.judge import JUDGE, judge_images
+from hn.pretrained import repositories_in, require_repositories
+
+JUDGE_USAGE = "hn judge --judge NAME|FILE.yaml --images FOLDER|FILE.json [--prompts SET ...] [--OPTION VALUE ...]"
+JUDGE_DESCRIPTION = """Score images as GenEval 2 (soft_tifa) and T2I-CompBench (blip_vqa for attributes; spatial) do.
+
+Run again, it continues where it was interrupted."""
+SECTION = "judge"
+"""Where a YAML file names its judge."""
+
+JUDGES: Mapping[str, type[Judge]] = {"soft_tifa": SoftTifaJudge, "blip_vqa": BlipVqaJudge, "spatial": SpatialJudge}
+
+
+def judge_parser() -> Parser:
+    """Options of `hn judge`."""
+    parser = verb_parser("judge", JUDGE_USAGE, JUDGE_DESCRIPTION)
+    add = parser.add_argument
+    add("--judge", help=f"{', '.join(JUDGES)}; a class path; or a YAML file with the section `{SECTION}`, or with such "
+        "a section alone.")  # fmt: skip
+    add("--images", help="Folder that hn predict or hn generate wrote, or in T2I-CompBench's layout (samples/<prompt>_"
+        "000000.png); or GenEval 2's JSON file of prompts and paths.")  # fmt: skip
+    add("--prompts", nargs="+", action="extend", help="Prompt sets by name, like geneval2 or t2i_compbench/color/val, "
+        "or files: only their images are judged, by these rows; by those of the folder if not given.")  # fmt: skip
+    add("--output", help="JSON lines to write or to continue; <judge>.jsonl beside the images if not given.")
+    add("--allow_uneven", type=bool, default=False, help="Take prompts with different numbers of images.")
+    add("--batch_size", type=int, default=8, help="Images judged at once.")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto for the GPU if there is one.")
+    return parser
+
+
+def judge_benchmark(arguments: Sequence[str]) -> None:
+    """`hn judge`: a judge's scores of images on disk.
+
+    Raises:
+        UserError: if there is something to mend, before weights are loaded as far as it can be known.
+    """
+    parser = judge_parser()
+    with helpful_parsing(parser, arguments):
+        given = parser.parse_args(with_flag_values(arguments, ("--allow_uneven",)))
+        for name in ("judge", "images"):
+            if given[name] is None:
+                parser.error(f"Give --{name}: {JUDGE_USAGE}")
+    with user_errors():
+        if given.batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {given.batch_size}.")
+        device = find_device(given.device)
+        judges = Parser()
+        judges.add_argument("--judge", type=Judge)
+        config = judges.parse_object({"judge": judge_section(given.judge)})
+        section = config.clone().as_dict()["judge"]
+        judge_class = import_class(section["class_path"], Judge)
+        source = Path(given.images)
+        folder = source.parent if source.suffix == ".json" else source
+        output = Path(given.output or folder / f"{_short_name(judge_class)}.jsonl")
+        if output.is_dir() or output.suffix != ".jsonl":
+            raise UserError(f"--output {output} has to be a file that ends in .jsonl.")
+        facts = {
+            "judge": section,
+            "images": given.images,
+            "prompts": given.prompts,
+            "device": str(device),
+            "batch_size": given.batch_size,
+        }
+        require_same_judge(output, facts, JUDGE)
+        files = _files_to_judge(source, given.prompts, judge_class)
+        if not given.allow_uneven:
+            require_even(files)
+        judge_class.check_rows([file.metadata for file in files], section.get("init_args", {}))
+        require_repositories(repositories_in(section))
+        judge_images(
+            files,
+            image_sizes(files),
+            judge_class,
+            make_judge=lambda: judges.instantiate(config).judge,
+            output=output,
+            facts=facts,
+            folder=folder,
+            batch_size=given.batch_size,
+            device=device,
+        )
+
+
+def judge_section(word: str) -> dict[str, Any]:
+    """Class path and arguments of what `--judge` means.
+
+    Raises:
+        FileNotFoundError, ValueError: if it means nothing, or the file is missing or wrong, or describes no judge.
+    """
+    if word in JUDGES:
+        return {"class_path": class_path(JUDGES[word])}
+    if Path(word).suffix in (".yaml", ".yml"):
+        section = read_section(word, SECTION)
+        if "class_path" not in section:
+            raise ValueError(f"{word} describes no judge: it has neither `{SECTION}` nor `class_path`.")
+        return section
+    if "." in word:
+        return {"class_path": word}
+    nearest = difflib.get_close_matches(word, JUDGES, n=1)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    raise ValueError(
+        f"There is no judge {word!r}; {hint}Known are {', '.join(JUDGES)}, besides class paths and YAML files."
+    )
+
+
+def _short_name(judge_class: type[Judge]) -> str:
+    return next((name for name, known in JUDGES.items() if known is judge_class), judge_class.__name__)
+
+
+def _files_to_judge(source: Path, prompts: Sequence[str] | None, judge_class: type[Judge]) -> list[ImageFile]:
+    """The images whose rows ask something that the judge can answer; says how many are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: if there are none, or what names them is wrong.
+    """
+    files = read_benchmark_images(source)
+    n_images = len(files)
+    if prompts is not None:
+        files, n_missing = with_rows(files, prompts)
+        if n_missing:
+            print(f"warning: {n_missing} of the prompts have no image")
+    if len(files) < n_images:
+        print(f"note: {n_images - len(files)} images are of other prompts and left out")
+    asking = [file for file in files if judge_class.asks(file.metadata)]
+    if not asking:
+        raise ValueError(
+            f"{_short_name(judge_class)} can judge none of the images: their prompts' rows have to have "
+            f"{judge_class.needs}. --prompts names the set that they are of."
+        )
+    if len(asking) < len(files):
+        print(f"note: {len(files) - len(asking)} images are left out, as their rows do not have {judge_class.needs}")
+    return asking

@@ -1,0 +1,48 @@
+"""The memory of an experiment's update, before anything is loaded onto a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hn.cli.parsing import Parser, UserError
+from hn.module import NoiseHypernetModule
+from hn.planning.plan import Plan, plan_update
+from hn.planning.update import AUTOCAST
+
+_PRECISIONS = {None: "32-true", 32: "32-true", "32": "32-true", "bf16": "bf16-mixed", 16: "16-mixed", "16": "16-mixed"}
+"""Lightning's other names."""
+
+
+def plan_experiment(sections: Mapping[str, Any]) -> Plan:
+    """Plan an experiment's update: its generator without weights, its rewards on the CPU.
+
+    Args:
+        sections: the configuration; "model", "data", "trainer" and the verb's own options `batch_size`, by default the
+            data module's, and `gpu_memory` are read.
+
+    Raises:
+        UserError: if the configuration has something that cannot be planned with.
+        ValueError: as `plan_update`.
+    """
+    data, trainer, model = sections["data"], sections["trainer"], sections["model"]
+    if not sections["gpu_memory"] or min(sections["gpu_memory"]) <= 0:
+        raise UserError(f"gpu_memory takes one GPU or more, each in GiB, not {sections['gpu_memory']}.")
+    batch_size = sections["batch_size"]
+    if batch_size is None:
+        batch_size = ((data or {}).get("init_args") or {}).get("batch_size")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError("The data module does not say how large a batch is: give --batch_size, at least 1.")
+    precision = _PRECISIONS.get(trainer.get("precision"), trainer.get("precision"))
+    if precision not in AUTOCAST:
+        raise UserError(f"Memory can be planned for the precisions {', '.join(AUTOCAST)}, not for {precision}.")
+    generator, reward = model["generator"], model["reward"]
+    changed = {
+        "generator": {**generator, "init_args": {**generator["init_args"], "load_weights": False}},
+        # Compiled layers cannot be followed; what they keep is much the same.
+        "reward": {**reward, "init_args": {**reward["init_args"], "compile": False}},
+    }
+    parser = Parser()
+    parser.add_class_arguments(NoiseHypernetModule, "model")
+    module = parser.instantiate(parser.parse_object({"model": {**model, **changed}})).model
+    return plan_update(module, batch_size, precision, trainer.get("accumulate_grad_batches") or 1)

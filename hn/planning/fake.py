@@ -1,0 +1,40 @@
+"""Models with shapes and no values."""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def fake_copy(model: M, mode: FakeTensorMode) -> M:
+    """A copy of a model, on any device, whose parameters and buffers are fake tensors on the CPU; nothing is allocated.
+
+    Tensors that several places share are shared in the copy. Other tensors, which are no part of a module, are copied.
+
+    Args:
+        model: its tensors' shapes and data types count alone; on the meta device as a rule.
+        mode: the copy works within it.
+    """
+    with mode:
+        memo = {id(tensor): _fake(tensor) for tensor in chain(model.parameters(), model.buffers())}
+    return copy.deepcopy(model, memo)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters and buffers; those that several places share count once."""
+    tensors = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _fake(tensor: Tensor) -> Tensor:
+    empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty
