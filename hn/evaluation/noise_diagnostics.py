@@ -159,7 +159,7 @@ class NoiseDiagnostics:
                 def f(x0: Tensor, conditioning: Conditioning = conditioning) -> Tensor:
                     return hypernet(x0, conditioning)
 
-                with torch.no_grad():
+                with differentiable(), torch.no_grad():
                     kls.append(noise_kl(f(noise)).double().cpu())
                 norms.append(spectral_norm(f, noise, self.iterations, rng))
                 estimates, rates = hutchinson_remainder(f, noise, self.probes, self.terms, rng)
@@ -189,8 +189,10 @@ class NoiseDiagnostics:
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Gradients on, and attention by the one implementation that forward differentiation knows."""
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    """Gradients on, attention by the one implementation that forward differentiation knows, compiled layers as they
+    were written, for the same reason."""
+    eager, attention = torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH)
+    with torch.inference_mode(False), torch.enable_grad(), attention, eager:
         yield
 
 

@@ -127,6 +127,15 @@ def test_a_hypernetwork_is_measured_in_inference_mode_too(generator):
     assert all(parameter.grad is None for parameter in hypernet.parameters())
 
 
+def test_a_compiled_hypernetwork_is_measured_as_any_other(generator):
+    plain = trained(generator)
+    compiled = LoraHypernet(rank=2, compile=True).build(generator)
+    compiled.load_trainable_state_dict(plain.trainable_state_dict())
+    samples = Samples.of_prompts(generator, ["a red ball"], 1, seed=0)
+    diagnostics = NoiseDiagnostics(prompts=1, probes=2, iterations=1)
+    assert diagnostics(compiled, generator, samples) == diagnostics(plain, generator, samples)
+
+
 def test_the_estimates_are_those_of_the_hypernetworks_own_jacobian(generator):
     hypernet = trained(generator)
     conditioning = generator.encode(["a red ball"])
