@@ -15,7 +15,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PIP   := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup train compare generate tensorboard miniature test lint format clean clean-all \
+.PHONY: help setup train compare generate tensorboard miniature test bench lint format clean clean-all \
         require-experiment require-prompt
 
 help: ## show this list
@@ -58,6 +58,9 @@ miniature: $(STAMP) ## train what is missing of data/miniature, or all of it aga
 
 test: $(STAMP) ## run the tests: make test [ARGS="-m 'not slow'"]
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP) ## measure speed and memory: make bench [ARGS="inference --rounds 20"]
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(STAMP) ## check style and likely mistakes
 	$(BIN)/ruff check .

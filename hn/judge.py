@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hn.data.images import ImageFile, load_image, size_batches
+from hn.evaluation.geneval_results import read_results
 from hn.evaluation.judges import Judge, Judgement, ScoreGroup
 from hn.files import in_one_step
 from hn.geneval import kept_rows, require_same_judge, summary_file, warn_of_unreadable
@@ -65,7 +66,7 @@ def judge_images(
     if not readable:
         raise ValueError(f"No image of {folder} can be read: {broken[0]}")
     names = [name_in(folder, file.path) for file in files]
-    kept = kept_rows(output, dict(zip(names, files, strict=True)), read_lines)
+    kept = kept_rows([output], dict(zip(names, files, strict=True)), read_lines)
     places = [[readable[i] for i in batch] for batch in size_batches([sizes[i] for i in readable], batch_size)]
     to_do = [batch for batch in places if any(names[place] not in kept for place in batch)]
     again = {names[place] for batch in to_do for place in batch}
@@ -117,22 +118,9 @@ def result_line(filename: str, row: Mapping[str, Any], judgement: Judgement) -> 
     return {"filename": filename, "prompt": row["prompt"], **asdict(judgement), "metadata": json.dumps(row)}
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a results file.
-
-    Raises:
-        ValueError: if one is not what `result_line` makes.
-    """
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(line, dict) or not line.keys() >= set(FIELDS):
-            raise ValueError(f"{path}, line {number}: results of `hn judge` have {', '.join(FIELDS)}.")
-        lines.append(line)
-    return lines
+def read_lines(path: Path, is_growing: bool = False) -> list[dict[str, Any]]:
+    """The lines of a results file; see `hn.evaluation.geneval_results.read_results`."""
+    return read_results(path, is_growing, FIELDS)
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -89,6 +89,8 @@ class NoiseHypernetModule(L.LightningModule):
         self.seed, self.evaluation_seed = seed, evaluation_seed
         self.strict_loading = False  # checkpoints hold the trainable weights alone; on_load_checkpoint checks them
         self.tuned: Generator | None = None
+        # Of the last training batch: for those who look into a loss that is not finite.
+        self.terms: dict[str, Tensor] = {}
         with torch.random.fork_rng(devices=[]):  # weights are made on the CPU, from the seed and nothing else
             torch.manual_seed(seed)
             if isinstance(hypernet, LoraFinetune):
@@ -167,6 +169,7 @@ class NoiseHypernetModule(L.LightningModule):
         self.log_dict({"reward": reward, "regulariser": regulariser}, prog_bar=True, logger=False, batch_size=size)
         logged = {"loss": terms.loss.detach(), "reward": reward, "regulariser": regulariser, "kl_nats": terms.kl}
         logged |= {f"reward_{name}": score.detach().mean() for name, score in scores.components.items()}
+        self.terms = logged
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=size)
         return terms.loss
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 CHECKPOINTS = "checkpoints"
+NAMED_CHECKPOINTS = ("last", "previous", "best")
 WEIGHTS = "hypernet"
 
 
@@ -59,21 +62,35 @@ def find_checkpoint(run: Path, which: str) -> str:
 
     Args:
         run: the run's directory.
-        which: "last", "best" or the path of a file.
+        which: "last", "previous" (the one before it), "best" or the path of a file.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint.
     """
-    if which in ("last", "best"):
+    if which in NAMED_CHECKPOINTS:
         path = run / CHECKPOINTS / f"{which}.ckpt"
         siblings = sorted(folder.parent.name for folder in run.parent.glob(f"*/{CHECKPOINTS}"))
         known = f" Runs with checkpoints in {run.parent}: {', '.join(siblings)}." if siblings else ""
         advice = f"Name the run with --run.name, or leave --ckpt_path out.{known}"
     else:
-        path, advice = Path(which), "Give the path of a .ckpt file, or `last` or `best` for those of the run."
+        path, advice = Path(which), "Give the path of a .ckpt file, or `last`, `previous` or `best` for the run's."
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}. {advice}")
     return str(path)
+
+
+def requeued_checkpoint(run: Path, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The file that a job continues from which SLURM has put into the queue again: the newest of the run's `last` and
+    what Lightning wrote before the job's end; None if this is no such job, or there is no file.
+
+    Args:
+        run: the run's directory.
+        environment: the process's; SLURM counts in SLURM_RESTART_COUNT how often it has started the job again.
+    """
+    if int(environment.get("SLURM_RESTART_COUNT") or 0) < 1:
+        return None
+    files = [path for path in (run / CHECKPOINTS / "last.ckpt", *run.glob("hpc_ckpt_*.ckpt")) if path.exists()]
+    return str(max(files, key=lambda path: path.stat().st_mtime)) if files else None
 
 
 def timestamp() -> str:

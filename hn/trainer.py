@@ -181,9 +181,10 @@ class ExperimentTrainer(L.Trainer):
                 record = kept.load(method.name, own.get(method.name)) if kept is not None else None
                 shown = with_progress(batches[record.batches if record is not None else 0 :], method.name)
                 keep = None if kept is None else partial(kept.keep, own=own.get(method.name), of_batches=len(batches))
-                records[method.name] = measure(
+                record = measure(
                     method, evaluation.scorer, model.generator, shown, **noise, record=record, after_batch=keep
                 )
+                records |= {found.name: found for found in (*record.earlier.values(), record)}
             if grid is not None:
                 grid.last_path = self._comparison_picture(methods, grid)
         base = records["base"]

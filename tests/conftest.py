@@ -277,7 +277,7 @@ def experiment(tiny_checkpoints: Path, tiny_prompts: Path, tmp_path: Path) -> Pa
                 "best_of_8": {"init_args": {"n": 3}},
                 "best_of_50": None,
                 "zero_order_17": {"init_args": {"iterations": 1, "neighbours": 3}},
-                "reno_50": {"init_args": {"iterations": 2}},
+                "reno_50": {"init_args": {"iterations": 2, "report_at": []}},
                 "hypernetwork_reno_5": {"init_args": {"search": {"init_args": {"iterations": 4}}}},
             },
         },

@@ -27,7 +27,7 @@ def comparison(experiment, make_module, tmp_path) -> list[str]:
     module.hypernet.save_pretrained(tmp_path / "runs" / "tiny" / "one" / "hypernet")
     reno = {"class_path": "hn.search.reno.Reno", "init_args": {"iterations": 2}}
     searches = {
-        "best_of_8": {"init_args": {"n": 3}},
+        "best_of_8": {"init_args": {"n": 3, "report_at": [2], "budget": {"patience": 2}}},
         "best_of_50": None,
         "zero_order_17": None,
         "reno_50": None,
@@ -82,7 +82,9 @@ def test_a_killed_comparison_goes_on_and_ends_as_if_it_had_not_been(comparison, 
     results = without_seconds(folder / "results.json")
     assert results == without_seconds(runs / "compare_whole" / "results.json")
     methods = results["methods"]
-    assert list(methods) == ["base", "hypernetwork", "best_of_8", "gated", "hypernetwork_reno_2"]
+    assert list(methods) == ["base", "hypernetwork", "best_of_8@2", "best_of_8", "gated", "hypernetwork_reno_2"]
+    assert methods["best_of_8@2"]["nfe"] == 2 < methods["best_of_8"]["nfe"] <= 3
+    assert methods["base"]["reward"] <= methods["best_of_8@2"]["reward"] <= methods["best_of_8"]["reward"]
     assert methods["hypernetwork_reno_2"]["nfe"] == 3
     assert methods["hypernetwork_reno_2"]["reward"] > methods["hypernetwork"]["reward"]
     assert "hypernetwork_reno_2" in capsys.readouterr().out

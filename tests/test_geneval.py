@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,27 +13,37 @@ import yaml
 from huggingface_hub import constants
 from PIL import Image
 
+import hn.geneval
 from hn.cli import main
+from hn.cli.geneval import _own_device
 from hn.data.images import load_image
 from hn.evaluation.detectors import judge
 from hn.evaluation.detectors.coco import OBJECTS
 from hn.evaluation.geneval import VerdictOptions, evaluate
 from hn.evaluation.geneval_results import read_results, result_row, summarize
 from hn.miniature.detector import GridDetector
+from hn.shard import Shard
 from tests import tiny_detectors
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory) -> Path:
+    """Where the first test that needs images leaves a copy."""
+    return tmp_path_factory.mktemp("predicted") / "images"
+
+
 @pytest.fixture
-def images(experiment, tmp_path, capsys, make_module):
+def images(experiment, tmp_path, capsys, make_module, predicted):
     """What `hn predict` writes: two images of each of five prompts."""
-    make_module().hypernet.save_pretrained(tmp_path / "runs" / "tiny" / "p" / "hypernet")
-    main(["predict", "--config", str(experiment), "--run.name", "p"])
-    capsys.readouterr()
-    folder = next((tmp_path / "runs").rglob("images"))
-    assert len(list(folder.rglob("*.png"))) == 10
-    return folder
+    if not predicted.exists():
+        make_module().hypernet.save_pretrained(tmp_path / "runs" / "tiny" / "p" / "hypernet")
+        main(["predict", "--config", str(experiment), "--run.name", "p"])
+        capsys.readouterr()
+        shutil.copytree(next((tmp_path / "runs").rglob("images")), predicted)
+    assert len(list(predicted.rglob("*.png"))) == 10
+    return Path(shutil.copytree(predicted, tmp_path / "images"))
 
 
 @pytest.fixture
@@ -72,7 +85,7 @@ def test_verdicts_are_the_direct_ones_in_the_official_format(judged, images, tin
     assert "10 images of 5 prompts" in shown and f"results      {images / 'geneval.jsonl'}" in shown
 
 
-def test_an_interrupted_run_continues_to_the_same_file(judged, images, tmp_path, monkeypatch):
+def test_an_interrupted_run_continues_to_the_same_file(judged, images, tmp_path, monkeypatch, request):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     judged("--output", whole)
     seen = []
@@ -89,16 +102,125 @@ def test_an_interrupted_run_continues_to_the_same_file(judged, images, tmp_path,
     assert len(read_results(cut)) == 4
     with cut.open("a") as file:  # a line half written
         file.write(whole.read_text().splitlines()[4][:30])
-    seen.clear()
+    monkeypatch.setattr("hn.geneval.judge", judge)
+    judged_batches = request.getfixturevalue("judged_batches")
+    judged("--output", cut)
+    assert judged_batches == [4, 2] and cut.read_bytes() == whole.read_bytes()
+    judged_batches.clear()
+    monkeypatch.setattr("hn.geneval._require_known_classes", lambda *_: pytest.fail("no detector is needed any more"))
+    judged("--output", cut)
+    assert judged_batches == [] and cut.read_bytes() == whole.read_bytes()
+
+
+@pytest.fixture
+def judged_batches(monkeypatch):
+    """Sizes of the batches that are judged."""
+    seen = []
     monkeypatch.setattr(
         "hn.geneval.judge", lambda d, batch, *others: seen.append(len(batch)) or judge(d, batch, *others)
     )
-    judged("--output", cut)
-    assert seen == [4, 2] and cut.read_bytes() == whole.read_bytes()
-    seen.clear()
-    monkeypatch.setattr("hn.geneval._require_known_classes", lambda *_: pytest.fail("no detector is needed any more"))
-    judged("--output", cut)
-    assert seen == [] and cut.read_bytes() == whole.read_bytes()
+    return seen
+
+
+def test_shards_give_the_file_of_one_run(judged, images, judged_batches, tmp_path, capsys):
+    whole, shared = tmp_path / "whole.jsonl", tmp_path / "shared.jsonl"
+    judged("--output", whole)
+    assert judged_batches == [4, 4, 2]
+    judged_batches.clear()
+    capsys.readouterr()
+    judged("--output", shared, "--shard", "1/2")
+    assert judged_batches == [4] and not shared.exists()
+    own = tmp_path / "shared.shard-1-of-2.jsonl"
+    assert read_results(own) == read_results(whole)[4:8]
+    assert capsys.readouterr().out == "shard 1/2 is done; 6 images of the others have no verdict yet\n"
+    judged("--output", shared, "--shard", "0/2")
+    assert judged_batches == [4, 4, 2]
+    assert shared.read_bytes() == whole.read_bytes()
+    assert "10 images of 5 prompts" in capsys.readouterr().out
+    summaries = [json.loads(path.with_suffix(".summary.json").read_text()) for path in (shared, whole)]
+    assert summaries[0] == summaries[1]
+    assert sorted(path.name for path in tmp_path.glob("shared*")) == ["shared.jsonl", "shared.summary.json"]
+    judged("--output", shared, "--shard", "0/2")  # which has nothing left to do
+    assert judged_batches == [4, 4, 2] and shared.read_bytes() == whole.read_bytes()
+    assert len(list(tmp_path.glob("shared*"))) == 2
+
+
+def test_what_shards_have_done_is_kept_however_the_work_is_shared_next(judged, images, judged_batches, tmp_path):
+    whole, shared = tmp_path / "whole.jsonl", tmp_path / "shared.jsonl"
+    judged("--output", whole)
+    for shards in (("2/3", None), ("2/3", "0/2", "1/2"), ("0/3", "0/2", "1/2"), ("1/3", "0/3", "2/3", "2/3")):
+        judged_batches.clear()
+        for shard in shards:
+            judged("--output", shared, *(() if shard is None else ("--shard", shard)))
+        assert sorted(judged_batches) == [2, 4, 4]
+        assert shared.read_bytes() == whole.read_bytes()
+        assert len(list(tmp_path.glob("shared*"))) == 2
+        shared.unlink()
+
+
+def test_shards_that_end_at_once_may_both_join_the_file(judged, images, judged_batches, tmp_path, monkeypatch):
+    """The other one joins and cleans up while this one is about to."""
+    whole, shared = tmp_path / "whole.jsonl", tmp_path / "shared.jsonl"
+    judged("--output", whole)
+    judged("--output", shared, "--shard", "0/2")
+    join, joined = hn.geneval._join, []
+
+    def join_twice(output, shard, *others):
+        if not joined:
+            joined.append(shard)
+            join(output, Shard(0, 2), *others)
+            assert shared.read_bytes() == whole.read_bytes() and len(list(tmp_path.glob("shared*"))) == 2
+        return join(output, shard, *others)
+
+    monkeypatch.setattr("hn.geneval._join", join_twice)
+    judged("--output", shared, "--shard", "1/2")
+    assert joined == [Shard(1, 2)]
+    assert shared.read_bytes() == whole.read_bytes() and len(list(tmp_path.glob("shared*"))) == 2
+
+
+def test_a_shard_goes_on_and_leaves_the_others_files_alone(judged, images, judged_batches, tmp_path, refused):
+    shared = ("--output", tmp_path / "shared.jsonl", "--batch_size", "2")
+    judged(*shared, "--shard", "0/2")
+    other = tmp_path / "shared.shard-0-of-2.jsonl"
+    with other.open("a") as file:  # it is at work
+        file.write('{"filename": "0')
+    content = other.read_bytes()
+    judged_batches.clear()
+    for _ in range(2):  # of its second and fifth batch the other one has the fifth
+        judged(*shared, "--shard", "1/3")
+        assert judged_batches == [2] and other.read_bytes() == content
+    given = ("--images", images, *shared, "--shard", "1/2", "--detector", tmp_path / "tiny.yaml")
+    assert "shared.shard-0-of-2.jsonl has verdicts by another judge" in refused(*given, "--options.threshold", "0.5")
+    assert "A shard is its number, from 0 on" in refused(*given, "--shard", "1")
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_share_the_work(images, experiment, judged, tmp_path):
+    whole, shared = tmp_path / "whole.jsonl", tmp_path / "shared.jsonl"
+    judged("--output", whole)
+    command = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hn", "geneval"]
+    options = ["--images", images, "--detector", experiment, "--batch_size", "4", "--device", "cpu", "--output", shared]
+    subprocess.run(
+        [sys.executable, "-m", *map(str, [*command, *options])],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    assert shared.read_bytes() == whole.read_bytes()
+    assert len(list(tmp_path.glob("shared*"))) == 2
+
+
+def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert _own_device(torch.device("cuda")) == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert _own_device(torch.device("cuda")) == torch.device("cuda:1")
+    assert _own_device(torch.device("cuda:0")) == torch.device("cuda:0")
+    assert _own_device(torch.device("cpu")) == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="There is no device 'cuda:2' here"):
+        _own_device(torch.device("cuda"))
 
 
 def test_images_that_changed_are_judged_again(judged, images):
@@ -161,6 +283,32 @@ def test_a_folder_that_is_not_right(images, experiment, refused, tmp_path):
     metadata.write_text(row.replace("ball", "zebra").replace("cube", "zebra"))
     assert "The prompts ask for zebra, which the detector does not know; it knows ball, cube." in refused(*given)
     assert not (images / "geneval.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("clause", "message"),
+    [
+        ({"count": "2"}, '"count": "2"}; a `count` is a number from 1 on'),
+        ({"count": 0}, "a `count` is a number from 1 on"),
+        ({"count": 1, "color": "grey"}, "a `color` is one of red, orange, yellow, "),
+        ({"count": 1, "position": ["beside", 0]}, "a `position` is one of left of, right of, above, below"),
+        ({"count": 1, "position": ["above", 1]}, "and the place of an earlier clause"),
+    ],
+)
+def test_clauses_that_are_none_of_geneval_s(images, experiment, refused, clause, message):
+    metadata = images / "00003" / "metadata.jsonl"
+    row = json.loads(metadata.read_text())
+    metadata.write_text(json.dumps(row | {"include": [row["include"][0], {"class": "ball", **clause}]}))
+    shown = refused("--images", images, "--detector", experiment)
+    assert f"{metadata}: `include` has " in shown and message in shown
+    assert not (images / "geneval.jsonl").exists()
+
+
+def test_a_folder_without_one_image_that_can_be_read(images, experiment, refused):
+    for path in images.glob("0*/samples/*.png"):
+        path.write_bytes(path.read_bytes()[:60])
+    assert f"No image of {images} can be read: " in refused("--images", images, "--detector", experiment)
+    assert not list(images.glob("geneval*"))
 
 
 def test_missing_weights_are_named_before_anything(images, refused, monkeypatch, tmp_path):

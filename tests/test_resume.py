@@ -1,5 +1,6 @@
 """A run that was cut in two is the same run, from the command line."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -9,17 +10,20 @@ import torch
 from hn.cli import main
 
 INTERRUPTION = '''
+import os
+
 from lightning.pytorch import Callback
 
 class Interruption(Callback):
-    """Presses Ctrl-C when a batch begins after so many updates."""
+    """Sends the process signals when a hook is called after so many updates, once."""
 
-    def __init__(self, step: int):
-        self.step = step
+    def __init__(self, step: int, hook: str, signals: list[int]):
+        def interrupt(trainer, *args, **kwargs):
+            if trainer.global_step == step:
+                while signals:
+                    os.kill(os.getpid(), signals.pop())
 
-    def on_train_batch_start(self, trainer, *args):
-        if trainer.global_step == self.step:
-            raise KeyboardInterrupt
+        setattr(self, hook, interrupt)
 '''
 
 
@@ -70,14 +74,101 @@ def test_stopped_and_continued_is_uninterrupted(fit, experiment, uninterrupted, 
     assert continued == saved.replace(f"max_steps: {at}\n", "max_steps: 6\n")
 
 
-def test_interrupted_and_continued_is_uninterrupted(fit, experiment, uninterrupted, capsys):
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit) as caught:
-        fit("parts", "--callbacks.stop", "{class_path: interruption.Interruption, init_args: {step: 4}}")
-    signal.signal(signal.SIGINT, handler)  # Lightning ignores further Ctrl-C while it shuts down
-    assert caught.value.code == 1
+@pytest.fixture
+def interrupted(fit):
+    """Runs `hn fit` with signals that come in a hook after four updates, and returns the exit status."""
+
+    def run(hook, *signals):
+        stop = f"{{class_path: interruption.Interruption, init_args: {{step: 4, hook: {hook}, signals: {[*signals]}}}}}"
+        handlers = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+        try:
+            with pytest.raises(SystemExit) as caught:
+                fit("parts", "--callbacks.stop", stop)
+            # Handlers are as they were.
+            assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == handlers
+        finally:
+            for signum, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+                signal.signal(signum, handler)
+        return caught.value.code
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("hook", "signum", "stopped_at"),
+    [
+        ("on_train_batch_start", signal.SIGINT, 5),
+        ("on_before_optimizer_step", signal.SIGTERM, 5),
+        ("on_validation_batch_start", signal.SIGINT, 4),
+        ("on_validation_batch_end", signal.SIGTERM, 4),
+    ],
+)
+def test_a_signal_stops_after_the_batch_and_the_run_goes_on_exactly(
+    fit, interrupted, experiment, uninterrupted, capfd, caplog, hook, signum, stopped_at
+):
+    assert interrupted(hook, int(signum)) == 128 + signum
+    name = "Ctrl-C" if signum == signal.SIGINT else "SIGTERM"
+    path = experiment.parent / "runs" / "tiny" / "parts" / "checkpoints" / "last.ckpt"
+    line = f"{name} after update {stopped_at}: --run.name parts --ckpt_path last continues from {path}."
+    assert line in caplog.messages
+    assert ("press Ctrl-C again to stop at once" in capfd.readouterr().err) == (signum == signal.SIGINT)
+    assert last(experiment, "parts")["global_step"] == stopped_at
+    fit("parts", "--ckpt_path", "last")
+    torch.testing.assert_close(last(experiment, "parts"), uninterrupted, rtol=0, atol=0)
+
+
+def test_the_second_ctrl_c_stops_at_once_and_writes_no_half_update(
+    fit, interrupted, experiment, uninterrupted, monkeypatch, caplog
+):
+    step = torch.optim.AdamW.step
+
+    def half(self, closure):
+        closure()
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].add_(1)
+        raise KeyboardInterrupt
+
+    # The first one comes before the update, the second amid it.
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *args, **options: (step, half)[_second()](*args, **options))
+    assert interrupted("on_train_batch_start", int(signal.SIGINT)) == 130
+    monkeypatch.undo()
+    assert "Stopped amid update 4" in caplog.text
     assert last(experiment, "parts")["global_step"] == 4
     fit("parts", "--ckpt_path", "last")
+    torch.testing.assert_close(last(experiment, "parts"), uninterrupted, rtol=0, atol=0)
+
+
+def _second() -> bool:
+    """Whether a first Ctrl-C has come."""
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.fixture
+def slurm(monkeypatch, tmp_path):
+    """A job of SLURM's, whose `scontrol` writes down how it is called, and ends the job as SLURM would."""
+    job = {"NTASKS": 1, "JOB_ID": 17, "JOB_NAME": "train", "PROCID": 0, "LOCALID": 0, "NODEID": 0, "NODELIST": "here"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    scontrol, called = tmp_path / "bin" / "scontrol", tmp_path / "called"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {called}\nkill -TERM $PPID\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    return called
+
+
+def test_a_job_that_slurm_puts_into_the_queue_again_goes_on_by_itself(
+    fit, interrupted, experiment, uninterrupted, slurm, monkeypatch
+):
+    run = experiment.parent / "runs" / "tiny" / "parts"
+    assert interrupted("on_before_optimizer_step", int(signal.SIGUSR1)) == 128 + signal.SIGTERM
+    assert slurm.read_text() == "requeue 17\n"
+    # Not amid the update, when the signal came.
+    assert torch.load(run / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"] == 5
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    fit("parts")
     torch.testing.assert_close(last(experiment, "parts"), uninterrupted, rtol=0, atol=0)
 
 

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from hn.run_directory import RunDirectory, find_checkpoint, timestamp
+from hn.run_directory import RunDirectory, find_checkpoint, requeued_checkpoint, timestamp
 
 
 def test_a_run_is_known_by_experiment_and_name(tmp_path):
@@ -50,3 +50,18 @@ def test_names_stay_in_their_folder(name):
     for options in ({"name": name}, {"experiment": name}):
         with pytest.raises(ValueError, match="must be the name of one folder"):
             RunDirectory(**options)
+
+
+def test_a_job_in_the_queue_again_goes_on_from_the_newest_checkpoint(tmp_path):
+    again = {"SLURM_RESTART_COUNT": "1"}
+    assert requeued_checkpoint(tmp_path, again) is None
+    files = [tmp_path / "checkpoints" / "last.ckpt", tmp_path / "hpc_ckpt_1.ckpt", tmp_path / "hpc_ckpt_2.ckpt"]
+    files[0].parent.mkdir()
+    for path, time in zip(files, (200, 100, 300), strict=True):
+        path.touch()
+        os.utime(path, (time, time))
+    assert requeued_checkpoint(tmp_path, again) == str(files[2])
+    files[2].unlink()
+    assert requeued_checkpoint(tmp_path, again) == str(files[0])
+    for first in ({}, {"SLURM_RESTART_COUNT": "0"}, {"SLURM_RESTART_COUNT": ""}):
+        assert requeued_checkpoint(tmp_path, first) is None

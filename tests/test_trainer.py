@@ -59,7 +59,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(make_module, make_data, make_tr
         if content != "weights":
             path.write_bytes(path.read_bytes()[: 300 if content == "truncated" else 0])
     trainer = make_trainer()
-    with pytest.raises(ValueError, match=r"given\.ckpt cannot be read as a training checkpoint.*`last` or `best`"):
+    with pytest.raises(ValueError, match=r"given\.ckpt cannot be read as a training checkpoint.*`previous` or `best`"):
         trainer.fit(make_module(), datamodule=make_data(), ckpt_path=path)
     assert not trainer.is_working
 

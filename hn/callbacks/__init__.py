@@ -1,1 +1,1 @@
-"""Lightning callbacks: evaluation, prompt suites, image grids, predictions, the last checkpoint and progress."""
+"""Lightning callbacks: evaluation, suites, image grids, predictions, progress, and what makes a long run safe."""

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
+
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from hn.cli.experiment import run_experiment
 from hn.cli.generate import generate_without_experiment
@@ -40,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except SIGTERMException:  # Lightning's, of a test or prediction, which would be status 0
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # of which Lightning makes status 1
+            raise SystemExit(130) from None
+        raise
     except KeyboardInterrupt:
         if os.environ.get("HN_TRACEBACK"):
             raise

@@ -17,10 +17,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf.errors import OmegaConfBaseException
 
+from hn.callbacks.stopping import TrainingStopped
 from hn.callbacks.suite import suites_in
 from hn.class_path import import_class
 from hn.cli.embed import SUITE_VERBS, embed_experiment
 from hn.cli.instances import instantiate, instantiate_outline
+from hn.cli.memory import is_out_of_memory, out_of_memory_message
 from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
 from hn.cli.plan import plan_experiment
 from hn.comparison import Comparison
@@ -32,7 +34,7 @@ from hn.hypernets import Hypernet, LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.pretrained import locate, repositories_in, require_repositories
 from hn.report.plan import plan_table
-from hn.run_directory import CHECKPOINTS, WEIGHTS, RunDirectory, find_checkpoint, timestamp
+from hn.run_directory import CHECKPOINTS, WEIGHTS, RunDirectory, find_checkpoint, requeued_checkpoint, timestamp
 from hn.trainer import ExperimentTrainer
 
 DESCRIPTION = """Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS].
@@ -160,7 +162,8 @@ class HnCLI(LightningCLI):
                 # Not kept in the saved configuration: a run that was continued is still the run of that configuration.
                 self.checkpoint, config.ckpt_path = find_checkpoint(run.path, config.ckpt_path), None
             elif verb in ("fit", "train"):
-                if (run.path / CHECKPOINTS).is_dir():
+                self.checkpoint = requeued_checkpoint(run.path)
+                if self.checkpoint is None and (run.path / CHECKPOINTS).is_dir():
                     raise UserError(
                         f"{run.path} holds a run already; continue it with --ckpt_path last, or choose another name."
                     )
@@ -236,8 +239,16 @@ class HnCLI(LightningCLI):
                 title = f"{options.run.experiment}: one update at batch {plan.batch_size}, counted"
                 print(plan_table(plan, title, options.gpu_memory))
             return
-        with user_errors(only_if=lambda: not self.trainer.is_working):
-            super()._run_subcommand(subcommand)
+        try:
+            with user_errors(only_if=lambda: not self.trainer.is_working):
+                super()._run_subcommand(subcommand)
+        except TrainingStopped as error:
+            raise UserError(str(error)) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            config = self.config[subcommand].clone().as_dict()
+            raise UserError(out_of_memory_message(error, subcommand, config)) from error
         if self.weights is not None:
             print(f"weights      {self.weights}")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from hn.class_path import class_path
 from hn.cli.parsing import Parser, UserError, helpful_parsing, user_errors, verb_parser, with_flag_values
@@ -16,11 +19,14 @@ from hn.evaluation.detectors import Detector, GenEvalDetector
 from hn.evaluation.geneval import VerdictOptions
 from hn.geneval import judge_files, require_same_judge
 from hn.pretrained import repositories_in, require_repositories
+from hn.shard import Shard
 
 GENEVAL_USAGE = "hn geneval --images FOLDER [--detector FILE.yaml|CLASS_PATH] [--output FILE] [--OPTION VALUE ...]"
 GENEVAL_DESCRIPTION = """Judge a folder of images in GenEval's layout, as hn predict writes it, by GenEval's rules.
 
-Run again, it continues where it was interrupted."""
+Run again, it continues where it was interrupted. Several GPUs share the work if torchrun starts it on each:
+
+  torchrun --nproc_per_node 8 -m hn geneval --images FOLDER"""
 SECTION = "callbacks.evaluation.init_args.detector"
 """Where an experiment names its detector."""
 
@@ -36,6 +42,8 @@ def geneval_parser() -> Parser:
     add("--allow_uneven", type=bool, default=False, help="Take prompts with different numbers of images.")
     add("--batch_size", type=int, default=8, help="Images judged at once.")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto for the GPU if there is one.")
+    add("--shard", help="The share of this process, like 0/4 for the first of four; torchrun's if not given. "
+        "The last one to end joins all verdicts.")  # fmt: skip
     parser.add_class_arguments(VerdictOptions, "options")
     return parser
 
@@ -55,7 +63,8 @@ def judge_folder(arguments: Sequence[str]) -> None:
         if given.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {given.batch_size}.")
         options = VerdictOptions(**vars(given.options))
-        device = find_device(given.device)
+        shard = Shard.of_environment() if given.shard is None else Shard.parse(given.shard)
+        device = _own_device(find_device(given.device))
         folder = Path(given.images)
         files = read_geneval_folder(folder, given.allow_uneven)
         output = Path(given.output or folder / "geneval.jsonl")
@@ -84,6 +93,7 @@ def judge_folder(arguments: Sequence[str]) -> None:
             options=options,
             batch_size=given.batch_size,
             device=device,
+            shard=shard,
         )
 
 
@@ -101,3 +111,13 @@ def detector_section(word: str | None) -> dict[str, Any]:
     if "class_path" not in section:
         raise ValueError(f"{word} describes no detector: it has neither `{SECTION}` nor `class_path` with `init_args`.")
     return section
+
+
+def _own_device(device: torch.device) -> torch.device:
+    """The GPU of this one of the processes that `torchrun` started, if no particular one was asked for.
+
+    Raises:
+        ValueError: if there are more processes than GPUs.
+    """
+    rank = os.environ.get("LOCAL_RANK")
+    return find_device(f"cuda:{rank}") if device == torch.device("cuda") and rank is not None else device

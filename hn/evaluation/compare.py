@@ -45,7 +45,8 @@ def measure(
         samples = Samples.draw(generator, batch, images_per_prompt, seed)
         output = method(samples)
         record.add(samples, output, scorer(output.images, samples.prompts, samples.metadata))
-        record.nfe = method.nfe  # a search knows it once it has run
+        for count, earlier in output.earlier.items():
+            record.at(count).add(samples, earlier, scorer(earlier.images, samples.prompts, samples.metadata))
         if after_batch is not None:
             after_batch(record)
     return record
@@ -79,5 +80,4 @@ def reference_record(
 
 def features_of(record: MethodRecord) -> dict[str, Tensor]:
     """The columns of a record that are features, [N, D] each."""
-    columns, _ = record.state()
-    return {name: column for name, column in columns.items() if name.partition("/")[0] == "features"}
+    return {name: column for name, column in record.columns().items() if name.partition("/")[0] == "features"}

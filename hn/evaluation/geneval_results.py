@@ -1,7 +1,7 @@
 """GenEval's results on disk and their summary, in the official formats (github.com/djghosh13/geneval)."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,24 +65,32 @@ def write_results(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps({name: row[name] for name in FIELDS}) + "\n" for row in rows), encoding="utf-8")
 
 
-def read_results(path: str | Path) -> list[dict[str, Any]]:
+def read_results(path: str | Path, is_growing: bool = False, fields: Sequence[str] = FIELDS) -> list[dict[str, Any]]:
     """Read a results file, our own or the official script's.
+
+    Args:
+        path: of the file.
+        is_growing: leave out a last line that has no end yet.
+        fields: that every line must have.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if a line is not JSON or lacks a field.
     """
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    content = Path(path).read_bytes()
+    if is_growing:
+        content = content[: content.rfind(b"\n") + 1]
+    for number, line in enumerate(content.decode("utf-8").splitlines(), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
-        missing = [name for name in FIELDS if name not in row]
+        missing = [name for name in fields if not isinstance(row, dict) or name not in row]
         if missing:
-            raise ValueError(f"{path}, line {number}: GenEval results need the fields {', '.join(missing)}")
+            raise ValueError(f"{path}, line {number}: results need the fields {', '.join(missing)}")
         rows.append(row)
     return rows
 

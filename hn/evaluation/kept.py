@@ -16,7 +16,9 @@ from torch import Tensor
 from hn.data.checksum import digest
 from hn.data.prompts import PromptBatch
 from hn.evaluation.record import MethodRecord
+from hn.files import in_one_step
 from hn.report.results import environment
+from hn.wording import differences
 
 _SETTINGS, _REFERENCE = "settings.json", "reference"
 _SHOWN = 5  # differences that an error lists
@@ -85,14 +87,11 @@ class KeptRecords:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / _SETTINGS
         if not settings.is_file():
-            partial = settings.with_suffix(".partial")
-            partial.write_text(json.dumps(self._settings, indent=2) + "\n", encoding="utf-8")
-            partial.replace(settings)
-        path = self.folder / f"{stem}.safetensors"
-        partial = path.with_suffix(".partial")  # replaced in one step: a file is a whole one, or not there
+            with in_one_step(settings) as partial:
+                partial.write_text(json.dumps(self._settings, indent=2) + "\n", encoding="utf-8")
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, partial, metadata={"facts": json.dumps(facts)})
-        partial.replace(path)
+        with in_one_step(self.folder / f"{stem}.safetensors") as partial:
+            save_file(whole, partial, metadata={"facts": json.dumps(facts)})
         self._written = time.monotonic()
 
     def _require_equal(self, kept: Any, own: Any, prefix: str) -> None:
@@ -104,9 +103,9 @@ class KeptRecords:
             if kept.get(name, nothing) != own.get(name, nothing)
         ]
         if changed:
-            more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
             raise ValueError(
-                f"{self.folder} has what was measured with other settings: {'; '.join(changed[:_SHOWN])}{more}. "
+                f"{self.folder} has what was measured with other settings: "
+                f"{differences({'changed': changed}, _SHOWN)}. "
                 "Go on with the same settings, choose another --run.name, or remove that folder to measure anew."
             )
 

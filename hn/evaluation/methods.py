@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from hn.evaluation.samples import Samples
 from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base import Hypernet
 from hn.objective import noise_kl
+from hn.report.progress import progress_bar
 from hn.rewards.ensemble import RewardEnsemble
-from hn.search.base import Search
+from hn.search.base import Search, SearchResult
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,15 @@ class MethodOutput:
         images: [B, 3, H, W] in [0, 1].
         kl_nats: [B] the cost in noise space in nats, where the method has one.
         seconds: that the images took, prompts encoded beforehand.
+        nfe: of a search, the forward passes of the backbone for one image, on average; else the method's own.
+        earlier: of a search, what it had found after so many images of each sample: its `report_at`.
     """
 
     images: Tensor
     kl_nats: Tensor | None
-    seconds: float
+    seconds: float = float("nan")
+    nfe: float | None = None
+    earlier: dict[int, MethodOutput] = field(default_factory=dict)
 
 
 class Method(ABC):
@@ -48,12 +53,12 @@ class Method(ABC):
         """Images of the samples, and the time they took; the prompts are encoded before the clock starts."""
         conditioning = self.generator.encode(samples.prompts)
         started = _now(samples.noise)
-        images, kl_nats = self.run(samples, conditioning)
-        return MethodOutput(images, kl_nats, _now(images) - started)
+        output = self.run(samples, conditioning)
+        return replace(output, seconds=_now(output.images) - started)
 
     @abstractmethod
-    def run(self, samples: Samples, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
-        """Images [B, 3, H, W] in [0, 1], and the cost in noise space [B] in nats where the method has one."""
+    def run(self, samples: Samples, conditioning: Conditioning) -> MethodOutput:
+        """What it makes of the samples; its seconds are filled in afterwards."""
 
 
 class Sampled(Method):
@@ -72,9 +77,10 @@ class Sampled(Method):
         self.is_base = is_base
 
     @torch.no_grad()
-    def run(self, samples: Samples, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+    def run(self, samples: Samples, conditioning: Conditioning) -> MethodOutput:
         images = self.generator.generate(samples.noise, conditioning, self.steps, samples.streams())
-        return images, samples.noise.new_zeros(len(samples)) if self.is_base else None
+        kl_nats = samples.noise.new_zeros(len(samples)) if self.is_base else None
+        return MethodOutput(images, kl_nats)
 
 
 class Modulated(Method):
@@ -92,30 +98,57 @@ class Modulated(Method):
         self.hypernet = hypernet
 
     @torch.no_grad()
-    def run(self, samples: Samples, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+    def run(self, samples: Samples, conditioning: Conditioning) -> MethodOutput:
         f = self.hypernet(samples.noise, conditioning)
         images = self.generator.generate(samples.noise + f, conditioning, self.steps, samples.streams())
-        return images, noise_kl(f)
+        return MethodOutput(images, noise_kl(f))
 
 
 class Searched(Method):
-    """A test-time search on the trained reward. `nfe` is read off its trace, so it is known after the first call.
+    """A test-time search on the trained reward. `nfe` is what the samples of a call took on average, known after it.
 
     Args:
         name: key in `results.json`.
         generator: the frozen generator.
         search: the search.
         reward: what it maximises.
+
+    Raises:
+        ValueError: if the search does not fit the generator.
     """
 
     def __init__(self, name: str, generator: Generator, search: Search, reward: RewardEnsemble) -> None:
         super().__init__(name, generator, nfe=float("nan"))
+        try:
+            search.check(generator)
+        except ValueError as error:
+            raise ValueError(f"The search {name} cannot run: {error}") from None
         self.search, self.reward = search, reward
 
-    def run(self, samples: Samples, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
-        result = self.search(self.generator, self.reward.total, samples.prompts, samples.noise, samples.streams())
-        self.nfe = result.trace[-1]["nfe"]
-        return result.images, self.search.kl_nats(samples.noise, result.noises.to(samples.noise))
+    def run(self, samples: Samples, conditioning: Conditioning) -> MethodOutput:
+        with progress_bar(self.name, unit="images") as progress:
+            result = self.search(
+                self.generator,
+                self.reward.total,
+                samples.prompts,
+                samples.noise,
+                samples.streams(),
+                conditioning=conditioning,
+                progress=progress,
+            )
+        output = self._output(samples, result)
+        self.nfe = output.nfe
+        return output
+
+    def _output(self, samples: Samples, result: SearchResult) -> MethodOutput:
+        last = result.trace[-1]
+        return MethodOutput(
+            images=result.images,
+            kl_nats=self.search.kl_nats(samples.noise, result),
+            seconds=last["seconds"],
+            nfe=last["nfe"],
+            earlier={count: self._output(samples, found) for count, found in result.earlier.items()},
+        )
 
 
 def _now(tensor: Tensor) -> float:

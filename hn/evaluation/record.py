@@ -16,6 +16,8 @@ from hn.evaluation.fidelity import cmmd, frechet_distance, kid
 from hn.evaluation.methods import MethodOutput
 from hn.evaluation.samples import Samples
 
+_EARLIER = "earlier/"  # before the number and the name of such a record's columns
+
 
 class MethodRecord:
     """Scores of one method over an evaluation set, image by image, in any order.
@@ -27,10 +29,12 @@ class MethodRecord:
     Attributes:
         batches: number of batches appended so far.
         seconds: that the method took for them.
+        earlier: records of what a search had found after so many images of each sample, see `MethodOutput.earlier`.
     """
 
     def __init__(self, name: str, nfe: float = float("nan")) -> None:
         self.name, self.nfe, self.seconds, self.batches = name, nfe, 0.0, 0
+        self.earlier: dict[int, MethodRecord] = {}
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
         self._tags: list[str] = []
 
@@ -48,21 +52,37 @@ class MethodRecord:
             self._parts[name].append(value)
         if output.kl_nats is not None:
             self._parts["kl_nats"].append(output.kl_nats.detach().float().cpu())
+        if output.nfe is not None:  # of a search, whose images need not all take as many
+            done = len(self)
+            self.nfe = (done * self.nfe + len(samples) * output.nfe) / (done + len(samples)) if done else output.nfe
         self._tags += samples.tags
         self.seconds += output.seconds
         self.batches += 1
 
+    def at(self, count: int) -> MethodRecord:
+        """The record of what a search had found after `count` images of each sample; `<name>@<count>`."""
+        return self.earlier.setdefault(count, MethodRecord(f"{self.name}@{count}"))
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that it holds, as tensors and as values that JSON has, for `of_state`."""
         facts = {"name": self.name, "nfe": self.nfe, "seconds": self.seconds, "batches": self.batches}
-        return {name: self.column(name) for name in self._parts}, {**facts, "tags": self._tags}
+        tensors = self.columns()
+        earlier = {}
+        for count, record in self.earlier.items():
+            columns, earlier[count] = record.state()
+            tensors |= {f"{_EARLIER}{count}/{name}": column for name, column in columns.items()}
+        return tensors, {**facts, "tags": self._tags, "earlier": earlier}
 
     @classmethod
     def of_state(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Self:
         """The record that had this `state`."""
         record = cls(facts["name"], facts["nfe"])
         record.seconds, record.batches, record._tags = facts["seconds"], facts["batches"], list(facts["tags"])
-        record._parts.update({name: [column] for name, column in tensors.items()})
+        record._parts.update({name: [c] for name, c in tensors.items() if not name.startswith(_EARLIER)})
+        for count, earlier in facts["earlier"].items():
+            prefix = f"{_EARLIER}{count}/"
+            columns = {name.removeprefix(prefix): c for name, c in tensors.items() if name.startswith(prefix)}
+            record.earlier[int(count)] = cls.of_state(columns, earlier)
         return record
 
     def __len__(self) -> int:
@@ -75,6 +95,10 @@ class MethodRecord:
     def column(self, name: str) -> Tensor:
         """All images' values of one score, [N] or [N, D]."""
         return torch.cat(self._parts[name])
+
+    def columns(self) -> dict[str, Tensor]:
+        """All scores, and `index` and `copy`, the samples' numbers, by name."""
+        return {name: self.column(name) for name in self._parts}
 
     def mean(self, name: str) -> float | None:
         """Mean of a score over all images; None if it was not recorded."""

@@ -19,22 +19,27 @@ def joined(shards: Sequence[MethodRecord]) -> MethodRecord:
     Args:
         shards: of one method, with the same scores; some may be empty.
     """
-    name, nfe = shards[0].name, shards[0].nfe
-    states = [shard.state() for shard in shards if len(shard)]
-    if not states:
-        return MethodRecord(name, nfe)
-    columns = {key: torch.cat([tensors[key] for tensors, _ in states]) for key in states[0][0]}
-    tags = [tag for _, facts in states for tag in facts["tags"]]
+    filled = [shard for shard in shards if len(shard)]
+    if not filled:
+        return MethodRecord(shards[0].name, shards[0].nfe)
+    facts = [shard.state()[1] for shard in filled]
+    each = [shard.columns() for shard in filled]
+    columns = {name: torch.cat([own[name] for own in each]) for name in each[0]}
+    tags = [tag for own in facts for tag in own["tags"]]
     keys = list(zip(columns["index"].tolist(), columns["copy"].tolist(), strict=True))
     first = {key: place for place, key in reversed(list(enumerate(keys)))}
     order = [first[key] for key in sorted(first)]
-    facts = {
-        **states[0][1],
-        "seconds": sum(facts["seconds"] for _, facts in states) * len(order) / len(keys),
-        "batches": sum(facts["batches"] for _, facts in states),
+    whole = {
+        "seconds": sum(own["seconds"] for own in facts) * len(order) / len(keys),
+        "batches": sum(own["batches"] for own in facts),
         "tags": [tags[place] for place in order],
+        "earlier": {},
     }
-    return MethodRecord.of_state({key: column[order] for key, column in columns.items()}, facts)
+    record = MethodRecord.of_state({name: column[order] for name, column in columns.items()}, facts[0] | whole)
+    record.nfe = sum(shard.nfe * len(shard) for shard in filled) / len(keys)
+    for count in filled[0].earlier:
+        record.earlier[count] = joined([shard.earlier[count] for shard in filled])
+    return record
 
 
 def joined_over_processes(record: MethodRecord) -> MethodRecord:

@@ -38,9 +38,9 @@ def save_png(image: Tensor, path: Path, text: Mapping[str, Any]) -> None:
         to_pil(image).save(partial, format="PNG", pnginfo=chunks)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file in one step."""
-    with in_one_step(path) as partial:
+def write_json(path: Path, content: Mapping[str, Any], partial: Path | None = None) -> None:
+    """Write a JSON file in one step; `partial` as `in_one_step` takes it."""
+    with in_one_step(path, partial) as partial:
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

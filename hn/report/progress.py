@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -21,12 +22,36 @@ def with_progress(items: Sequence[T], name: str, line_every: float = 30.0, unit:
         line_every: seconds between lines where there is no terminal; the last item always gives one.
         unit: what the items are, in those lines.
     """
-    with tqdm(total=len(items), desc=name, disable=None, dynamic_ncols=True, file=sys.stderr) as bar:
-        started = said = time.perf_counter()
+    with progress_bar(name, line_every, unit, has_last_line=True) as tell:
+        tell(0, len(items))
         for done, item in enumerate(items, 1):
             yield item
-            bar.update()
+            tell(done, len(items))
+
+
+@contextmanager
+def progress_bar(
+    name: str, line_every: float = 30.0, unit: str = "batches", has_last_line: bool = False
+) -> Iterator[Callable[[int, int], None]]:
+    """Gives what to call with how much is done, and how much there is in all, to show it as `with_progress` does.
+
+    Args:
+        name: of what is done.
+        line_every: seconds between lines where there is no terminal.
+        unit: what is counted, in those lines.
+        has_last_line: whether the end gives a line too, and the bar stays.
+    """
+    with tqdm(desc=name, disable=None, dynamic_ncols=True, leave=has_last_line, file=sys.stderr) as bar:
+        started = said = time.perf_counter()
+
+        def tell(done: int, total: int) -> None:
+            nonlocal said
             now = time.perf_counter()
-            if bar.disable and (done == len(items) or now - said >= line_every):
-                print(f"{name}: {done}/{len(items)} {unit}, {now - started:.1f} s", file=sys.stderr, flush=True)
+            if not bar.disable:
+                bar.total = total
+                bar.update(done - bar.n)
+            elif done and ((has_last_line and done == total) or now - said >= line_every):
+                print(f"{name}: {done}/{total} {unit}, {now - started:.1f} s", file=sys.stderr, flush=True)
                 said = now
+
+        yield tell

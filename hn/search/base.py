@@ -2,27 +2,32 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, TypedDict
+from dataclasses import dataclass, field
+from typing import ClassVar, Self, TypedDict
 
 import torch
 from torch import Tensor
 
 from hn.generators.base import Conditioning, Generator
+from hn.search.budget import Budget
 
 RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
 """(images [B, 3, H, W] in [0, 1], B prompts) -> scores [B], higher is better."""
 
+ProgressFunction = Callable[[int, int], None]
+"""Told after every batch of images how many of all prompts are made, and how many there will be at most."""
+
 
 class TracePoint(TypedDict):
-    """The state of a search after a certain budget.
+    """The state of a search once every prompt has had a certain number of images, or all that its `Budget` allowed.
 
-    `nfe` (function evaluations of the backbone, forward ones only) and `reward_calls` are per prompt; `seconds` is the
-    time that all prompts together took up to here, once they were encoded.
+    `nfe` (function evaluations of the backbone, forward ones only) and `reward_calls` are means over the prompts, which
+    differ where some ended early; `seconds` is the time that all prompts together took up to here, once they were
+    encoded.
     """
 
-    nfe: int
-    reward_calls: int
+    nfe: float
+    reward_calls: float
     seconds: float
     best_reward: Tensor  # [B] float32 on the CPU
 
@@ -35,20 +40,28 @@ class SearchResult:
         images: [B, 3, H, W] in [0, 1], on the generator's device.
         noises: [B, *noise_shape], the noises of these images.
         rewards: [B] float32 on the CPU, the rewards of these images.
-        trace: reward against budget, in order of budget; the last point holds `rewards`.
+        nfe: [B] int64, function evaluations of the backbone, forward ones only, that each prompt took.
+        reward_calls: [B] int64, images that were made and scored for each prompt.
+        trace: reward against budget, in order of budget; the last point holds `rewards`. Its points are those of the
+            search's own number of iterations, however early prompts ended.
+        earlier: what a search with so many `evaluations` would have found, by the numbers of `report_at`.
     """
 
     images: Tensor
     noises: Tensor
     rewards: Tensor
+    nfe: Tensor
+    reward_calls: Tensor
     trace: list[TracePoint]
+    earlier: dict[int, Self] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchProblem:
     """What is searched: B prompts with their starting noises and sources of randomness.
 
-    Every prompt has seeds of its own, so that its result does not depend on the prompts it is batched with.
+    Every prompt has seeds of its own, so that its result does not depend on the prompts it is batched with. What was
+    spent on each prompt beforehand, `spent_nfe` and `spent_seconds`, counts.
     """
 
     generator: Generator
@@ -59,6 +72,9 @@ class SearchProblem:
     streams: list[torch.Generator]
     step_seeds: list[int]
     steps: int
+    progress: ProgressFunction | None = None
+    spent_nfe: int = 0
+    spent_seconds: float = 0.0
 
     def evaluate(self, noises: Tensor, which: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images [n, 3, H, W] and scores [n] of the noises [n, ...] for the prompts numbered `which`.
@@ -84,22 +100,81 @@ class SearchProblem:
 class Search(ABC):
     """Looks for a better noise for each prompt, within a budget.
 
+    A subclass has its own numbers before it calls `__init__`, which looks at `evaluations`.
+
     Args:
         steps: sampling steps for each image; the generator's own number if not given.
         batch_size: most images that are generated and scored at once; bounds memory and does not change the result.
+        budget: what ends a prompt's search early; nothing if not given.
+        report_at: numbers of images for each prompt, below `evaluations`, at which the result is reported too
+            (`SearchResult.earlier`): one run then answers for several budgets. Each is to end an iteration.
 
     Raises:
-        ValueError: if an argument is below 1.
+        ValueError: if an argument is out of range.
     """
 
     is_local: ClassVar[bool] = True
     """Whether it moves on from the noise it is given, rather than drawing candidates of its own."""
 
-    def __init__(self, steps: int | None = None, batch_size: int = 16):
+    def __init__(
+        self,
+        steps: int | None = None,
+        batch_size: int = 16,
+        budget: Budget | None = None,
+        report_at: Sequence[int] = (),
+    ):
         if (steps is not None and steps < 1) or batch_size < 1:
             raise ValueError(f"steps ({steps}) and batch_size ({batch_size}) must be at least 1")
+        most, each = self.evaluations, self.evaluations_per_iteration
+        wrong = [count for count in report_at if not 1 <= count < most or (count - 1) % each]
+        if wrong:
+            allowed = f"1 to {most - 1}" if each == 1 else f"1, {1 + each}, {1 + 2 * each}, ... below {most}"
+            raise ValueError(f"report_at has {wrong[0]}; {type(self).__name__} can report at {allowed} images")
         self.steps = steps
         self.batch_size = batch_size
+        self.budget = Budget() if budget is None else budget
+        self.report_at = tuple(sorted(set(report_at)))
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """Images that it makes for each prompt, if no budget ends it."""
+
+    @property
+    def evaluations_per_iteration(self) -> int:
+        """Images of a prompt in each iteration but the first, which has one."""
+        return 1
+
+    def limit(self, steps: int, spent_nfe: int = 0) -> int:
+        """Images of each prompt, at most, that its own number and the budget's `max_nfe` allow.
+
+        Args:
+            steps: sampling steps for each image.
+            spent_nfe: function evaluations that each prompt took beforehand.
+
+        Raises:
+            ValueError: if that is none, or less than a number of `report_at`.
+        """
+        limit, each = self.evaluations, self.evaluations_per_iteration
+        max_nfe = self.budget.max_nfe
+        if max_nfe is not None:
+            affordable = (max_nfe - spent_nfe) // steps
+            if affordable < 1:
+                raise ValueError(f"max_nfe ({max_nfe}) does not suffice for one image, {spent_nfe + steps} evaluations")
+            limit = min(limit, 1 + (affordable - 1) // each * each)
+        if self.report_at and self.report_at[-1] > limit:
+            raise ValueError(f"max_nfe ({max_nfe}) ends at {limit} images, before report_at's {self.report_at[-1]}")
+        return limit
+
+    def check(self, generator: Generator, spent_nfe: int = 0) -> None:
+        """Raises:
+        ValueError: if it cannot search this generator's noise within its budget.
+        """
+        self.limit(self.steps_of(generator), spent_nfe)
+
+    def steps_of(self, generator: Generator) -> int:
+        """Sampling steps for each image."""
+        return generator.steps if self.steps is None else self.steps
 
     def __call__(
         self,
@@ -108,6 +183,8 @@ class Search(ABC):
         prompts: Sequence[str],
         noise: Tensor | None = None,
         rng: torch.Generator | Sequence[torch.Generator] | None = None,
+        conditioning: Conditioning | None = None,
+        progress: ProgressFunction | None = None,
     ) -> SearchResult:
         """Search for all prompts at once; the result equals that of searching for one prompt after the other.
 
@@ -120,11 +197,14 @@ class Search(ABC):
             noise: where to start, [B, *noise_shape]; drawn from N(0, I) if not given.
             rng: the source of all randomness, or one source per prompt, so that a prompt's result does not depend on
                 the others in the batch; torch's default one if not given.
+            conditioning: `generator.encode(prompts)`, where it is there already.
+            progress: told after every batch of images how many are made, and how many there will be at most.
 
         Raises:
-            ValueError: if there are no prompts, noise or sources do not fit them, or the reward is not one score per
-                image.
+            ValueError: if there are no prompts, noise or sources do not fit them, the search does not fit the
+                generator, or the reward is not one score per image.
         """
+        self.check(generator)
         if isinstance(prompts, str) or not len(prompts):
             raise ValueError(f"a search takes a list of one or more prompts, not {prompts!r}")
         shape = (len(prompts), *generator.noise_shape)
@@ -137,6 +217,8 @@ class Search(ABC):
         else:
             seeds = _draw_seeds(len(prompts), rng)
         streams = [torch.Generator().manual_seed(seed) for seed, _ in seeds]
+        if conditioning is None:
+            conditioning = generator.encode(list(prompts))
         # Tensors made in inference mode cannot be differentiated through, hence the clones.
         with torch.inference_mode(False):
             if noise is None:
@@ -148,17 +230,23 @@ class Search(ABC):
                 generator=generator,
                 reward=reward,
                 prompts=list(prompts),
-                conditioning={name: tensor.clone() for name, tensor in generator.encode(list(prompts)).items()},
+                conditioning={name: tensor.clone() for name, tensor in conditioning.items()},
                 noises=noises,
                 streams=streams,
                 step_seeds=[seed for _, seed in seeds],
-                steps=generator.steps if self.steps is None else self.steps,
+                steps=self.steps_of(generator),
+                progress=progress,
             )
             return self.search(problem)
 
-    def kl_nats(self, noise: Tensor, found: Tensor) -> Tensor:
-        """What the search spent in noise space, [B] nats: 1/2 |found - noise|^2, as a hypernetwork's f is measured."""
-        return 0.5 * (found - noise).flatten(1).square().sum(1)
+    def kl_nats(self, noise: Tensor, result: SearchResult) -> Tensor:
+        """What the search spent in noise space, [B] nats: 1/2 |found - noise|^2, as a hypernetwork's f is measured.
+
+        Args:
+            noise: where it started, [B, *noise_shape].
+            result: what it found from there.
+        """
+        return 0.5 * (result.noises.to(noise) - noise).flatten(1).square().sum(1)
 
     @abstractmethod
     def search(self, problem: SearchProblem) -> SearchResult:

@@ -1,13 +1,16 @@
 """Best-of-N: of N noises for each prompt, the one whose image the reward likes best."""
 
-import math
-import time
+import heapq
+from collections.abc import Iterator, Sequence
+from itertools import islice, repeat
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from hn.search.base import Search, SearchProblem, SearchResult, TracePoint
+from hn.search.base import Search, SearchProblem, SearchResult
+from hn.search.budget import Budget
+from hn.search.state import SearchState
 
 
 class BestOfN(Search):
@@ -15,60 +18,67 @@ class BestOfN(Search):
 
     The noise given to the search is the first candidate, the others are drawn from N(0, I). A smaller N has the first
     candidates of a larger one, hence the trace has points at 1, 2, 4, ... and N candidates. Of equal rewards the
-    earlier candidate is kept; a reward that is not a number counts as minus infinity.
+    earlier candidate is kept; a reward that is not a number counts as minus infinity. To a `Budget` an iteration is a
+    candidate.
 
     Args:
         n: candidates for each prompt.
         steps: sampling steps for each image; the generator's own number if not given.
         batch_size: most images generated and scored at once; bounds memory and does not change the result.
+        budget: what ends a prompt's search early.
+        report_at: numbers of candidates below n at which the result is reported too.
 
     Raises:
-        ValueError: if an argument is below 1.
+        ValueError: if an argument is out of range.
     """
 
     is_local: ClassVar[bool] = False
 
-    def __init__(self, n: int = 50, steps: int | None = None, batch_size: int = 16):
-        super().__init__(steps, batch_size)
+    def __init__(
+        self,
+        n: int = 50,
+        steps: int | None = None,
+        batch_size: int = 16,
+        budget: Budget | None = None,
+        report_at: Sequence[int] = (),
+    ):
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}")
         self.n = n
+        super().__init__(steps, batch_size, budget, report_at)
 
-    def kl_nats(self, noise: Tensor, found: Tensor) -> Tensor:
-        """log N - (N - 1) / N for every prompt: the exact KL of the best of N from the noise it selects among."""
-        return noise.new_full((len(noise),), math.log(self.n) - (self.n - 1) / self.n)
+    @property
+    def evaluations(self) -> int:
+        return self.n
+
+    def kl_nats(self, noise: Tensor, result: SearchResult) -> Tensor:
+        """log N - (N - 1) / N for every prompt: the exact KL of the best of N from the noise it selects among.
+
+        Of a prompt that `patience` ended, whose N depends on the rewards, it is an approximation.
+        """
+        n = result.reward_calls.to(noise)
+        return n.log() - (n - 1) / n
 
     @torch.no_grad()
     def search(self, problem: SearchProblem) -> SearchResult:
-        n_prompts = len(problem.prompts)
-        best = torch.full((n_prompts,), -torch.inf)
-        images, noises = [None] * n_prompts, list(problem.noises)
-        trace: list[TracePoint] = []
-        seconds = 0.0
-        # Candidate-major: all first candidates, then all second ones; batches may run across the border.
-        pairs = [(candidate, which) for candidate in range(self.n) for which in range(n_prompts)]
-        for start in range(0, len(pairs), self.batch_size):
-            batch = pairs[start : start + self.batch_size]
-            started = time.perf_counter()
+        state = SearchState(self, problem)
+        while active := state.active:
+            # Candidate-major: all first candidates, then all second ones; batches may run across the border.
+            batch = list(islice(heapq.merge(*(_upcoming(state, which) for which in active)), self.batch_size))
             candidates = torch.stack([self._candidate(problem, *pair) for pair in batch])
-            batch_images, scores = problem.evaluate(candidates, [which for _, which in batch])
-            # .cpu() waits for the device, so the clock is read afterwards
-            scores = scores.cpu().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-            share = (time.perf_counter() - started) / len(batch)
-            for i, (candidate, which) in enumerate(batch):
-                seconds += share  # images of a batch share its time evenly
-                if images[which] is None or scores[i] > best[which]:
-                    # cloned: a view would keep the whole batch in memory
-                    images[which], noises[which] = batch_images[i].clone(), candidates[i].clone()
-                    best[which] = scores[i]
-                done = candidate + 1
-                if which == n_prompts - 1 and (done == self.n or done & (done - 1) == 0):
-                    nfe = done * problem.steps
-                    trace.append(TracePoint(nfe=nfe, reward_calls=done, seconds=seconds, best_reward=best.clone()))
-        return SearchResult(torch.stack(images), torch.stack(noises), best, trace)
+            prompts = [which for _, which in batch]
+            images, scores = problem.evaluate(candidates, prompts)
+            state.add(prompts, candidates, images, scores)
+        return state.result(2**power for power in range(self.n.bit_length()))
 
     @staticmethod
-    def _candidate(problem: SearchProblem, candidate: int, which: int) -> torch.Tensor:
+    def _candidate(problem: SearchProblem, candidate: int, which: int) -> Tensor:
         if candidate == 0:
             return problem.noises[which]
         return problem.generator.sample_noise(1, problem.streams[which])[0]
+
+
+def _upcoming(state: SearchState, which: int) -> Iterator[tuple[int, int]]:
+    """The next candidates of a prompt that will be needed for certain, each with the prompt's number."""
+    made = state.made(which)
+    return zip(range(made, made + state.certain(which)), repeat(which), strict=False)

@@ -1,13 +1,16 @@
 """ReNO: gradient ascent of a reward on the noise itself (Eyring et al., arXiv 2406.04312)."""
 
-import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from hn.generators.base import Generator
 from hn.precision import full_precision
-from hn.search.base import Search, SearchProblem, SearchResult, TracePoint
+from hn.search.base import Search, SearchProblem, SearchResult
+from hn.search.budget import Budget
 from hn.search.precondition import GradientTransform
+from hn.search.state import SearchState
 
 
 class Reno(Search):
@@ -32,6 +35,8 @@ class Reno(Search):
             `WhiteNoiseProjection` (arXiv 2602.08646), best with a `regulariser_weight` of 0. None is ReNO as published.
         steps: sampling steps for each image; the generator's own number if not given.
         batch_size: most prompts searched at once; bounds memory and does not change the result.
+        budget: what ends a prompt's search early.
+        report_at: numbers of iterations at which the result is reported too: that of a search with so many.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -48,8 +53,9 @@ class Reno(Search):
         precondition: GradientTransform | None = None,
         steps: int | None = None,
         batch_size: int = 16,
+        budget: Budget | None = None,
+        report_at: Sequence[int] = (),
     ):
-        super().__init__(steps, batch_size)
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, not {iterations}")
         if learning_rate <= 0 or not 0 <= momentum < 1 or regulariser_weight < 0:
@@ -66,50 +72,46 @@ class Reno(Search):
         self.gradient_clip = gradient_clip
         self.regulariser_weight = regulariser_weight
         self.precondition = precondition
+        super().__init__(steps, batch_size, budget, report_at)
+
+    @property
+    def evaluations(self) -> int:
+        return self.iterations
+
+    def check(self, generator: Generator, spent_nfe: int = 0) -> None:
+        super().check(generator, spent_nfe)
+        if self.precondition is not None:
+            self.precondition.check(generator.noise_shape)
 
     def search(self, problem: SearchProblem) -> SearchResult:
-        if self.precondition is not None:
-            self.precondition.check(problem.noises.shape[1:])
-        numbers = range(len(problem.prompts))
-        return _joined(
-            [
-                self._search_some(problem, numbers[start : start + self.batch_size])
-                for start in numbers[:: self.batch_size]
-            ]
-        )
+        state = SearchState(self, problem)
+        numbers = list(range(len(problem.prompts)))
+        for start in numbers[:: self.batch_size]:
+            self._search_some(problem, state, numbers[start : start + self.batch_size])
+        return state.result(range(1, self.iterations))
 
-    def _search_some(self, problem: SearchProblem, which: range) -> SearchResult:
-        started = time.perf_counter()
-        noises = problem.noises[which.start : which.stop]
+    def _search_some(self, problem: SearchProblem, state: SearchState, which: list[int]) -> None:
+        noises = problem.noises[which]
         velocity = torch.zeros_like(noises)
-        trace: list[TracePoint] = []
-        for iteration in range(self.iterations):
-            is_last = iteration == self.iterations - 1
+        for iteration in range(state.limit):
+            is_last = iteration == state.limit - 1
             noises = noises.detach().requires_grad_(not is_last)
             with torch.set_grad_enabled(not is_last):
                 images, scores = problem.evaluate(noises, which)
                 loss = self.regulariser_weight * norm_regulariser(noises) - scores
-            if iteration == 0:
-                best_images, best_noises, best = images.detach(), noises.detach(), scores.detach()
-            else:
-                better = scores.detach() > best
-                best_images = _where(better, images.detach(), best_images)
-                best_noises = _where(better, noises.detach(), best_noises)
-                best = _where(better, scores.detach(), best)
-            if not is_last:
-                (gradient,) = torch.autograd.grad(loss.sum(), noises)
-                if self.precondition is not None:
-                    gradient = self.precondition(gradient)
-                noises, velocity = self._step(noises.detach(), velocity, gradient)
-            trace.append(
-                TracePoint(
-                    nfe=(iteration + 1) * problem.steps,
-                    reward_calls=iteration + 1,
-                    best_reward=best.cpu(),  # waits for the device, so the clock is read afterwards
-                    seconds=time.perf_counter() - started,
-                )
-            )
-        return SearchResult(best_images, best_noises, best.cpu(), trace)
+            state.add(which, noises, images, scores)
+            active = set(state.active)
+            places = [place for place, prompt in enumerate(which) if prompt in active]
+            if not places:
+                return
+            (gradient,) = torch.autograd.grad(loss.sum(), noises)
+            noises = noises.detach()
+            if len(places) < len(which):
+                which = [which[place] for place in places]
+                noises, velocity, gradient = noises[places], velocity[places], gradient[places]
+            if self.precondition is not None:
+                gradient = self.precondition(gradient)
+            noises, velocity = self._step(noises, velocity, gradient)
 
     def _step(self, noises: Tensor, velocity: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """One step of `torch.optim.SGD` after `clip_grad_norm_`, for each sample by itself."""
@@ -136,26 +138,3 @@ def _norms(samples: Tensor) -> Tensor:
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     """[B] -> [B, 1, ..., 1] with as many dimensions as `like`."""
     return values.view(-1, *[1] * (like.ndim - 1))
-
-
-def _where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(_per_sample(chosen, new), new, old)
-
-
-def _joined(parts: list[SearchResult]) -> SearchResult:
-    """The results of groups of prompts that were searched one after the other."""
-    trace = [
-        TracePoint(
-            nfe=points[0]["nfe"],
-            reward_calls=points[0]["reward_calls"],
-            best_reward=torch.cat([point["best_reward"] for point in points]),
-            seconds=sum(point["seconds"] for point in points),
-        )
-        for points in zip(*(part.trace for part in parts), strict=True)
-    ]
-    return SearchResult(
-        images=torch.cat([part.images for part in parts]),
-        noises=torch.cat([part.noises for part in parts]),
-        rewards=torch.cat([part.rewards for part in parts]),
-        trace=trace,
-    )

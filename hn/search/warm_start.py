@@ -6,18 +6,20 @@ from typing import Self
 
 import torch
 
+from hn.generators.base import Generator
 from hn.hypernets.base import Hypernet
-from hn.search.base import Search, SearchProblem, SearchResult, TracePoint
+from hn.search.base import Search, SearchProblem, SearchResult
 
 
 class WarmStart(Search):
     """Another search, from the hypernetwork's noise x0 + f(x0) in the place of x0.
 
-    The hypernetwork's pass counts: one more function evaluation of the backbone at every point of the trace, and its
-    time. `kl_nats` is 1/2 |found - x0|^2, so it has both the hypernetwork's share and the search's.
+    The hypernetwork's pass counts: one more function evaluation of the backbone at every point of the trace and against
+    the budget, and its time. `kl_nats` is 1/2 |found - x0|^2, so it has both the hypernetwork's share and the search's.
 
     Args:
-        search: a search that moves on from the noise it is given, such as `Reno`; its `steps` and `batch_size` hold.
+        search: a search that moves on from the noise it is given, such as `Reno`; its `steps`, `batch_size`, `budget`
+            and `report_at` hold.
         hypernet: a hypernetwork that is bound to the generator. `hn compare` fills in the trained one.
 
     Raises:
@@ -30,9 +32,20 @@ class WarmStart(Search):
                 f"{type(search).__name__} draws its candidates anew and would forget where it started; a warm start "
                 "needs a search that moves on from its start, such as hn.search.reno.Reno"
             )
-        super().__init__(search.steps, search.batch_size)
         self.inner = search
         self.hypernet = hypernet
+        super().__init__(search.steps, search.batch_size, search.budget, search.report_at)
+
+    @property
+    def evaluations(self) -> int:
+        return self.inner.evaluations
+
+    @property
+    def evaluations_per_iteration(self) -> int:
+        return self.inner.evaluations_per_iteration
+
+    def check(self, generator: Generator, spent_nfe: int = 0) -> None:
+        self.inner.check(generator, spent_nfe + 1)
 
     def bound(self, hypernet: Hypernet) -> Self:
         """The same warm start from this hypernetwork."""
@@ -47,18 +60,15 @@ class WarmStart(Search):
             noises = torch.cat([self._modulated(problem, part) for part in parts])
         if noises.is_cuda:
             torch.cuda.synchronize(noises.device)
-        seconds = time.perf_counter() - started
-        result = self.inner.search(dataclasses.replace(problem, noises=noises))
-        trace = [
-            TracePoint(
-                nfe=point["nfe"] + 1,
-                reward_calls=point["reward_calls"],
-                seconds=point["seconds"] + seconds,
-                best_reward=point["best_reward"],
+        seconds = (time.perf_counter() - started) / len(problem.prompts)
+        return self.inner.search(
+            dataclasses.replace(
+                problem,
+                noises=noises,
+                spent_nfe=problem.spent_nfe + 1,
+                spent_seconds=problem.spent_seconds + seconds,
             )
-            for point in result.trace
-        ]
-        return dataclasses.replace(result, trace=trace)
+        )
 
     def _modulated(self, problem: SearchProblem, which: torch.Tensor) -> torch.Tensor:
         conditioning = {name: tensor[which.to(tensor.device)] for name, tensor in problem.conditioning.items()}

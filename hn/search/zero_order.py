@@ -1,12 +1,14 @@
 """Zero-order search: from a pivot noise to its best neighbour, again and again (Ma et al., arXiv 2501.09732)."""
 
 import math
-import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from hn.search.base import Search, SearchProblem, SearchResult, TracePoint
+from hn.search.base import Search, SearchProblem, SearchResult
+from hn.search.budget import Budget
+from hn.search.state import SearchState
 
 
 class ZeroOrderSearch(Search):
@@ -28,6 +30,8 @@ class ZeroOrderSearch(Search):
             cosine of 0.95 between the two, as in the authors' code.
         steps: sampling steps for each image; the generator's own number if not given.
         batch_size: most images generated and scored at once; bounds memory and does not change the result.
+        budget: what ends a prompt's search early.
+        report_at: numbers of images, 1 + k * neighbours, at which the result is reported too.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -40,8 +44,9 @@ class ZeroOrderSearch(Search):
         radius: float = math.sqrt(0.1),
         steps: int | None = None,
         batch_size: int = 16,
+        budget: Budget | None = None,
+        report_at: Sequence[int] = (),
     ):
-        super().__init__(steps, batch_size)
         if iterations < 1 or neighbours < 1:
             raise ValueError(f"iterations ({iterations}) and neighbours ({neighbours}) must be at least 1")
         if not 0 < radius < 2:
@@ -51,38 +56,34 @@ class ZeroOrderSearch(Search):
         self.iterations = iterations
         self.neighbours = neighbours
         self.radius = radius
+        super().__init__(steps, batch_size, budget, report_at)
+
+    @property
+    def evaluations(self) -> int:
+        return 1 + self.iterations * self.neighbours
+
+    @property
+    def evaluations_per_iteration(self) -> int:
+        return self.neighbours
 
     @torch.no_grad()
     def search(self, problem: SearchProblem) -> SearchResult:
-        started = time.perf_counter()
-        numbers = range(len(problem.prompts))
-        pivots, images = list(problem.noises), [None] * len(numbers)
-        best = torch.full((len(numbers),), -torch.inf)
-        trace: list[TracePoint] = []
-        for iteration in range(self.iterations + 1):
+        state = SearchState(self, problem)
+        is_first = True
+        while active := state.active:
             # Neighbours of the pivots as they are before the iteration, whatever the batches are.
-            centres = list(pivots)
-            copies = self.neighbours if iteration else 1
-            pairs = [(copy, which) for copy in range(copies) for which in numbers]
-            for start in range(0, len(pairs), self.batch_size):
-                batch = [which for _, which in pairs[start : start + self.batch_size]]
-                candidates = torch.stack([centres[which] for which in batch])
-                if iteration:
+            pivots = list(state.noises)
+            moves = active if is_first else active * self.neighbours
+            for start in range(0, len(moves), self.batch_size):
+                batch = moves[start : start + self.batch_size]
+                candidates = torch.stack([pivots[which] for which in batch])
+                if not is_first:
                     draws = [problem.generator.sample_noise(1, problem.streams[which]) for which in batch]
                     candidates = shell_neighbours(candidates, torch.cat(draws), self.radius)
-                batch_images, scores = problem.evaluate(candidates, batch)
-                scores = scores.cpu().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-                for i, which in enumerate(batch):
-                    if images[which] is None or scores[i] > best[which]:
-                        # cloned: a view would keep the whole batch in memory
-                        images[which], pivots[which] = batch_images[i].clone(), candidates[i].clone()
-                        best[which] = scores[i]
-            done = 1 + iteration * self.neighbours
-            seconds = time.perf_counter() - started
-            trace.append(
-                TracePoint(nfe=done * problem.steps, reward_calls=done, seconds=seconds, best_reward=best.clone())
-            )
-        return SearchResult(torch.stack(images), torch.stack(pivots), best, trace)
+                images, scores = problem.evaluate(candidates, batch)
+                state.add(batch, candidates, images, scores)
+            is_first = False
+        return state.result(range(1, self.evaluations, self.neighbours))
 
 
 def shell_neighbours(pivots: Tensor, draws: Tensor, radius: float) -> Tensor:

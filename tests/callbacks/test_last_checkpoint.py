@@ -4,7 +4,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hn.callbacks.evaluation import Evaluation
-from hn.callbacks.last_checkpoint import LastCheckpoint, settle_validation, take_back_batches
+from hn.callbacks.last_checkpoint import LastCheckpoint, keep_also, settle_validation, take_back_batches
 from hn.trainer import ExperimentTrainer
 
 STEPS = 6
@@ -127,6 +127,45 @@ def test_it_is_written_at_intervals_after_validations_and_at_the_last_update(fit
     written.clear()
     fit(max_steps=-1, max_epochs=1, limit_val_batches=0)
     assert written == [3]
+
+
+def test_the_one_before_stays(fit, last):
+    fit(every_n_steps=1, max_steps=3, limit_val_batches=0)
+    steps = {path.name: torch.load(path, weights_only=True)["global_step"] for path in last.parent.iterdir()}
+    assert steps == {"previous.ckpt": 2, "last.ckpt": 3}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_keeps_the_content(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr("os.link", lambda *paths: (_ for _ in ()).throw(OSError("no links here")))
+    path, name = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    for content in ("one", "two"):
+        path.write_text(content)
+        keep_also(path, name)
+        (tmp_path / "new").write_text("three")
+        (tmp_path / "new").replace(path)
+        assert (name.read_text(), path.read_text()) == (content, "three")
+    assert {file.name for file in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}
+
+
+def test_a_run_killed_in_a_validation_does_it_again(fit, last, monkeypatch):
+    class Validations(Callback):
+        def __init__(self):
+            self.steps = []
+
+        def on_validation_end(self, trainer, pl_module):
+            self.steps.append(trainer.global_step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "on_exception", lambda *args: None)
+        with pytest.raises(RuntimeError, match="on purpose"):
+            fit(Failure("on_validation_batch_end", 1), every_n_steps=2)
+    # It is of the update that the validation belongs to, and was written before that.
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+    validations = Validations()
+    fit(validations, ckpt_path=last)
+    assert validations.steps == [2, 4, 6]
 
 
 def test_validating_alone_writes_nothing(make_module, make_data, make_trainer, last):

@@ -43,7 +43,7 @@ def test_a_method_goes_on_in_the_middle_as_if_it_had_not_stopped(module, measure
     def method():
         if kind == "hypernetwork":
             return Modulated(kind, module.hypernet)
-        return Searched(kind, module.generator, BestOfN(3), module.reward)
+        return Searched(kind, module.generator, BestOfN(3, report_at=[2]), module.reward)
 
     kept = KeptRecords(tmp_path / "records", SETTINGS, every=0)
 
@@ -59,10 +59,12 @@ def test_a_method_goes_on_in_the_middle_as_if_it_had_not_stopped(module, measure
     assert found.nfe == (2 if kind == "hypernetwork" else 3)
     assert found.seconds > 0
     found, whole = measured(method(), record=found), measured(method())
-    summaries = [record.summary(whole) for record in (found, whole)]
-    for summary in summaries:
-        summary.pop("seconds_per_image")
-    assert summaries[0] == summaries[1]
+    assert list(found.earlier) == list(whole.earlier) == ([] if kind == "hypernetwork" else [2])
+    for ours, theirs in ((found, whole), *((found.earlier[count], whole.earlier[count]) for count in whole.earlier)):
+        summaries = [record.summary(whole) for record in (ours, theirs)]
+        for summary in summaries:
+            assert summary.pop("seconds_per_image") > 0
+        assert summaries[0] == summaries[1]
     assert torch.equal(found.column("features"), whole.column("features"))
 
 
@@ -88,9 +90,11 @@ def test_the_reference_is_kept(tmp_path):
 def test_other_settings_are_refused_and_named(module, measured, tmp_path):
     kept = KeptRecords(tmp_path / "records", SETTINGS)
     kept.keep(measured(Modulated("hypernetwork", module.hypernet)), own={"n": 3})
-    with pytest.raises(ValueError, match=r"model\.seed was 0 and is 1; extra was nothing and is 2\. "):
+    with pytest.raises(
+        ValueError, match=r"settings: 2 changed \(extra was nothing and is 2, model\.seed was 0 and is 1\)\. "
+    ):
         KeptRecords(tmp_path / "records", {**SETTINGS, "model": {"seed": 1, "steps": None}, "extra": 2})
-    with pytest.raises(ValueError, match=r"hypernetwork\.n was 3 and is 4\. .*remove that folder"):
+    with pytest.raises(ValueError, match=r"1 changed \(hypernetwork\.n was 3 and is 4\)\. .*remove that folder"):
         kept.load("hypernetwork", {"n": 4})
     assert kept.load("hypernetwork", {"n": 3}).name == "hypernetwork"
 

@@ -8,7 +8,7 @@ from hn.evaluation.methods import Modulated, Sampled, Searched
 from hn.evaluation.samples import Samples
 from hn.hypernets import LoraHypernet
 from hn.rewards import RednessReward, RewardEnsemble
-from hn.search import BestOfN, Reno
+from hn.search import BestOfN, Budget, Reno, WhiteNoiseProjection
 
 PROMPTS = ["a red ball", "two cube", "a green cube"]
 
@@ -77,6 +77,28 @@ def test_searches_tell_their_cost(generator, samples, reward):
     reno = Searched("reno", generator, Reno(iterations=3, steps=2), reward)
     assert reno(samples).kl_nats.shape == (6,)
     assert reno.nfe == 6
+
+
+def test_one_run_of_a_search_answers_for_smaller_ones(generator, samples, reward):
+    output = Searched("best_of_6", generator, BestOfN(n=6, report_at=[2]), reward)(samples)
+    fewer = Searched("best_of_2", generator, BestOfN(n=2), reward)(samples)
+    assert (output.nfe, fewer.nfe, list(output.earlier)) == (6, 2, [2])
+    early = output.earlier[2]
+    torch.testing.assert_close(early.images, fewer.images, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(early.kl_nats, fewer.kl_nats)
+    assert early.nfe == 2
+    assert 0 < early.seconds < output.seconds
+
+
+def test_prompts_are_encoded_once_and_searches_that_do_not_fit_are_refused(generator, samples, reward, monkeypatch):
+    calls, encode = [], generator.encode
+    monkeypatch.setattr(generator, "encode", lambda prompts: calls.append(len(prompts)) or encode(prompts))
+    Searched("reno", generator, Reno(iterations=2), reward)(samples)
+    assert calls == [6]
+    with pytest.raises(ValueError, match=r"The search reno cannot run: max_nfe \(2\) does not suffice for one image"):
+        Searched("reno", generator, Reno(steps=3, budget=Budget(max_nfe=2)), reward)
+    with pytest.raises(ValueError, match="multiple of 14 numbers"):
+        Searched("reno", generator, Reno(precondition=WhiteNoiseProjection(7)), reward)
 
 
 @pytest.mark.parametrize("kind", ["base", "hypernetwork", "search"])

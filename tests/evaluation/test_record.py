@@ -15,10 +15,10 @@ NAN = float("nan")
 TAGS = {0: "colors", 1: "colors", 2: "counting", 3: "counting", 4: None}
 
 
-def add(record, index, scores, kl=None, seconds=1.0):
+def add(record, index, scores, kl=None, seconds=1.0, nfe=None):
     rows = [{"tag": TAGS[i]} if TAGS[i] else {} for i in index]
     samples = Samples(["x"] * len(index), rows, index, [0] * len(index), 0, torch.zeros(len(index), 1))
-    output = MethodOutput(torch.zeros(len(index), 3, 1, 1), None if kl is None else torch.tensor(kl), seconds)
+    output = MethodOutput(torch.zeros(len(index), 3, 1, 1), None if kl is None else torch.tensor(kl), seconds, nfe)
     record.add(samples, output, {name: torch.tensor(value) for name, value in scores.items()})
 
 
@@ -70,6 +70,15 @@ def test_summary_of_the_base_alone(record):
         "images": 8,
     }
     json.dumps(summary, allow_nan=False)
+
+
+def test_passes_of_a_search_are_averaged_over_the_images(record):
+    found = MethodRecord("reno")
+    add(found, [0, 1, 2], {"reward": [1.0] * 3}, nfe=10.0)
+    found = MethodRecord.of_state(*found.state())
+    add(found, [3], {"reward": [1.0]}, nfe=4.0)
+    assert found.nfe == (3 * 10 + 4) / 4
+    assert record.nfe == 2
 
 
 def test_intervals_are_those_of_a_paired_bootstrap_over_prompts():

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from hn.generators.base import Generator
+from hn.hypernets import Hypernet
 
 
 class ToyGenerator(Generator):
@@ -62,3 +63,21 @@ def reward():
         return (1 - lengths) * red + lengths * green
 
     return score
+
+
+class Shift(Hypernet):
+    """f depends on noise and prompt."""
+
+    def _build(self, generator):
+        self.scale = nn.Parameter(torch.tensor(0.3))
+
+    def arguments(self):
+        return {}
+
+    def forward(self, noise, conditioning):
+        return self.scale * (noise.cos() + conditioning["prompt_embeds"].mean(dim=1)[:, None, None, None])
+
+
+@pytest.fixture
+def hypernet(generator):
+    return Shift().build(generator)

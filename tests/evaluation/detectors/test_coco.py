@@ -1,6 +1,8 @@
+import json
 import re
 
 import pytest
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from hn.evaluation.detectors.coco import OBJECTS, object_names
 
@@ -14,6 +16,23 @@ OTHER = COCO | {
 def test_there_are_the_eighty_objects_once():
     assert len(set(OBJECTS)) == len(OBJECTS) == 80
     assert (OBJECTS[0], OBJECTS[39], OBJECTS[79]) == ("person", "bottle", "toothbrush")
+
+
+def test_they_are_coco_s_in_its_order_but_for_three_names():
+    """torchvision lists the 91 numbers of COCO's annotations, those without an object as N/A."""
+    listed = MaskRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"]
+    assert len(listed) == 91
+    assert [COCO.get(name, name) for name in OBJECTS] == [n for n in listed if n not in ("__background__", "N/A")]
+
+
+def test_they_are_the_official_names(shared_fixtures):
+    official = shared_fixtures.parent / "prompts" / "geneval"
+    if not official.is_dir():
+        pytest.skip(f"GenEval's own files are not at {official}")
+    assert list(OBJECTS) == (official / "object_names.txt").read_text().splitlines()
+    rows = [json.loads(line) for line in (official / "evaluation_metadata.jsonl").read_text().splitlines()]
+    asked = {clause["class"] for row in rows for key in ("include", "exclude") for clause in row.get(key, ())}
+    assert len(rows) == 553 and asked <= set(OBJECTS)
 
 
 @pytest.mark.parametrize("labels", [{}, COCO, OTHER], ids=["geneval", "coco", "other"])

@@ -1,0 +1,51 @@
+"""One training step of the miniature with each option against the plain one: seconds, and bytes alive at the peak."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.miniature import make_module, prompts
+from benchmarks.timing import side_by_side
+from hn.generators.base import Conditioning
+from hn.module import NoiseHypernetModule
+from hn.objective import noise_hypernetwork_loss
+from hn.planning.live_memory import LiveMemory
+
+BATCH = 32
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "score_batch_size_8": {"score_batch_size": 8},
+    "checkpointing_of_f": {"hypernet": {"gradient_checkpointing": True}},
+    "checkpointing_of_generator": {"generator": {"gradient_checkpointing": True}},
+    "checkpointing_of_reward": {"reward": {"gradient_checkpointing": True}},
+    "channels_last": {"generator": {"channels_last": True}},
+    "prompts_encoded_anew": {"generator": {"prompt_cache_size": 0}},
+}
+
+
+def training_step(
+    module: NoiseHypernetModule, texts: list[str], noise: torch.Tensor, conditioning: Conditioning | None = None
+) -> None:
+    """Forward and backward pass of a batch; prompts are encoded if there is no conditioning."""
+    conditioning = module.generator.encode(texts) if conditioning is None else conditioning
+    scores, f = module.scores(noise, conditioning, texts, torch.Generator().manual_seed(0))
+    noise_hypernetwork_loss(scores.total, f, module.regulariser, module.reward_weight).loss.backward()
+    module.zero_grad()
+
+
+def measure(device: torch.device, rounds: int) -> dict[str, Any]:
+    """Timings and peaks of all ways."""
+    texts = prompts(BATCH)
+    modules = {name: make_module(device, **options) for name, options in WAYS.items()}
+    noise = modules["plain"].generator.sample_noise(BATCH, torch.Generator().manual_seed(0))
+    steps = {name: lambda module=module: training_step(module, texts, noise) for name, module in modules.items()}
+    timings = side_by_side(steps, rounds, device)
+    found: dict[str, Any] = {}
+    for name, timing in timings.items():
+        with LiveMemory([*modules[name].parameters(), *modules[name].buffers(), noise]) as memory:
+            steps[name]()
+        found[name] = {"seconds": timing.seconds, "ratio": timing.ratio, "ratio_ci95": timing.ratio_ci95}
+        found[name]["peak_bytes"] = memory.peak
+    return {"batch": BATCH, **found}
