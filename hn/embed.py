@@ -1,17 +1,18 @@
-"""Writing the conditioning of prompts to files, with a generator's text encoders and nothing else in memory."""
+"""Writing to files what text encoders make of prompts: a generator's conditioning, with its text encoders and nothing
+else in memory, and the text features of rewards."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from hn.generators.base import Conditioning
-from hn.generators.conditioning_cache import size_in_words, without_padding
 from hn.generators.pipeline import DiffusersGenerator
+from hn.prompt_files import PromptFiles, Tensors, size_in_words, without_padding
 from hn.report.progress import with_progress
+from hn.rewards.contrastive import FEATURES, ContrastiveReward
 
 SHARD_BYTES = 1 << 28
 
@@ -21,7 +22,7 @@ class Embedded:
     """What was done.
 
     Attributes:
-        folder: of the conditioning.
+        folder: of the files.
         prompts: how many different ones were asked for.
         written: how many of them had to be encoded.
     """
@@ -34,10 +35,7 @@ class Embedded:
 def embed_prompts(
     generator: DiffusersGenerator, prompts: Sequence[str], device: torch.device, shard_bytes: int = SHARD_BYTES
 ) -> Embedded:
-    """Write what the files of `generator.conditioning` lack of prompts; damaged files are replaced.
-
-    Several processes may do this at a time: one writes, the others wait. An interrupted run is gone on with, shard by
-    shard. The size of all is estimated, by a prompt of median length, before the work starts.
+    """Write what the files of `generator.conditioning` lack of prompts: see `write_missing`.
 
     Args:
         generator: its outline is enough; it has a `cache`.
@@ -50,39 +48,106 @@ def embed_prompts(
         FileNotFoundError: if weights are missing; says how to get them.
         OSError: if the disk has too little room, or cannot be written to; says what to do.
     """
+
+    def load(missing: list[str]) -> Encoder:
+        encoder, pipe = generator.load_prompt_encoder(device)
+        encoder.check(pipe, missing)
+        return Encoder(lambda batch: encoder.encode(pipe, batch, device), encoder.batch_size)
+
+    return write_missing(generator.conditioning, prompts, load, shard_bytes)
+
+
+def embed_text_features(
+    files: PromptFiles,
+    load_reward: Callable[[], ContrastiveReward],
+    prompts: Sequence[str],
+    device: torch.device,
+    shard_bytes: int = SHARD_BYTES,
+) -> Embedded:
+    """Write what the files of a reward's text features lack of prompts: see `write_missing`.
+
+    Args:
+        files: of the reward's `text_identity`.
+        load_reward: loads the reward; not called if nothing is missing.
+        prompts: in any order, repeated or not.
+        device: of the text tower.
+        shard_bytes: a file is closed when it holds so many.
+
+    Raises:
+        ValueError: if there are no prompts.
+        FileNotFoundError: if weights are missing; says how to get them.
+        OSError: if the disk has too little room, or cannot be written to; says what to do.
+    """
+
+    def load(_: list[str]) -> Encoder:
+        reward = load_reward().to(device)
+        return Encoder(lambda batch: {FEATURES: reward.encode_text(batch)}, reward.encode_batch_size)
+
+    return write_missing(files, prompts, load, shard_bytes)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What encodes prompts.
+
+    Attributes:
+        encode: B prompts -> tensors [B, ...] by name.
+        batch_size: most prompts at a time.
+    """
+
+    encode: Callable[[list[str]], Tensors]
+    batch_size: int
+
+
+def write_missing(
+    files: PromptFiles, prompts: Sequence[str], load: Callable[[list[str]], Encoder], shard_bytes: int
+) -> Embedded:
+    """Write what files lack of prompts; damaged files are replaced.
+
+    Several processes may do this at a time: one writes, the others wait. An interrupted run is gone on with, shard by
+    shard. The size of all is estimated, by a prompt of median length, before the work starts.
+
+    Args:
+        files: where to.
+        prompts: in any order, repeated or not.
+        load: loads the encoder and has it look at the missing prompts; not called if there are none.
+        shard_bytes: a file is closed when it holds so many.
+
+    Raises:
+        ValueError: if there are no prompts.
+        OSError: if the disk has too little room, or cannot be written to; says what to do.
+    """
     prompts = list(dict.fromkeys(prompts))
     if not prompts:
         raise ValueError("There are no prompts to embed.")
-    cache = generator.conditioning
-    with cache.lock():
-        cache.reopen()
-        cache.remove_damaged()
-        missing = cache.missing(prompts)
+    with files.lock():
+        files.reopen()
+        files.remove_damaged()
+        missing = files.missing(prompts)
         if not missing:
-            return Embedded(cache.folder, len(prompts), 0)
-        encoder, pipe = generator.load_prompt_encoder(device)
-        encoder.check(pipe, missing)
+            return Embedded(files.folder, len(prompts), 0)
+        encoder = load(missing)
         median = sorted(missing, key=len)[len(missing) // 2]
-        each = size_of(encoder.encode(pipe, [median], device))
-        cache.require_space(each * len(missing))
+        each = size_of(encoder.encode([median]))
+        files.require_space(each * len(missing))
 
         batches = [missing[at : at + encoder.batch_size] for at in range(0, len(missing), encoder.batch_size)]
-        pending: dict[str, Conditioning] = {}
+        pending: dict[str, Tensors] = {}
         size = 0
-        name = f"{len(missing)} prompts to embed, about {size_in_words(each * len(missing))}"
+        name = f"{files.contents} of {len(missing)} prompts, about {size_in_words(each * len(missing))}"
         for batch in with_progress(batches, name):
-            encoded = encoder.encode(pipe, batch, device)
+            encoded = {name: tensor.cpu() for name, tensor in encoder.encode(batch).items()}
             for i, prompt in enumerate(batch):
-                pending[prompt] = {name: tensor[i : i + 1].cpu() for name, tensor in encoded.items()}
+                pending[prompt] = {name: tensor[i : i + 1] for name, tensor in encoded.items()}
                 size += size_of(pending[prompt])
             if size >= shard_bytes:
-                cache.write(pending)
+                files.write(pending)
                 pending, size = {}, 0
         if pending:
-            cache.write(pending)
-    return Embedded(cache.folder, len(prompts), len(missing))
+            files.write(pending)
+    return Embedded(files.folder, len(prompts), len(missing))
 
 
-def size_of(conditioning: Conditioning) -> int:
-    """Bytes in a file of one prompt's conditioning."""
-    return sum(kept.numel() * kept.element_size() for kept in map(without_padding, conditioning.values()))
+def size_of(tensors: Tensors) -> int:
+    """Bytes in a file of one prompt's tensors."""
+    return sum(kept.numel() * kept.element_size() for kept in map(without_padding, tensors.values()))

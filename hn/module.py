@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from hn.class_path import class_path
+from hn.data.module import PromptDataModule
 from hn.data.prompts import PromptBatch
 from hn.evaluation.methods import Method, MethodOutput, Modulated, Sampled
 from hn.evaluation.samples import Samples
@@ -104,13 +105,23 @@ class NoiseHypernetModule(L.LightningModule):
         return "hypernetwork" if self.tuned is None else "finetune"
 
     def setup(self, stage: str) -> None:
-        """Have the generator look at all prompts of the stage.
+        """Have the generator and the rewards look at all prompts of the stage, and the generator be told of each
+        training batch ahead.
 
         Raises:
-            ValueError: if it cannot take one of them, before any work is done.
+            ValueError: if they cannot take one of them, before any work is done.
         """
-        for dataset in getattr(self.trainer.datamodule, "datasets", {}).values():
-            self.generator.check_prompts(dataset.prompts)
+        data = self.trainer.datamodule
+        if not isinstance(data, PromptDataModule):
+            return
+        data.announce = self._prepare_for
+        # A set that is too large for memory is looked at batch by batch.
+        prompts = [prompt for dataset in data.datasets.values() if dataset.in_memory for prompt in dataset.prompts]
+        self.generator.check_prompts(prompts)
+        self.reward.check_prompts(prompts)
+
+    def _prepare_for(self, batch: PromptBatch) -> None:
+        self.generator.prefetch(batch["prompt"])
 
     def forward(
         self, noise: Tensor, conditioning: Conditioning, steps: int | None = None, rng: torch.Generator | None = None

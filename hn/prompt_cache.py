@@ -25,6 +25,9 @@ class PromptCache(Generic[T]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __contains__(self, prompt: str) -> bool:
+        return prompt in self._values
+
     def clear(self) -> None:
         """Forget everything, for example after the network moved to another device."""
         self._values.clear()

@@ -1,8 +1,9 @@
 """Tiny random models of the real classes, written to disk once per session, and paths to parity fixtures."""
 
 import json
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -299,6 +300,15 @@ def _special_tokens(tokenizer: CLIPTokenizer) -> dict[str, int]:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+
+
+@pytest.fixture
+def small_files_only() -> Iterator[None]:
+    """No file can have more than 1 kB, as if the disk were full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_the_command_says_how_far_it_is_and_goes_on_where_it_stopped(experiment:
     # 14 for training, 5 each for validation and test; those of the pictures are among them.
     (folder,) = conditioning.glob("*/")
     assert written.out == f"24 prompts, 24 of them new\nconditioning {folder}\n"
-    assert "24 prompts to embed, about 13.8 kB: 24/24 batches, " in written.err
+    assert "conditioning of 24 prompts, about 13.8 kB: 24/24 batches, " in written.err
     assert not (experiment.parent / "runs").exists()
     main(["embed", "--config", str(experiment)])
     assert "24 prompts, 0 of them new" in capsys.readouterr().out
@@ -152,7 +152,7 @@ def test_verbs_write_what_is_missing_and_give_the_same_results(experiment: Path,
     for name, cache in (("plain", "false"), ("files", "true"), ("again", "true")):
         main(["train", "--config", str(experiment), f"--model.generator.cache={cache}", "--run.name", name])
         progress = capsys.readouterr().err
-        assert ("prompts to embed" in progress) is (name == "files")
+        assert ("conditioning of" in progress) is (name == "files")
     plain, *others = (json.loads((run / name / "results.json").read_text()) for name in ("plain", "files", "again"))
     for other in others:
         for method, results in plain["methods"].items():
@@ -181,3 +181,44 @@ def test_files_that_cannot_be_written_are_one_message(experiment: Path, tmp_path
     assert caught.value.code == 2
     message = capsys.readouterr().err
     assert "error: " in message and str(tmp_path / "file") in message and "Traceback" not in message
+
+
+def test_text_features_of_rewards_are_written_too_and_give_the_same_results(
+    experiment: Path, conditioning: Path, capsys
+) -> None:
+    cached = [f"--model.{part}.cache=true" for part in ("generator", "reward")]
+    main(["embed", "--config", str(experiment), *cached])
+    written = capsys.readouterr().out.splitlines()
+    assert written[0::2] == ["24 prompts, 24 of them new"] * 3
+    assert [line.split()[0] for line in written[1::2]] == ["conditioning", "clip", "clip_held_out"]
+    assert sorted(line.split()[1] for line in written[1::2]) == sorted(map(str, conditioning.glob("[!.]*")))
+
+    run = experiment.parent / "runs" / "tiny"
+    for name, options in (("plain", []), ("files", cached)):
+        main(["train", "--config", str(experiment), "--run.name", name, *options])
+        assert " prompts, about" not in capsys.readouterr().err
+    plain, files = (json.loads((run / name / "results.json").read_text())["methods"] for name in ("plain", "files"))
+    for method, results in plain.items():
+        for score in ("reward", "held_out_reward", "geneval", "kl_nats"):
+            assert results[score] == files[method][score]
+
+
+def test_text_features_are_written_before_training_where_they_are_missing(
+    experiment: Path, conditioning: Path, capsys
+) -> None:
+    main(["train", "--config", str(experiment), "--model.reward.cache=true"])
+    assert "text features of 24 prompts, about 1.15 kB" in capsys.readouterr().err
+    assert len(list(conditioning.glob("*/*.safetensors"))) == 2
+    main(["generate", "--config", str(experiment), "--model.reward.cache=true", "--prompt", "the green cube , two ."])
+
+
+def test_training_is_told_of_each_batch_ahead(make_module, make_data, make_trainer, monkeypatch) -> None:
+    module, events = make_module(), []
+    encode = module.generator.encode
+    monkeypatch.setattr(module.generator, "prefetch", lambda prompts: events.append(("ahead", prompts)))
+    monkeypatch.setattr(module.generator, "encode", lambda prompts: events.append(("now", prompts)) or encode(prompts))
+    make_trainer(max_steps=5, limit_val_batches=0).fit(module, make_data())
+    now = [prompts for kind, prompts in events if kind == "now"]
+    # Three batches an epoch, of which the first is not announced, and the one after the last step is.
+    assert [kind for kind, _ in events] == ["ahead", "now", "ahead", "now", "now", "ahead", "now", "ahead", "now"]
+    assert [prompts for kind, prompts in events if kind == "ahead"][:3] == [now[1], now[2], now[4]]

@@ -1,9 +1,11 @@
-"""Which prompts an experiment's conditioning is of, and having it written before models are loaded."""
+"""Which prompts an experiment's conditioning and text features are of, and having them written before models are
+loaded."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +17,11 @@ from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.parsing import UserError
 from hn.data.module import PromptDataModule
 from hn.device import find_device
-from hn.embed import Embedded, embed_prompts
+from hn.embed import Embedded, embed_prompts, embed_text_features
 from hn.evaluation.suite import SuitePrompts
+from hn.prompt_files import PromptFiles
+from hn.rewards.base import Reward
+from hn.rewards.contrastive import ContrastiveReward
 
 STAGES = {"train": ("fit", "test"), "compare": ("test",)}
 """The stages of which verbs need the prompts, where it is not the one of the verb's name."""
@@ -24,28 +29,61 @@ SUITE_VERBS = ("fit", "train", "test", "embed")
 """The verbs that need the prompts of `PromptSuite` callbacks."""
 
 
-def embed_experiment(verb: str, sections: Mapping[str, Any]) -> Embedded:
-    """Have the conditioning written of all prompts that a verb needs.
+def embed_experiment(verb: str, sections: Mapping[str, Any]) -> dict[str, Embedded]:
+    """Have written what all prompts that a verb needs are encoded to: the generator's conditioning, if it has a
+    `cache`, and the text features of rewards, if their ensemble has one.
 
     Args:
         verb: of the command line; "embed" for all prompts of the experiment.
         sections: the configuration; "model", "data", "callbacks" and "trainer" of it are read.
 
+    Returns:
+        What was done, by "conditioning" and the names of rewards.
+
     Raises:
         UserError: if the generator or the prompts are of a kind that this cannot be done with.
         ValueError, OSError: as `embed_prompts`.
     """
-    section = sections["model"]["generator"]
-    outline = instantiate_outline(section)
-    if outline is None:
-        raise UserError(f"Prompts can be embedded for a DiffusersGenerator, not for a {section['class_path']}.")
+    generator, ensemble = sections["model"]["generator"], sections["model"].get("reward") or {}
+    caches = cache_of(generator), cache_of(ensemble)
+    if not any(caches):
+        return {}
     accelerator = sections["trainer"].get("accelerator") or "auto"
     device = find_device({"gpu": "cuda"}.get(accelerator, accelerator))
-    done = embed_prompts(outline, experiment_prompts(verb, sections["data"], sections["callbacks"]), device)
+    prompts = experiment_prompts(verb, sections["data"], sections["callbacks"])
+    done = {}
+    if caches[0]:
+        outline = instantiate_outline(generator)
+        if outline is None:
+            raise UserError(f"Prompts can be embedded for a DiffusersGenerator, not for a {generator['class_path']}.")
+        done["conditioning"] = embed_prompts(outline, prompts, device)
+        _free_memory(device)
+    for name, section in text_feature_sections(ensemble).items() if caches[1] else ():
+        reward = import_class(section["class_path"], ContrastiveReward)
+        files = PromptFiles(caches[1], reward.text_identity(section["init_args"]), "text features")
+        load = partial(instantiate, name, ContrastiveReward, section)
+        done[name] = embed_text_features(files, load, prompts, device)
+        _free_memory(device)
+    return done
+
+
+def cache_of(section: Mapping[str, Any]) -> bool | str:
+    """The option `cache` of a generator or reward ensemble; false if there is none."""
+    return section.get("init_args", {}).get("cache", False)
+
+
+def text_feature_sections(ensemble: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The rewards of an ensemble's configuration, trained and held out, that have text features."""
+    arguments = ensemble["init_args"]
+    members = {**arguments["rewards"], **(arguments.get("held_out") or {})}
+    classes = {name: import_class(each["class_path"], Reward) for name, each in members.items()}
+    return {name: each for name, each in members.items() if issubclass(classes[name], ContrastiveReward)}
+
+
+def _free_memory(device: torch.device) -> None:
     gc.collect()  # text encoders hold on to themselves in cycles
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return done
 
 
 def experiment_prompts(verb: str, data: Mapping[str, Any] | None, callbacks: Mapping[str, Any]) -> list[str]:

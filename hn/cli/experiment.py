@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hn.callbacks.stopping import TrainingStopped
 from hn.callbacks.suite import suites_in
 from hn.class_path import import_class
-from hn.cli.embed import SUITE_VERBS, embed_experiment
+from hn.cli.embed import SUITE_VERBS, cache_of, embed_experiment
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.memory import is_out_of_memory, out_of_memory_message
 from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
@@ -134,17 +134,19 @@ class HnCLI(LightningCLI):
         if config.run.experiment is None:
             config.run.experiment = Path(self.experiment_file).stem if self.experiment_file else "unnamed"
         self.weights = self.checkpoint = None
-        generator = config.model.generator
+        generator, reward = config.model.generator, config.model.reward
         with user_errors():
-            if "cache" in generator.get("init_args", {}):
-                if verb == "generate":
-                    generator.init_args.cache = False  # the prompts are new ones
-                elif verb == "embed":
-                    generator.init_args.cache = generator.init_args.cache or True
+            if verb == "generate":
+                for section in (generator, reward):
+                    if "cache" in section.get("init_args", {}):
+                        section.init_args.cache = False  # the prompts are new ones
+            elif verb == "embed" and "init_args" in generator:
+                generator.init_args.cache = cache_of(generator) or True
             parts = config.clone().as_dict()
             suites = [*suites_in(parts["callbacks"])] if verb in SUITE_VERBS else []
             if verb == "embed":
-                parts |= {"callbacks": {}, "model": {"generator": parts["model"]["generator"]}}
+                used = ("generator", "reward") if cache_of(reward) else ("generator",)
+                parts |= {"callbacks": {}, "model": {name: parts["model"][name] for name in used}}
             require_repositories(repositories_in([parts[section] for section in ("model", "data", "callbacks")]))
             prompts = prompt_options(config)
             store = PromptStore(prompts.get("prompts_folder"))
@@ -178,7 +180,7 @@ class HnCLI(LightningCLI):
                 # With suites a test has to know what is trained on.
                 fetch_sets(prompts, "fit" if suites else STAGES.get(verb, verb), store)
             fetch_suites(suites, store)
-            if "cache" in generator.get("init_args", {}) and generator.init_args.cache and verb != "generate":
+            if verb != "generate":
                 embed_experiment(verb, parts)
         if verb == "compare":
             self._train_missing(config, missing)
@@ -230,7 +232,8 @@ class HnCLI(LightningCLI):
         if subcommand == "embed":
             with user_errors():
                 done = embed_experiment(subcommand, self.config[subcommand].clone().as_dict())
-            print(f"{done.prompts} prompts, {done.written} of them new\nconditioning {done.folder}")
+            for name, each in done.items():
+                print(f"{each.prompts} prompts, {each.written} of them new\n{name:<12} {each.folder}")
             return
         if subcommand == "plan":
             options = self.config[subcommand]

@@ -1,9 +1,8 @@
 """Readers of prompt files, one per format; they agree on what a row is."""
 
 import csv
-import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +31,24 @@ def read_prompts(path: PathLike) -> list[Row]:
         ValueError: if the ending is another one, the file is not UTF-8, a line is wrong (named by its number), or there
             are no prompts.
     """
-    path = Path(path)
-    if path.is_dir():
-        rows = _read_folder(path)
-    elif path.suffix not in _READERS:
-        *others, last = _READERS
-        raise ValueError(f"{path}: prompt files end in {', '.join(others)} or {last}, not '{path.suffix}'")
-    elif not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such prompt file")
-    else:
-        rows = _READERS[path.suffix](_read_text(path), path)
+    rows = list(iterate_prompts(path))
     if not rows:
         raise ValueError(f"{path}: holds no prompts")
     return rows
+
+
+def iterate_prompts(path: PathLike) -> Iterator[Row]:
+    """The rows that `read_prompts` gives, one after the other: of all formats but `.json` with no more than a few of
+    them in memory. Raises what that raises when it comes there, but is empty where there are no prompts."""
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix not in _READERS:
+        *others, last = _READERS
+        raise ValueError(f"{path}: prompt files end in {', '.join(others)} or {last}, not '{path.suffix}'")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such prompt file")
+    return _READERS[path.suffix](path)
 
 
 def has_known_ending(path: PathLike) -> bool:
@@ -57,40 +61,44 @@ def _read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: not valid UTF-8; save the file as UTF-8") from None
+        raise _not_utf8(path, data[: error.start].count(b"\n") + 1) from None
 
 
-def _read_lines(text: str, path: Path) -> list[Row]:
-    return [{"prompt": line} for _, line in _lines(text)]
+def _not_utf8(path: Path, line: int) -> ValueError:
+    return ValueError(f"{path}, line {line}: not valid UTF-8; save the file as UTF-8")
 
 
-def _read_jsonl(text: str, path: Path) -> list[Row]:
-    return [_row(_parse_json(line, place), place) for place, line in _places(text, path)]
+def _read_lines(path: Path) -> Iterator[Row]:
+    return ({"prompt": line.strip()} for _, line in _lines(path) if line.strip())
 
 
-def _read_json(text: str, path: Path) -> list[Row]:
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    places = ((f"{path}, line {number}", line) for number, line in _lines(path) if line.strip())
+    return (_row(_parse_json(line.strip(), place), place) for place, line in places)
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    text = _read_text(path)
     items = _parse_json(text, str(path)) if text.strip() else []
     if isinstance(items, dict):
         items = list(items.values())
     if not isinstance(items, list):
         raise ValueError(f'{path}: expected a JSON list of prompts, such as ["a dog", "a cat"]')
     rows = ({"prompt": item} if isinstance(item, str) else item for item in items)
-    return [_row(row, f"{path}, item {number}") for number, row in enumerate(rows, 1)]
+    return (_row(row, f"{path}, item {number}") for number, row in enumerate(rows, 1))
 
 
-def _read_csv(text: str, path: Path) -> list[Row]:
-    return _read_table(text, path, delimiter=",")
+def _read_csv(path: Path) -> Iterator[Row]:
+    return _read_table(path, delimiter=",")
 
 
-def _read_tsv(text: str, path: Path) -> list[Row]:
-    return _read_table(text, path, delimiter="\t", quoting=csv.QUOTE_NONE)
+def _read_tsv(path: Path) -> Iterator[Row]:
+    return _read_table(path, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def _read_table(text: str, path: Path, **dialect: Any) -> list[Row]:
-    # newline="": a quoted field may hold line breaks, which are the prompt's own.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
-    rows: list[Row] = []
+def _read_table(path: Path, **dialect: Any) -> Iterator[Row]:
+    # With their line breaks: a quoted field may hold some, which are the prompt's own.
+    reader = csv.reader((line for _, line in _lines(path)), strict=True, **dialect)
     columns: list[str] = []
     try:
         for fields in reader:
@@ -103,10 +111,9 @@ def _read_table(text: str, path: Path, **dialect: Any) -> list[Row]:
                 continue
             if len(fields) != len(columns):
                 raise ValueError(f"{place}: has {len(fields)} columns, the first line has {len(columns)}")
-            rows.append(_row(dict(zip(columns, fields, strict=True)), place))
+            yield _row(dict(zip(columns, fields, strict=True)), place)
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: not a valid table ({error})") from None
-    return rows
 
 
 def _columns(names: list[str], place: str) -> list[str]:
@@ -121,20 +128,21 @@ def _columns(names: list[str], place: str) -> list[str]:
     return ["prompt" if name == found[0] else name for name in columns]
 
 
-def _read_folder(path: Path) -> list[Row]:
+def _read_folder(path: Path) -> Iterator[Row]:
     # The text of a whole file, line breaks included, is one prompt.
     files = sorted(file for file in path.iterdir() if file.suffix == ".txt")
-    return [_row({"prompt": _read_text(file), "item": file.stem}, str(file)) for file in files]
+    return (_row({"prompt": _read_text(file), "item": file.stem}, str(file)) for file in files)
 
 
-def _places(text: str, path: Path) -> Iterable[tuple[str, str]]:
-    return ((f"{path}, line {number}", line) for number, line in _lines(text))
-
-
-def _lines(text: str) -> Iterable[tuple[int, str]]:
-    """The lines that are not blank, with their numbers."""
-    # Not splitlines(): it also splits at characters that may stand inside a prompt, like U+2028 or form feed.
-    return ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines with their ends and numbers."""
+    # In bytes: as text, lines would also end at characters that may stand inside a prompt, like U+2028 or form feed.
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise _not_utf8(path, number) from None
 
 
 def _parse_json(text: str, place: str) -> Any:
@@ -152,7 +160,7 @@ def _row(row: Any, place: str) -> Row:
     return {**row, "prompt": prompt.strip()}
 
 
-_READERS: dict[str, Callable[[str, Path], list[Row]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".jsonl": _read_jsonl,
     ".txt": _read_lines,
     ".csv": _read_csv,

@@ -1,14 +1,15 @@
 """Prompt sets for training, validation, testing and prediction."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
+from hn.data.hub import HubPrompts
 from hn.data.manifest import PromptFile
-from hn.data.prompts import PromptDataset, collate_prompts
+from hn.data.prompts import PromptBatch, PromptDataset, collate_prompts
 from hn.data.resumable import EpochShuffle, ResumableLoader
 from hn.data.sources import parse_sources
 from hn.data.store import PromptStore
@@ -50,6 +51,8 @@ def fetch_sets(paths: Mapping[str, Any], stage: str | None, store: PromptStore) 
     for file in dict.fromkeys(file for source in sources for file in source.files):
         if isinstance(file, PromptFile):
             store.fetch(file)
+        elif isinstance(file, HubPrompts):
+            store.stream(file)
 
 
 class PromptDataModule(LightningDataModule):
@@ -59,8 +62,9 @@ class PromptDataModule(LightningDataModule):
     the middle of an epoch goes on with the batches that were left. The other sets keep the order of their files.
 
     What is given to `train`, `val`, `test` and `predict` is a file (see `read_prompts` for the formats), the name of a
-    set, like geneval or t2i_compbench/color/train (`hn prompts list` shows them), a list of such, or a mapping from
-    such to weights. A named set that is not on this machine is fetched before the work starts.
+    set, like geneval or t2i_compbench/color/train (`hn prompts list` shows them), the address of a column of a data set
+    on the Hub, like hf://yuvalkirstain/pickapic_v2_no_images/train/caption, a list of such, or a mapping from such to
+    weights. What is not on this machine is fetched before the work starts; of a data set on the Hub the column alone.
 
     In `train` a weight says how many times an epoch holds each prompt: {t2i_compbench: 2.0, pickapic_v1: 0.5} gives
     T2I-CompBench's twice and one half of Pick-a-Pic's, the other half in the next epoch (see `hn.data.mix.Part`). What
@@ -86,7 +90,14 @@ class PromptDataModule(LightningDataModule):
             named sets (unless the manifest says that repeats are meant) and leaves files as they are.
         filter_unsafe: leave out prompts with a word of data/prompts/unsafe_words.txt; None does so with the sets of
             which the manifest says so, like Pick-a-Pic.
+        memory_map: keep the training prompts in a file instead of memory, in the folder of named sets: for sets of tens
+            of millions. Order, resume, mixes and what is left out are the same.
         prompts_folder: where named sets are kept; None for HN_PROMPTS of the environment, else the user's cache folder.
+
+    Attributes:
+        datasets: those that were read, by "train", "val", "test" and "predict".
+        announce: told of each training batch but an epoch's first while the one before it is worked on; set by a module
+            that can prepare for it.
 
     Raises:
         ValueError: for options out of range and names that are not known; in `setup`, for files as `read_prompts` says,
@@ -112,6 +123,7 @@ class PromptDataModule(LightningDataModule):
         exclude_eval_prompts: bool = True,
         deduplicate: bool | None = None,
         filter_unsafe: bool | None = None,
+        memory_map: bool = False,
         prompts_folder: str | None = None,
     ):
         super().__init__()
@@ -130,9 +142,11 @@ class PromptDataModule(LightningDataModule):
         self.exclude_eval_prompts = exclude_eval_prompts
         self.deduplicate = deduplicate
         self.filter_unsafe = filter_unsafe
+        self.memory_map = memory_map
         self.store = PromptStore(prompts_folder)
         check_names(self.paths)
         self.datasets: dict[str, PromptDataset] = {}
+        self.announce: Callable[[PromptBatch], None] | None = None
 
     def prepare_data(self) -> None:
         """Fetch the named sets that are needed and not here, on one process of each machine while the others wait."""
@@ -157,14 +171,18 @@ class PromptDataModule(LightningDataModule):
             num_replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
         )
-        return ResumableLoader(
+        loader = ResumableLoader(
             self.datasets["train"],
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=True,
             collate_fn=collate_prompts,
             num_workers=self.num_workers,
+            pin_memory=self._on_cuda,
         )
+        if self.announce is not None:
+            loader.announce = self.announce
+        return loader
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         return self._eval_loader("val") if "val" in self.datasets else []
@@ -196,7 +214,13 @@ class PromptDataModule(LightningDataModule):
             batch_size=self.eval_batch_size,
             collate_fn=collate_prompts,
             num_workers=self.num_workers,
+            pin_memory=self._on_cuda,
         )
+
+    @property
+    def _on_cuda(self) -> bool:
+        """Whether batches go to a CUDA device: if they are pinned, Lightning copies them while it works."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def _read(self, name: str) -> None:
         if not self.paths[name]:
@@ -224,7 +248,7 @@ class PromptDataModule(LightningDataModule):
     def _training_dataset(self) -> PromptDataset:
         held_out = self._eval_prompts() if self.exclude_eval_prompts else []
         options = {"limit": self.limits["train"], "exclude": held_out, "deduplicate": self.deduplicate}
-        return self._dataset("train", **options)
+        return self._dataset("train", memory_map=self.memory_map, **options)
 
     def _eval_prompts(self) -> list[str]:
         return [prompt for name in ("val", "test") if self.paths[name] for prompt in self._dataset(name).prompts]

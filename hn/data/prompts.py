@@ -1,18 +1,27 @@
 """Data sets of prompts."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hn.data.formats import Row, read_prompts
+from hn.data.formats import Row, iterate_prompts, read_prompts
+from hn.data.hub import HubPrompts
 from hn.data.manifest import PromptFile
+from hn.data.mapped import MappedRows
 from hn.data.mix import Part
 from hn.data.sources import Source, Sources, parse_sources
 from hn.data.store import PromptStore
-from hn.data.unsafe import is_unsafe
+from hn.data.unsafe import WORDS_FILE, is_unsafe
+
+_COUNTS = ("n_excluded", "n_repeated", "n_unsafe")
 
 
 class Prompt(TypedDict):
@@ -37,12 +46,13 @@ def normalised(prompt: str) -> str:
 
 
 class PromptDataset(Dataset[Prompt]):
-    """The prompts of one or more files or named sets, in order.
+    """The prompts of one or more files, named sets or data sets on the Hub, in order.
 
     Args:
-        paths: a file, as `read_prompts` takes it, or the name of a set, which is fetched if it is not here; several of
-            them; or a mapping from such to weights. For training, a weight says how often an epoch holds a prompt (see
-            `Part`); otherwise it is a whole number and the prompts come so often.
+        paths: a file, as `read_prompts` takes it, the name of a set or an address hf://... (see `parse_sources`), which
+            are fetched if they are not here; several of them; or a mapping from such to weights. For training, a weight
+            says how often an epoch holds a prompt (see `Part`); otherwise it is a whole number and the prompts come so
+            often.
         limit: keep only so many, the first ones.
         exclude: prompts to leave out (before `limit`), compared as `normalised` says.
         purpose: "train", "val", "test" or "predict": decides between the splits of a named set (see `Manifest.choose`)
@@ -52,9 +62,14 @@ class PromptDataset(Dataset[Prompt]):
         filter_unsafe: whether to leave out prompts with unsafe words (see `is_unsafe`); None for those of named sets of
             which the manifest says so.
         store: where named sets are; the user's by default.
+        memory_map: whether to keep the rows in a file (in the folder of `store`) instead of memory; for training. An
+            epoch's order takes 24 bytes a prompt, and where repetitions are left out these are remembered while the
+            file is written. It is used again as long as sources and options are the same.
 
     Attributes:
-        rows: the rows kept.
+        rows: the rows kept; a list, or `MappedRows`.
+        in_memory: which of them.
+        fingerprint: SHA-256 of all prompts in their order.
         parts: the rows that came from each source, with its weight.
         n_excluded: number of rows left out because of `exclude`.
         n_repeated: as repetitions.
@@ -62,7 +77,9 @@ class PromptDataset(Dataset[Prompt]):
 
     Raises:
         FileNotFoundError, ValueError: as `read_prompts`, `parse_sources` and `PromptStore.require`; also if `limit` is
-            below 1, a weight is no whole number where it has to be, or nothing is left.
+            below 1, a weight is no whole number where it has to be, nothing is left, or `memory_map` is asked for
+            elsewhere than in training.
+        OSError: with `memory_map`, if the file cannot be written; says what to do.
         DownloadError: if a named set is not here and cannot be fetched.
     """
 
@@ -76,19 +93,26 @@ class PromptDataset(Dataset[Prompt]):
         deduplicate: bool | None = False,
         filter_unsafe: bool | None = None,
         store: PromptStore | None = None,
+        memory_map: bool = False,
     ):
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, or None for all prompts, not {limit}")
+        if memory_map and purpose != "train":
+            raise ValueError(f"memory_map is for training prompts; those for {purpose} are read into memory")
         self.sources = parse_sources(paths, purpose)
         self.purpose, self.deduplicate, self.filter_unsafe = purpose, deduplicate, filter_unsafe
         self.n_excluded = self.n_repeated = self.n_unsafe = 0
-        self.rows: list[Row] = []
         self.parts: list[Part] = []
+        self.in_memory = not memory_map
+        self.store = store or PromptStore()
         unwanted = {normalised(prompt) for prompt in exclude}
-        seen: set[str] = set()
-        for source in self.sources:
-            rows = self._read(source, unwanted, seen, store or PromptStore())
-            self._add(source, rows, limit)
+        if memory_map:
+            self.rows: Sequence[Row] = self._map(unwanted, limit)
+            self.fingerprint: str = self.rows.about["fingerprint"]
+        else:
+            digest = hashlib.sha256()
+            self.rows = list(self._kept(unwanted, limit, digest))
+            self.fingerprint = digest.hexdigest()
         if not self.rows:
             names = ", ".join(source.name for source in self.sources)
             raise ValueError(f"{names}: every prompt is excluded or unsafe, none is left")
@@ -110,38 +134,109 @@ class PromptDataset(Dataset[Prompt]):
         """Rows that an epoch of training holds: as many as there are, if no weights are given."""
         return sum(part.length for part in self.parts)
 
-    def _read(self, source: Source, unwanted: set[str], seen: set[str], store: PromptStore) -> list[Row]:
-        """The rows of a source that are kept; `seen` learns of them."""
-        kept: list[Row] = []
+    def _kept(self, unwanted: set[str], limit: int | None, digest: Any) -> Iterator[Row]:
+        """All rows that are kept; counts, parts and the digest of prompts are complete when the last one was given."""
+        seen: set[str] = set()
+        n = 0
+        for source in self.sources:
+            start = n
+            for row in self._repeated(source, self._of_source(source, unwanted, seen)):
+                if limit is not None and n == limit:
+                    break
+                digest.update(b"\n" * (n > 0) + row["prompt"].encode())
+                n += 1
+                yield row
+            if n > start:
+                self.parts.append(Part(start, n, source.weight if self.purpose == "train" else 1.0))
+
+    def _of_source(self, source: Source, unwanted: set[str], seen: set[str]) -> Iterator[Row]:
+        """The rows of a source that are not left out; `seen` learns of them."""
         for file in source.files:
             is_named = isinstance(file, PromptFile)
             filtered = is_named and file.filter_unsafe if self.filter_unsafe is None else self.filter_unsafe
-            unique = is_named and not file.keep_repeats if self.deduplicate is None else self.deduplicate
-            for row in read_prompts(store.fetch(file) if is_named else file):
+            for row in self._rows(file):
                 key = normalised(row["prompt"])
                 if filtered and is_unsafe(row["prompt"]):
                     self.n_unsafe += 1
                 elif key in unwanted:
                     self.n_excluded += 1
-                elif unique and key in seen:
+                elif self._is_unique(file) and key in seen:
                     self.n_repeated += 1
                 else:
-                    kept.append(row)
-                seen.add(key)
-        return kept
+                    yield row
+                if self._compares:
+                    seen.add(key)
 
-    def _add(self, source: Source, rows: list[Row], limit: int | None) -> None:
-        weight = source.weight
-        if self.purpose != "train":
-            if weight != int(weight):
-                raise ValueError(
-                    f"{source.name}: a weight is for training; elsewhere it counts repetitions, not {weight}"
-                )
-            rows, weight = rows * int(weight), 1.0
-        start = len(self.rows)
-        self.rows += rows[: None if limit is None else limit - start]
-        if len(self.rows) > start:
-            self.parts.append(Part(start, len(self.rows), weight))
+    def _rows(self, file: Path | PromptFile | HubPrompts) -> Iterator[Row]:
+        path = self._path(file)
+        if self.in_memory:
+            return iter(read_prompts(path))
+        rows = iterate_prompts(path)
+        first = next(rows, None)
+        if first is None:
+            raise ValueError(f"{path}: holds no prompts")
+        return chain([first], rows)
+
+    def _path(self, file: Path | PromptFile | HubPrompts) -> Path:
+        if isinstance(file, HubPrompts):
+            return self.store.stream(file)
+        return self.store.fetch(file) if isinstance(file, PromptFile) else file
+
+    def _is_unique(self, file: Path | PromptFile | HubPrompts) -> bool:
+        """Whether repeated prompts of a file are left out."""
+        if self.deduplicate is not None:
+            return self.deduplicate
+        return not isinstance(file, Path) and not getattr(file, "keep_repeats", False)
+
+    @cached_property
+    def _compares(self) -> bool:
+        """Whether repeated prompts of any file are left out: what was seen has to be remembered then."""
+        return any(self._is_unique(file) for source in self.sources for file in source.files)
+
+    def _repeated(self, source: Source, rows: Iterator[Row]) -> Iterable[Row]:
+        if self.purpose == "train":
+            return rows
+        if source.weight != int(source.weight):
+            raise ValueError(
+                f"{source.name}: a weight is for training; elsewhere it counts repetitions, not {source.weight}"
+            )
+        return list(rows) * int(source.weight)
+
+    def _map(self, unwanted: set[str], limit: int | None) -> MappedRows:
+        """The rows in a file that belongs to these sources, as they are now, and these options."""
+        files = [self._path(file) for source in self.sources for file in source.files]
+        for file in files:
+            iterate_prompts(file)  # says what is wrong with its name before anything is written
+        inputs = [path for file in files for path in (sorted(file.iterdir()) if file.is_dir() else [file])]
+        facts = {
+            "sources": [[source.name, source.weight, len(source.files)] for source in self.sources],
+            "files": [[str(path.resolve()), *_state(path)] for path in inputs],
+            "options": [limit, self.deduplicate, self.filter_unsafe],
+            "unwanted": sorted(unwanted),
+            "unsafe_words": _state(WORDS_FILE),
+        }
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+        digest = hashlib.sha256()
+
+        def about() -> dict[str, Any]:
+            parts = [[part.start, part.stop, part.weight] for part in self.parts]
+            counts = {name: getattr(self, name) for name in _COUNTS}
+            return {"fingerprint": digest.hexdigest(), "parts": parts, **counts}
+
+        folder = self.store.folder / "mapped" / key
+        rows = MappedRows.open_or_write(folder, lambda: self._kept(unwanted, limit, digest), about)
+        self.parts = [Part(*part) for part in rows.about["parts"]]
+        for name in _COUNTS:
+            setattr(self, name, rows.about[name])
+        return rows
+
+
+def _state(path: Path) -> list[int]:
+    """What changes with a file's content: its size, and when it was written."""
+    if not path.is_file():
+        return []
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
 def collate_prompts(prompts: Sequence[Prompt]) -> PromptBatch:

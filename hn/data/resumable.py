@@ -1,8 +1,8 @@
 """A training order that follows from seed, epoch and position alone: a resumed run sees exactly the batches that the
 interrupted one had left."""
 
-import hashlib
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from hn.data.mix import epoch_rows, generator
 from hn.data.prompts import PromptDataset
+
+_CHUNK = 1 << 16
 
 
 class EpochShuffle(DistributedSampler):
@@ -62,16 +64,17 @@ class EpochShuffle(DistributedSampler):
         rng = generator(f"{self.seed} {self.epoch}")
         rows = epoch_rows(self.dataset.parts, self.seed, self.epoch)
         order = rows[torch.randperm(len(rows), generator=rng)][self.rank :: self.num_replicas]
-        return iter(order[self.position() * self.batch_size : len(self)].tolist())
+        left = order[self.position() * self.batch_size : len(self)]
+        # A chunk at a time: as a list, an order of millions would take as much memory as the prompts.
+        return chain.from_iterable(chunk.tolist() for chunk in left.split(_CHUNK))
 
     def describe(self) -> dict[str, Any]:
         """What the order of batches depends on, beside epoch and position."""
-        prompts = "\n".join(self.dataset.prompts).encode()
         parts = [[part.start, part.stop, part.weight] for part in self.dataset.parts]
         # Not said of prompts that are all seen once, so that their checkpoints stay as they are.
         weights = {"weights": parts} if any(weight != 1 for _, _, weight in parts) else {}
         return {
-            "prompts": hashlib.sha256(prompts).hexdigest(),
+            "prompts": self.dataset.fingerprint,
             "seed": self.seed,
             "batch_size": self.batch_size,
             "num_replicas": self.num_replicas,
@@ -80,12 +83,25 @@ class EpochShuffle(DistributedSampler):
 
 
 class ResumableLoader(DataLoader):
-    """A `DataLoader` over an `EpochShuffle` that Lightning may resume in the middle of an epoch."""
+    """A `DataLoader` over an `EpochShuffle` that Lightning may resume in the middle of an epoch.
+
+    Attributes:
+        announce: told of each batch but the first when the one before it is handed out, so that what the batch needs
+            can be prepared meanwhile; does nothing by default.
+    """
+
+    announce: Callable[[Any], None] = staticmethod(lambda batch: None)
 
     def __iter__(self) -> Iterator[Any]:
         # A generator function, so nothing happens before the first batch is asked for: Lightning makes the iterator
         # before it has set the epoch and restored its progress, and worker processes would begin at once.
-        yield from super().__iter__()
+        batches = super().__iter__()
+        ahead = next(batches, None)
+        while ahead is not None:
+            batch, ahead = ahead, next(batches, None)
+            if ahead is not None:
+                self.announce(ahead)
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """What must be the same for a resumed run to continue; the position is in the trainer's own state."""

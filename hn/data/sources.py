@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hn.data.formats import PathLike, has_known_ending
+from hn.data.hub import HubPrompts, is_address
 from hn.data.manifest import Manifest, PromptFile, load_manifest
 
 Sources = PathLike | Sequence[PathLike] | Mapping[str, float]
@@ -15,24 +16,26 @@ Sources = PathLike | Sequence[PathLike] | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Source:
-    """Prompts that are seen `weight` times an epoch: files of the user's, or of a set of the manifest."""
+    """Prompts that are seen `weight` times an epoch: files of the user's or of a set of the manifest, or a column of a
+    data set on the Hub."""
 
     name: str
     weight: float
-    files: tuple[Path | PromptFile, ...]
+    files: tuple[Path | PromptFile | HubPrompts, ...]
 
 
 def parse_sources(sources: Sources, purpose: str, manifest: Manifest | None = None) -> list[Source]:
     """The parts of what a configuration says, nothing of them read yet.
 
     Args:
-        sources: a file or a name of the manifest, several of them, or a mapping from such to weights. What ends like a
-            prompt file is one; anything else is a name or, if there is no such set, a folder of text files.
+        sources: a file, a name of the manifest or an address hf://OWNER/NAME[@REVISION][/CONFIG]/SPLIT/COLUMN, several
+            of them, or a mapping from such to weights. What ends like a prompt file is one; anything else is a name or,
+            if there is no such set, a folder of text files.
         purpose: "train", "val", "test" or "predict", for names that leave the split open (see `Manifest.choose`).
         manifest: where names are looked up, the repository's by default.
 
     Raises:
-        ValueError: if there is nothing, a name is not known, or a weight is not a positive number.
+        ValueError: if there is nothing, a name is not known, an address is none, or a weight is not a positive number.
     """
     if isinstance(sources, Mapping):
         weights = [(str(source), weight) for source, weight in sources.items()]
@@ -49,6 +52,8 @@ def parse_sources(sources: Sources, purpose: str, manifest: Manifest | None = No
 
 
 def _parse(source: str, weight: float, purpose: str, manifest: Manifest | None) -> list[Source]:
+    if is_address(source):
+        return [Source(source, weight, (HubPrompts.parse(source),))]
     if has_known_ending(source):
         return [Source(source, weight, (Path(source),))]
     manifest = manifest or load_manifest()

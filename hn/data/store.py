@@ -13,6 +13,7 @@ from filelock import FileLock
 from hn.data.archive import extract_folder
 from hn.data.checksum import digest
 from hn.data.download import DownloadError, download
+from hn.data.hub import HubPrompts
 from hn.data.manifest import MANIFEST_FILE, PromptFile, Version
 
 ENVIRONMENT = "HN_PROMPTS"
@@ -83,6 +84,26 @@ class PromptStore:
                 f"`hn prompts pull {file.name}` fetches it; a copy on disk is taken by "
                 f"`hn prompts pull {file.name} --from FOLDER`.\n{error}"
             ) from error
+        return path
+
+    def stream(self, prompts: HubPrompts) -> Path:
+        """The file of a column of a data set on the Hub, which is streamed if it is not here; safe where several
+        processes do so at a time. Nothing is verified: a branch may have moved on since, a commit does not.
+
+        Raises:
+            DownloadError: if it cannot be had; says what to do.
+        """
+        path = self.folder / prompts.path
+        if path.is_file():
+            return path
+        try:
+            with self._lock(path):
+                if not path.is_file():  # another process may have been faster
+                    prompts.stream(path)
+        except DownloadError:
+            raise
+        except OSError as error:
+            raise DownloadError(f"{prompts} could not be written to {path}: {error}") from error
         return path
 
     def take(self, file: PromptFile, candidates: dict[int, list[Path]]) -> Path | None:

@@ -51,6 +51,10 @@ class Generator(nn.Module, ABC):
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, not {steps}.")
 
+    def prefetch(self, prompts: Sequence[str]) -> None:
+        """Begin with what the next `encode` of these prompts would have to wait for, and return at once; does nothing
+        unless a generator says otherwise."""
+
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of B prompts, on the generator's device, without gradients."""

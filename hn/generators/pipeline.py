@@ -1,6 +1,5 @@
 """Any few-step diffusers pipeline, loaded from its files, as a frozen, differentiable generator."""
 
-import logging
 from typing import Any, Self
 
 import torch
@@ -8,15 +7,13 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from hn.generators.assemble import Component, FusedLora
-from hn.generators.conditioning_cache import EMBED, ConditioningCache, default_folder
 from hn.generators.encoder_identity import encoder_identity
 from hn.generators.families import Family, resolve_family
 from hn.generators.pipeline_files import PipelineFiles
 from hn.generators.pipeline_generator import PipelineGenerator
 from hn.generators.prompt_encoder import PromptEncoder
 from hn.pretrained import parse_dtype
-
-log = logging.getLogger(__name__)
+from hn.prompt_files import PromptFiles
 
 
 class DiffusersGenerator(PipelineGenerator):
@@ -64,8 +61,7 @@ class DiffusersGenerator(PipelineGenerator):
         family = resolve_family(family, files.index["_class_name"])
         conditioning = None
         if cache:
-            folder = default_folder() if cache is True else cache
-            conditioning = ConditioningCache(folder, encoder_identity(files, family))
+            conditioning = PromptFiles(cache, encoder_identity(files, family))
         # Checks come before anything is written, with no text encoders and whatever is written.
         has_conditioning = load_weights and conditioning is not None and len(conditioning) > 0
         unused = files.text_parts(family) if has_conditioning else []
@@ -75,13 +71,7 @@ class DiffusersGenerator(PipelineGenerator):
         if has_conditioning:
             self._prompts.files = conditioning
         elif load_weights and conditioning is not None:
-            known = "".join(f"\n  {line}" for line in conditioning.others())
-            log.warning(
-                "There is no conditioning of these text encoders in %s, so they are loaded; %s writes it.%s",
-                conditioning.root,
-                EMBED,
-                known,
-            )
+            conditioning.warn_of_absence()
         if load_weights:
             pipe = files.load(family, without=unused)
             pipe.scheduler = self.pipe.scheduler

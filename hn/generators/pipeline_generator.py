@@ -163,6 +163,10 @@ class PipelineGenerator(Generator):
         """
         return self._prompts.encode(self.pipe, prompts, self.device)
 
+    def prefetch(self, prompts: Sequence[str]) -> None:
+        """Begin to read the conditioning of prompts that are not in memory from files, if it is to come from there."""
+        self._prompts.prefetch(prompts, self.device)
+
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`; an outline has no vocabulary.
 

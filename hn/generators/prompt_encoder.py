@@ -1,17 +1,20 @@
 """Prompts on their way to a pipeline's text encoders: checked, encoded in batches, and kept for the next time."""
 
 import logging
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 
 from hn.generators.base import Conditioning
-from hn.generators.conditioning_cache import EMBED, ConditioningCache
 from hn.generators.families import Family
 from hn.generators.vocabulary import require_known_words
 from hn.pretrained import parse_dtype
 from hn.prompt_cache import PromptCache
+from hn.prompt_files import PromptFiles
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ class PromptEncoder:
         strict_vocabulary: bool,
         cache_size: int,
         batch_size: int,
-        files: ConditioningCache | None = None,
+        files: PromptFiles | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"encode_batch_size ({batch_size}) must be at least 1.")
@@ -47,32 +50,50 @@ class PromptEncoder:
         self.batch_size = batch_size
         self.files = files
         self._cache: PromptCache[Conditioning] = PromptCache(cache_size)
+        # Two: a training step takes the one when the next batch's is under way.
+        self._ahead: deque[dict[str, Future[dict[str, Conditioning]]]] = deque(maxlen=2)
         self._warned_of_long_prompts = False
 
     def clear(self) -> None:
         """Forget all prompts, for example after the networks moved to another device."""
         self._cache.clear()
+        self._ahead.clear()
+
+    def prefetch(self, prompts: Sequence[str], device: torch.device) -> None:
+        """Begin to read from files, in a thread, what of prompts is not in memory; the results of the last two calls
+        are kept for `encode`, on the CPU and, for a CUDA device, pinned. Without files there is nothing to do.
+
+        Raises:
+            ValueError: if a file is damaged; what is found in the thread is raised by `encode`.
+        """
+        if self.files is None:
+            return
+        absent = {*self.files.missing(prompts)}
+        wanted = [prompt for prompt in dict.fromkeys(prompts) if prompt not in absent and prompt not in self._cache]
+        if not wanted:
+            return
+        # A thread for each call: one that waited for the next would be missing in a process that is forked meanwhile.
+        executor = ThreadPoolExecutor(1, "hn conditioning")
+        self._ahead.append(dict.fromkeys(wanted, executor.submit(self._read_all, wanted, device.type == "cuda")))
+        executor.shutdown(wait=False)
 
     def check(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> None:
         """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`; without text encoders and
-        tokenizers, prompts that are not in the files. (What is there was looked at when it was written.)
+        tokenizers, prompts that are not in the files. (What is there was looked at when it was written.) The first time
+        that some are longer than a text encoder takes, a warning says how many.
 
         Raises:
             ValueError: names the words, and the nearest ones that are known; or the prompt.
         """
         if self.files is not None and not self.is_loaded(pipe):
-            missing = self.files.missing(prompts)
-            if missing:
-                count = f" and {len(missing) - 1} more prompts are" if len(missing) > 1 else " is"
-                raise ValueError(
-                    f"{missing[0]!r}{count} not in {self.files.folder}, and the text encoders are not loaded, as "
-                    f"`cache` asks for: {EMBED} adds an experiment's prompts; without `cache` any prompt is encoded."
-                )
+            self.files.require(prompts)
             return
         if self.strict_vocabulary:
             for tokenizer in self.family.tokenizers(pipe):
                 for prompt in prompts:
                     require_known_words(tokenizer, prompt)
+        if prompts:
+            self._warn_of_long_prompts(pipe, prompts)
 
     def encode(self, pipe: DiffusionPipeline, prompts: Sequence[str], device: torch.device) -> Conditioning:
         """Conditioning of B prompts, batch first, on `device`.
@@ -99,12 +120,21 @@ class PromptEncoder:
         written, now = parse_dtype(self.files.identity["dtype"]), getattr(pipe, self.family.backbone_name).dtype
         return {
             # In the data type that the text encoders would have now, after a `to(torch.float64)` for example.
-            name: tensor.to(device, now if tensor.dtype == written else tensor.dtype)
-            for name, tensor in self.files.read(prompt).items()
+            name: tensor.to(device, now if tensor.dtype == written else tensor.dtype, non_blocking=True)
+            for name, tensor in self._read_ahead_or_now(prompt).items()
         }
 
+    def _read_ahead_or_now(self, prompt: str) -> Conditioning:
+        ahead = next((ahead[prompt] for ahead in self._ahead if prompt in ahead), None)
+        return self.files.read(prompt) if ahead is None else ahead.result()[prompt]
+
+    def _read_all(self, prompts: list[str], pinned: bool) -> dict[str, Conditioning]:
+        read = {prompt: self.files.read(prompt) for prompt in prompts}
+        if pinned:  # so that the copy to the device keeps nobody waiting
+            read = {prompt: {name: t.pin_memory() for name, t in each.items()} for prompt, each in read.items()}
+        return read
+
     def _encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> list[Conditioning]:
-        self._warn_of_long_prompts(pipe, prompts)
         samples: list[Conditioning] = []
         for start in range(0, len(prompts), self.batch_size):
             batch = prompts[start : start + self.batch_size]
@@ -115,19 +145,27 @@ class PromptEncoder:
             samples += [{k: v[i : i + 1].clone() for k, v in encoded.items()} for i in range(len(batch))]
         return samples
 
-    def _warn_of_long_prompts(self, pipe: DiffusionPipeline, prompts: list[str]) -> None:
+    def _warn_of_long_prompts(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> None:
+        """Say how many prompts are cut, the first time that there are some."""
+        if self._warned_of_long_prompts:
+            return
         for tokenizer in self.family.tokenizers(pipe):
             window = self.family.max_tokens(tokenizer)
-            for prompt in prompts:
-                if self._warned_of_long_prompts:
-                    return
-                length = len(tokenizer(prompt, verbose=False).input_ids)
-                if length > window:
-                    self._warned_of_long_prompts = True
-                    log.warning(
-                        "A prompt of %d tokens is cut to the %d that the text encoder takes; its end does not count: "
-                        "%r (said once, there may be others)",
-                        length,
-                        window,
-                        prompt,
-                    )
+            lengths = [len(ids) for ids in tokenizer(list(prompts), verbose=False).input_ids]
+            n_cut = sum(length > window for length in lengths)
+            if n_cut:
+                self._warned_of_long_prompts = True
+                longest = max(range(len(lengths)), key=lengths.__getitem__)
+                log.warning(
+                    "%d of %d prompts are cut to the %d tokens that a text encoder takes (%s); their ends do not "
+                    "count. The longest has %d: %r (said once, there may be others later)",
+                    n_cut,
+                    len(lengths),
+                    window,
+                    type(tokenizer).__name__,
+                    lengths[longest],
+                    prompts[longest],
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_ahead": deque(maxlen=2)}  # threads stay with their process

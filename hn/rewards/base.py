@@ -1,7 +1,7 @@
 """What every reward offers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -48,6 +48,13 @@ class Reward(nn.Module, ABC):
     @abstractmethod
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """`forward` after its checks."""
+
+    def check_prompts(self, prompts: Iterable[str]) -> None:
+        """Look at prompts before any work is done with them; every prompt is fine unless a reward says otherwise.
+
+        Raises:
+            ValueError: if one of them cannot be scored; says what to do.
+        """
 
     def towers(self) -> list[nn.Module]:
         """The networks whose linear layers may have quantised weights; none by default, and never a head, which is

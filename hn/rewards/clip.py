@@ -1,6 +1,8 @@
 """CLIP similarity of image and prompt, from any CLIPModel of transformers (CLIP, OpenCLIP, PickScore)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +11,15 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hn.checkpointing import checkpoint_layers
+from hn.class_path import class_path
+from hn.identity import version
 from hn.pretrained import explain_missing, locate, locate_tokenizer, parse_dtype
 from hn.rewards.contrastive import ContrastiveReward, Scale
 from hn.rewards.preprocess import ClipPreprocess
 from hn.weight_files import load_transformers_model
+
+_VOCABULARY = ("vocab.json", "merges.txt")
+_TOKENIZER = "tokenizer_config.json"
 
 
 class ClipReward(ContrastiveReward):
@@ -49,6 +56,7 @@ class ClipReward(ContrastiveReward):
         gradient_checkpointing: bool = False,
     ):
         super().__init__(scale, prompt_cache_size, encode_batch_size)
+        self.text_source = {"pretrained": pretrained, "revision": revision, "tokenizer": tokenizer, "dtype": dtype}
         torch_dtype = parse_dtype(dtype)
         found = locate(pretrained, "config.json", revision)
         with explain_missing(pretrained, revision):
@@ -56,11 +64,8 @@ class ClipReward(ContrastiveReward):
             loaded_in = torch.promote_types(torch_dtype, torch.float32)
             self.model = load_transformers_model(CLIPModel, found, revision, loaded_in)
             mean, std = image_normalisation(found, revision)
-        if tokenizer is None:
-            tokenizer, tokenizer_revision = pretrained, revision
-        else:
-            tokenizer_revision = None
-        found = locate_tokenizer(tokenizer, ("vocab.json", "merges.txt"), tokenizer_revision)
+        tokenizer, tokenizer_revision = (pretrained, revision) if tokenizer is None else (tokenizer, None)
+        found = locate_tokenizer(tokenizer, _VOCABULARY, tokenizer_revision)
         with explain_missing(tokenizer, tokenizer_revision):
             self.tokenizer = CLIPTokenizer.from_pretrained(found, revision=tokenizer_revision)
         self.logit_scale = self.model.logit_scale.item()
@@ -69,6 +74,20 @@ class ClipReward(ContrastiveReward):
         if gradient_checkpointing:
             checkpoint_layers(self.model.vision_model.encoder.layers)
         self.freeze()
+
+    @classmethod
+    def text_identity(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        model = arguments["pretrained"], arguments["revision"]
+        tokenizer = model if arguments["tokenizer"] is None else (arguments["tokenizer"], None)
+        return {
+            "class": class_path(cls),
+            "weights": _version(*model, locate(model[0], "config.json", model[1]), "config.json"),
+            "tokenizer": _version(*tokenizer, locate_tokenizer(tokenizer[0], _VOCABULARY, tokenizer[1]), _TOKENIZER),
+            "dtype": str(parse_dtype(arguments["dtype"])).removeprefix("torch."),
+        }
+
+    def drop_text_tower(self) -> None:
+        self.model.text_model = self.model.text_projection = None
 
     def towers(self) -> list[nn.Module]:
         return [self.model]
@@ -102,3 +121,9 @@ def image_normalisation(pretrained: str, revision: str | None) -> tuple[Sequence
     except OSError:
         config = {}
     return config.get("image_mean", OPENAI_CLIP_MEAN), config.get("image_std", OPENAI_CLIP_STD)
+
+
+def _version(pretrained: str, revision: str | None, found: str, marker: str) -> str:
+    """Which weights or tokenizer a repository or folder holds; in a folder, the files of subfolders do not count."""
+    folder = Path(found)
+    return version(pretrained, found, revision, marker, [path.name for path in folder.glob("*") if path.is_file()])

@@ -2,18 +2,20 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from hn.precision import full_precision
 from hn.prompt_cache import PromptCache
+from hn.prompt_files import PromptFiles
 from hn.rewards.base import PreprocessedReward
 
 Scale = Literal["logit", "percent", "cosine"]
+FEATURES = "text_features"  # the only tensor of a prompt in files
 
 
 def cosine_scores(image_features: Tensor, text_features: Tensor) -> Tensor:
@@ -26,7 +28,11 @@ def cosine_scores(image_features: Tensor, text_features: Tensor) -> Tensor:
 class ContrastiveReward(PreprocessedReward):
     """scale * cos(image features, text features); text features are cached by prompt.
 
-    Subclasses load their towers, set `preprocess` and `logit_scale`, and say how images and prompts are encoded.
+    Subclasses load their towers, set `model`, `preprocess`, `logit_scale` and `text_source`, and say how images and
+    prompts are encoded, and by what text features are known to be the same.
+
+    Text features are computed outside autocast, so that they do not depend on who asks first, and may come from files
+    (`use_files`): then the text tower is not needed.
 
     Args:
         scale: "logit" for exp(logit_scale) * cos (about 100 * cos), "percent" for a hundredth of it, "cosine" for cos.
@@ -34,12 +40,16 @@ class ContrastiveReward(PreprocessedReward):
         encode_batch_size: most prompts encoded in one call of the text tower.
 
     Attributes:
+        model: both towers, with the parameter `logit_scale` between them.
+        text_source: those of the arguments that `text_identity` reads.
         logit_scale: the published model's, a number: half precision would round exp(logit_scale) by one percent.
 
     Raises:
         ValueError: if an argument is unknown or out of range.
     """
 
+    model: nn.Module
+    text_source: dict[str, Any]
     logit_scale: float
 
     def __init__(self, scale: Scale, prompt_cache_size: int, encode_batch_size: int):
@@ -51,6 +61,7 @@ class ContrastiveReward(PreprocessedReward):
         self.scale = scale
         self.encode_batch_size = encode_batch_size
         self._prompt_cache: PromptCache[Tensor] = PromptCache(prompt_cache_size)
+        self._files: PromptFiles | None = None
 
     @property
     def published_weight(self) -> float | None:
@@ -79,10 +90,57 @@ class ContrastiveReward(PreprocessedReward):
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         """Features [n, D] of n prompts, in one call of the text tower."""
 
+    @classmethod
+    @abstractmethod
+    def text_identity(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """All on which text features depend, in JSON's types, for `PromptFiles`; nothing is loaded for it.
+
+        Args:
+            arguments: those of `__init__`, defaults included.
+
+        Raises:
+            FileNotFoundError: if there are no such weights; says how to get them.
+        """
+
+    @abstractmethod
+    def drop_text_tower(self) -> None:
+        """Free the text tower's memory; prompts cannot be encoded any more."""
+
+    def use_files(self, files: PromptFiles) -> None:
+        """Read text features from files. If there are some, the text tower is dropped, and only prompts that are there
+        can be scored; else it stays, and a warning says so.
+
+        Args:
+            files: of `text_identity(text_source)`.
+
+        Raises:
+            ValueError: if a file is damaged.
+        """
+        if not len(files):
+            files.warn_of_absence()
+            return
+        self._prompt_cache.clear()
+        self._files = files
+        self.drop_text_tower()
+
+    def check_prompts(self, prompts: Iterable[str]) -> None:
+        if self._files is not None:
+            self._files.require(prompts)
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Features [n, D] of n prompts, in batches, without gradients and outside autocast, on the reward's device."""
+        size, device = self.encode_batch_size, self.model.logit_scale.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return torch.cat([self.encode_prompts(prompts[at : at + size]) for at in range(0, len(prompts), size)])
+
     def _features_of_prompts(self, prompts: list[str]) -> list[Tensor]:
-        size = self.encode_batch_size
-        batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-        return [row.clone() for batch in batches for row in self.encode_prompts(batch)]
+        if self._files is None:
+            # Cloned: a view would keep the whole batch alive as long as one of its prompts is cached.
+            return [row.clone() for row in self.encode_text(prompts)]
+        self._files.require(prompts)
+        scale = self.model.logit_scale  # what the text tower's device and data type would be now
+        read = torch.cat([self._files.read(prompt)[FEATURES] for prompt in prompts])
+        return [row.clone() for row in read.to(scale.device, scale.dtype)]
 
     def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
         self._prompt_cache.clear()

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from hn.compilation import compile_layers, require_compile
 from hn.precision import full_precision
 from hn.pretrained import Repository, repositories_in
+from hn.prompt_files import PromptFiles
 from hn.rewards.base import PreprocessedReward, Reward, check_batch
+from hn.rewards.contrastive import ContrastiveReward
 from hn.rewards.gradient_balance import balanced_gradient, with_gradient
 from hn.rewards.preprocess import SharedPixels
 from hn.rewards.quantisation import Quantisation, quantise_linear_layers, require_torchao
@@ -54,14 +56,19 @@ class RewardEnsemble(nn.Module):
             weight, and nothing can be trained on the total.
         compile: compile the layers of the trained rewards' image towers with torch.compile, when they are first called
             (`hn.compilation`); held-out ones are called too seldom.
+        cache: folder of text features that `hn embed` wrote, true for the user's own (HN_CONDITIONING, else
+            ~/.cache/hn/conditioning), for all rewards that have text features, trained and held out. If it has some of
+            a reward's, its text tower is dropped, and only prompts that are there can be scored; else it is kept. The
+            verbs of an experiment write what is missing before they start.
         quantise: "int8" for int8 weights in the towers of all rewards, trained and held out, or of some, by name
-            (`hn.rewards.quantisation`). Gradients pass. Needs `hn[quantise]`.
+            (`hn.rewards.quantisation`). Gradients pass; text features in files are those of the weights as they were.
+            Needs `hn[quantise]`.
 
     Raises:
         ImportError: if `quantise` is given and torchao is not installed.
         ValueError: if there are no rewards; if names are missing, unknown, taken twice or not usable; if a reward has
             no published weight and none is given; if one that is not differentiable is weighed in training; if options
-            contradict each other; if there is nothing to compile or quantise, or it cannot be done.
+            contradict each other; if there is nothing to compile, to quantise or in a cache, or it cannot be done.
     """
 
     def __init__(
@@ -73,6 +80,7 @@ class RewardEnsemble(nn.Module):
         balance_gradients: bool = False,
         gradient_free: bool = False,
         compile: bool = False,
+        cache: bool | str = False,
         quantise: Quantisation | Mapping[str, Quantisation] | None = None,
     ):
         super().__init__()
@@ -107,6 +115,8 @@ class RewardEnsemble(nn.Module):
                 f"{sorted(without)} give no gradients and cannot be trained on. Give them the weight 0, or hold them "
                 "out, to only report them; with gradient_free a search without gradients, like Best-of-N, weighs them."
             )
+        if cache:
+            self._use_files(cache)
         self._quantise(quantise)
         if compile:
             self._compile()
@@ -140,6 +150,18 @@ class RewardEnsemble(nn.Module):
             return self._forward_balanced(images, prompts)
         components = self._components(images, prompts)
         return RewardOutput(self._total(components), components)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Look at prompts before any work is done with them.
+
+        Raises:
+            ValueError: if a reward, trained or held out, cannot score one of them; names both.
+        """
+        for name, reward in self._members().items():
+            try:
+                reward.check_prompts(prompts)
+            except ValueError as error:
+                raise ValueError(f"The reward {name}: {error}") from error
 
     def total(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """The weighted sum [B] alone, as a test-time search takes its reward."""
@@ -205,6 +227,18 @@ class RewardEnsemble(nn.Module):
         """Scores as the total has them, but for the weight."""
         return self.normalise[name].normalise(scores) if name in self.normalise else scores
 
+    def _members(self) -> dict[str, Reward]:
+        return {**self.rewards, **self.held_out}
+
+    def _use_files(self, cache: bool | str) -> None:
+        members = [reward for reward in self._members().values() if isinstance(reward, ContrastiveReward)]
+        if not members:
+            raise ValueError(
+                f"There is nothing for `cache` to read: none of {sorted(self._members())} has text features."
+            )
+        for reward in members:
+            reward.use_files(PromptFiles(cache, reward.text_identity(reward.text_source), "text features"))
+
     def _compile(self) -> None:
         layers = [layer for reward in self.rewards.values() for layer in reward.image_layers()]
         if not layers:
@@ -216,7 +250,7 @@ class RewardEnsemble(nn.Module):
     def _quantise(self, quantise: Quantisation | Mapping[str, Quantisation] | None) -> None:
         if not quantise:
             return
-        members = {**self.rewards, **self.held_out}
+        members = self._members()
         towers = {name: reward.towers() for name, reward in members.items()}
         if isinstance(quantise, str):
             quantise = dict.fromkeys([name for name in members if towers[name]] or members, quantise)

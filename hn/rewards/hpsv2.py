@@ -59,6 +59,11 @@ class HPSv2Reward(OpenClipReward):
             gradient_checkpointing=gradient_checkpointing,
             weight_files=_weight_files(version),
         )
+        self.text_source["version"] = version
+
+    @classmethod
+    def text_identity(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return super().text_identity({**arguments, "weight_files": _weight_files(arguments["version"])})
 
     @classmethod
     def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:

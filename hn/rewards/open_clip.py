@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hn.checkpointing import checkpoint_layers
+from hn.class_path import class_path
+from hn.identity import fingerprint
 from hn.precision import full_precision
 from hn.pretrained import Repository, locate_file, parse_dtype
 from hn.rewards.contrastive import ContrastiveReward, Scale
@@ -21,6 +23,7 @@ from hn.weight_files import assign_state_dict, read_state_dict
 
 _VOCABULARY = 49408  # of CLIP, and of open_clip's bundled tokenizer
 _OTHER_CLASSES = ("custom_text", "multimodal_cfg")  # say that a config is not of `open_clip.CLIP`
+_TEXT_TOWER = ("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection", "attn_mask")
 _PREPROCESSING = {"interpolation": "bicubic", "resize_mode": "shortest"}
 
 
@@ -63,6 +66,8 @@ class OpenClipReward(ContrastiveReward):
         weight_files: Sequence[str] = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
     ):
         super().__init__(scale, prompt_cache_size, encode_batch_size)
+        self.text_source = {"architecture": architecture, "pretrained": pretrained, "revision": revision}
+        self.text_source |= {"dtype": dtype, "weight_files": weight_files}
         torch_dtype = parse_dtype(dtype)
         described = read_architecture(architecture, pretrained)
         self.model = build_model(described.config)
@@ -87,6 +92,22 @@ class OpenClipReward(ContrastiveReward):
             yield from super().repositories(arguments)
         elif repository := tag.get("hf_hub", "").rpartition("/")[0]:
             yield Repository(repository)
+
+    @classmethod
+    def text_identity(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        architecture, pretrained = arguments["architecture"], arguments["pretrained"]
+        config = read_architecture(architecture, pretrained).config
+        file = _locate_weights(architecture, pretrained, arguments["revision"], arguments["weight_files"])
+        return {
+            "class": class_path(cls),
+            "weights": f"sha256:{fingerprint(file.parent, [file.name])}",
+            "architecture": {name: config.get(name) for name in ("embed_dim", "text_cfg", "quick_gelu")},
+            "dtype": str(parse_dtype(arguments["dtype"])).removeprefix("torch."),
+        }
+
+    def drop_text_tower(self) -> None:
+        for name in _TEXT_TOWER:
+            setattr(self.model, name, None)
 
     def towers(self) -> list[nn.Module]:
         return [self.model]

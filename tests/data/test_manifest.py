@@ -166,7 +166,7 @@ def test_the_papers_mix_leaves_out_one_category():
         ("paper_mx", "did you mean paper_mix"),
         ("xyzzy", r"no prompt set 'xyzzy'; `hn prompts list`"),
         ("geneval/colour", "prompt set geneval has no 'colour'; it has test"),
-        ("pickapic_v2", "pickapic_v2: it has no text file to fetch: pip install datasets"),
+        ("pickapic_v2", "pickapic_v2: it has no text file to fetch: after pip install 'hn"),
     ],
 )
 def test_unknown_names_are_helped(name, message):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hn.data import PromptDataset
-from hn.data.resumable import EpochShuffle
+from hn.data import PromptDataset, collate_prompts
+from hn.data.resumable import EpochShuffle, ResumableLoader
 
 PROMPTS = Path(__file__).parents[2] / "data" / "prompts" / "miniature"
 
@@ -84,3 +84,20 @@ def test_a_batch_must_fill(mix):
     EpochShuffle(mix, 28)
     with pytest.raises(ValueError, match=r"28 training prompts do not fill one batch of 29 on 1 device"):
         EpochShuffle(mix, 29)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_are_announced_while_the_one_before_is_worked_on(mix, num_workers):
+    sampler = EpochShuffle(mix, 4, position=lambda: 2)
+    options = {"batch_size": 4, "sampler": sampler, "drop_last": True, "collate_fn": collate_prompts}
+    plain = ResumableLoader(mix, num_workers=num_workers, **options)
+    loader = ResumableLoader(mix, num_workers=num_workers, **options)
+    events = []
+    loader.announce = lambda batch: events.append(("next", batch["prompt"]))
+    for batch in loader:
+        events.append(("now", batch["prompt"]))
+    expected = [batch["prompt"] for batch in plain]
+    assert len(expected) == 5
+    ahead = [("next", prompts) for prompts in expected[1:]]
+    now = [("now", prompts) for prompts in expected]
+    assert events == [event for pair in zip(ahead, now, strict=False) for event in pair] + now[-1:]

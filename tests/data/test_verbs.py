@@ -58,7 +58,7 @@ def test_show_gives_the_facts_and_the_first_prompts(hn, words):
 
 def test_show_needs_nothing_fetched_for_bundled_sets(hn):
     assert "first prompts of examples/test\n  a red panda" in hn("show", "examples")
-    assert "pip install datasets" in hn("show", "pickapic_v2")
+    assert "pip install 'hn" in hn("show", "pickapic_v2")
 
 
 def test_pull_fetches_what_is_not_here(hn, words, own_store):
@@ -117,7 +117,7 @@ def test_check_counts_prompts(hn, refuse, words, monkeypatch, tmp_path):
         (["show", "genevl"], "no prompt set 'genevl'; did you mean geneval"),
         (["pull"], "name the sets to pull, or give --all"),
         (["pull", "geneval", "--all"], "name the sets to pull, or give --all"),
-        (["pull", "pickapic_v2"], "pip install datasets"),
+        (["pull", "pickapic_v2"], "pip install 'hn"),
         (["pull", "geneval", "--from", "nothing-here"], "nothing-here is not a folder"),
         (["lst"], "invalid choice: 'lst'"),
         (["list", "--foldr", "x"], "--foldr"),

@@ -1,9 +1,12 @@
 import logging
+import pickle
+import threading
 from collections.abc import Callable
 
 import pytest
 import torch
 
+from hn.embed import embed_prompts
 from hn.generators import DiffusersGenerator
 
 
@@ -56,4 +59,85 @@ def test_a_prompt_that_is_cut_is_warned_about_once(
         generator.encode(["a red cube " * 4])
         generator.encode(["a red ball " * 5])
     (record,) = [record for record in caplog.records if record.name.startswith("hn.")]
-    assert record.getMessage().startswith("A prompt of 14 tokens is cut to the 12")
+    assert record.getMessage().startswith("1 of 1 prompts are cut to the 12 tokens that a text encoder takes")
+
+
+@pytest.mark.parametrize("ask", ["check_prompts", "embed"])
+def test_prompts_that_are_cut_are_counted_before_the_work(
+    make_generator: Callable[..., DiffusersGenerator], ask: str, tmp_path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts = ["a red cube", "a red cube " * 4, "a red ball " * 5, "a ball"]
+    generator = make_generator(cache=str(tmp_path / "cache"))
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="hn"):
+        if ask == "embed":
+            embed_prompts(generator, prompts, torch.device("cpu"))
+        else:
+            generator.check_prompts(prompts)
+            generator.encode(prompts)
+    (record,) = [record for record in caplog.records if record.name.startswith("hn.")]
+    expected = (
+        "2 of 4 prompts are cut to the 12 tokens that a text encoder takes (CLIPTokenizer); their ends do not count"
+    )
+    assert record.getMessage().startswith(f"{expected}. The longest has 17: 'a red ball a red")
+
+
+@pytest.fixture
+def written(tiny_pipeline_folder, tmp_path) -> Callable[..., DiffusersGenerator]:
+    """The tiny generator on files of six prompts, with the options given."""
+    cache = str(tmp_path / "cache")
+    embed_prompts(DiffusersGenerator.outline(str(tiny_pipeline_folder), cache=cache), COLORED, torch.device("cpu"))
+    return lambda **options: DiffusersGenerator(str(tiny_pipeline_folder), cache=cache, **options)
+
+
+COLORED = [f"a {color} {shape}" for color in ("red", "blue", "green") for shape in ("ball", "cube")]
+
+
+@pytest.mark.parametrize("prompt_cache_size", [0, 1, 1024])
+def test_what_was_read_ahead_is_what_is_in_the_files(written, prompt_cache_size, monkeypatch) -> None:
+    plain, ahead = (written(prompt_cache_size=prompt_cache_size) for _ in range(2))
+    batches = [COLORED[:2], COLORED[2:4], [COLORED[4], COLORED[0]]]
+    for number, batch in enumerate(batches):
+        for following in batches[number + 1 : number + 2]:
+            ahead.prefetch(following)
+        for name, expected in plain.encode(batch).items():
+            assert torch.equal(ahead.encode(batch)[name], expected)
+
+
+def test_conditioning_that_was_read_ahead_is_not_read_again(written) -> None:
+    generator = written(prompt_cache_size=0)
+    files, readers = generator.conditioning, []
+    read = files.read
+
+    def recorded(prompt: str):
+        readers.append((prompt, threading.current_thread() is threading.main_thread()))
+        return read(prompt)
+
+    files.read = recorded
+    generator.prefetch(COLORED[:2])
+    generator.prefetch([*COLORED[2:4], "two ball"])  # what is in no file is left to `encode`
+    generator.encode(COLORED[:2])
+    generator.encode(COLORED[2:4])
+    generator.encode(COLORED[4:5])
+    assert sorted(readers[:4]) == sorted((prompt, False) for prompt in COLORED[:4])
+    assert readers[4:] == [(COLORED[4], True)]
+    del files.read
+    assert not pickle.loads(pickle.dumps(generator._prompts))._ahead  # no thread goes along
+
+
+def test_without_files_nothing_is_read_ahead(make_generator: Callable[..., DiffusersGenerator]) -> None:
+    generator = make_generator()
+    generator.prefetch(COLORED)
+    assert not generator._prompts._ahead
+
+
+def test_what_goes_wrong_ahead_is_raised_where_it_is_needed(written) -> None:
+    generator = written(prompt_cache_size=0)
+
+    def damaged(prompt: str):
+        raise ValueError("damaged")
+
+    generator.conditioning.read = damaged
+    generator.prefetch(COLORED[:1])
+    with pytest.raises(ValueError, match="damaged"):
+        generator.encode(COLORED[:1])

@@ -1,4 +1,4 @@
-"""Conditioning of prompts in files: written once, read as often as training wants, without text encoders."""
+"""What text encoders make of prompts, in files: written once, read as often as training wants, without the encoders."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from filelock import FileLock
@@ -15,16 +15,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hn.generators.base import Conditioning
+Tensors = dict[str, Tensor]
+"""Of one prompt, [1, ...] each, by name: a generator's conditioning, or the text features of a reward."""
 
 log = logging.getLogger(__name__)
 
 ENVIRONMENT = "HN_CONDITIONING"
-FORMAT = "hn conditioning 1"
+FORMAT = "hn prompt tensors 1"
 HEADER = "hn"
 IDENTITY_FILE = "encoder.json"
 EMBED = "`hn embed --config EXPERIMENT.yaml`"
-_ELSEWHERE = f"choose another folder (the generator's `cache`, or {ENVIRONMENT} in the environment)"
+_ELSEWHERE = f"choose another folder (the option `cache`, or {ENVIRONMENT} in the environment)"
 
 
 def default_folder() -> Path:
@@ -33,8 +34,8 @@ def default_folder() -> Path:
     return Path(os.environ.get(ENVIRONMENT) or Path(cache, "hn", "conditioning")).expanduser()
 
 
-class ConditioningCache:
-    """Prompts' conditioning as one set of text encoders, with its options, gives it; bit for bit.
+class PromptFiles:
+    """Tensors of prompts as one set of text encoders, with its options, gives them; bit for bit.
 
     Everything with the same `identity` is in one folder below `root`, named by the identity's hash: whatever changes in
     the encoders leads to another folder, so that stale values are never read. In it are `encoder.json`, the identity,
@@ -43,12 +44,14 @@ class ConditioningCache:
     hash. A shard is put in its place in one step: an interrupted run leaves whole ones, and the next one goes on.
 
     Args:
-        root: folder for the conditioning of all generators.
-        identity: all on which the conditioning depends, in JSON's types; see `encoder_identity`.
+        root: folder for the tensors of all generators and rewards; True for `default_folder()`.
+        identity: all on which the tensors depend, in JSON's types; its "class" says of what kind the encoders are.
+        contents: what the tensors are called in messages.
     """
 
-    def __init__(self, root: str | Path, identity: Mapping[str, Any]):
-        self.root = Path(root).expanduser()
+    def __init__(self, root: str | Path | Literal[True], identity: Mapping[str, Any], contents: str = "conditioning"):
+        self.root = default_folder() if root is True else Path(root).expanduser()
+        self.contents = contents
         self.identity = dict(identity)
         canonical = json.dumps({"format": FORMAT, **self.identity}, sort_keys=True)
         self.key = hashlib.sha256(canonical.encode()).hexdigest()[:32]
@@ -67,8 +70,21 @@ class ConditioningCache:
         places = self._places()
         return [prompt for prompt in dict.fromkeys(prompts) if prompt_key(prompt) not in places]
 
-    def read(self, prompt: str) -> Conditioning:
-        """A prompt's conditioning, tensors [1, ...] on the CPU as the family's `encode` gave them.
+    def require(self, prompts: Iterable[str]) -> None:
+        """Raises:
+        ValueError: if some of the prompts are not in the files, for where text encoders are not loaded; says what to
+            do. Also as `missing`.
+        """
+        missing = self.missing(prompts)
+        if missing:
+            count = f" and {len(missing) - 1} more prompts are" if len(missing) > 1 else " is"
+            raise ValueError(
+                f"{missing[0]!r}{count} not in {self.folder}, and the text encoders are not loaded, as `cache` asks "
+                f"for: {EMBED} adds an experiment's prompts; without `cache` any prompt is encoded."
+            )
+
+    def read(self, prompt: str) -> Tensors:
+        """A prompt's tensors, [1, ...] on the CPU as the encoders gave them.
 
         Raises:
             KeyError: if it is not in the files.
@@ -87,8 +103,8 @@ class ConditioningCache:
             tensors[name][0][filled] = kept
         return tensors
 
-    def write(self, samples: Mapping[str, Conditioning]) -> Path:
-        """Add a shard with the conditioning of prompts, tensors [1, N, ...] each; the file.
+    def write(self, samples: Mapping[str, Tensors]) -> Path:
+        """Add a shard with the tensors of prompts, [1, N, ...] each; the file.
 
         Raises:
             OSError: if it cannot be written, the disk being full for one; says what to do. Nothing half-written stays.
@@ -112,9 +128,9 @@ class ConditioningCache:
             write_whole(path, content)
         except OSError as error:
             raise OSError(
-                f"The conditioning of {len(samples)} prompts cannot be written to {path}: {error.strerror or error}. "
-                f"Nothing half-written is left, and the shards before it are kept: make room, or {_ELSEWHERE}, and run "
-                "the command again."
+                f"The {self.contents} of {len(samples)} prompts cannot be written to {path}: {error.strerror or error}."
+                f" Nothing half-written is left, and the shards before it are kept: make room, or {_ELSEWHERE}, and "
+                "run the command again."
             ) from error
         self.reopen()
         return path
@@ -161,17 +177,27 @@ class ConditioningCache:
             )
 
     def others(self) -> list[str]:
-        """What conditioning below `root` of the same kind of pipeline differs in from this, a line each."""
+        """What tensors below `root` of the same kind of encoders differ in from these, a line each."""
         found = []
         for file in sorted(self.root.glob(f"*/{IDENTITY_FILE}")):
             try:
                 other = json.loads(file.read_text())
             except (OSError, ValueError):
                 continue
-            if file.parent != self.folder and other.get("pipeline") == self.identity.get("pipeline"):
+            if file.parent != self.folder and other.get("class") == self.identity.get("class"):
                 names = [name for name in self.identity if other.get(name) != self.identity[name]]
                 found.append(f"{file.parent} differs in {', '.join(names)}")
         return found
+
+    def warn_of_absence(self) -> None:
+        """Say that the encoders had to be loaded, and in what the tensors differ that there are."""
+        log.warning(
+            "No %s of these text encoders in %s, so they are loaded; %s writes what is missing.%s",
+            self.contents,
+            self.root,
+            EMBED,
+            "".join(f"\n  {line}" for line in self.others()),
+        )
 
     def _shards(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*.safetensors") if path.stem.isdecimal())
@@ -222,8 +248,7 @@ def read_header(path: Path, key: str) -> tuple[Sequence[str], dict[str, list[int
     about = json.loads(header.get(HEADER, "{}"))
     if (about.get("format"), about.get("encoder")) != (FORMAT, key):
         raise ValueError(
-            f"{path} is not the conditioning of these text encoders: it was put there from elsewhere. {EMBED} replaces "
-            "it."
+            f"{path} was not written by these text encoders: it was put there from elsewhere. {EMBED} replaces it."
         )
     return names, about["shapes"]
 

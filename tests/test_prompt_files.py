@@ -1,10 +1,9 @@
-"""Conditioning in files: exact, trimmed, and never that of other text encoders."""
+"""Tensors of prompts in files, and generators that run on them: exact, trimmed, never of other text encoders."""
 
 import json
 import logging
-import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from hn.embed import embed_prompts
 from hn.generators import DiffusersGenerator
-from hn.generators.conditioning_cache import ConditioningCache, default_folder, size_in_words, without_padding
+from hn.prompt_files import PromptFiles, default_folder, size_in_words, without_padding
 from tests.tiny_pipelines import CASES
 
 CPU = torch.device("cpu")
@@ -22,8 +21,8 @@ PROMPTS = ["a red cube", "two blue ball left of the green cube", "a ball"]
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> ConditioningCache:
-    return ConditioningCache(tmp_path / "cache", {"pipeline": "P", "dtype": "float32"})
+def cache(tmp_path: Path) -> PromptFiles:
+    return PromptFiles(tmp_path / "cache", {"class": "P", "dtype": "float32"})
 
 
 @pytest.fixture
@@ -51,11 +50,11 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         assert one[name].dtype == other[name].dtype and torch.equal(one[name], other[name])
 
 
-def test_what_is_written_is_read_bit_for_bit(cache: ConditioningCache) -> None:
+def test_what_is_written_is_read_bit_for_bit(cache: PromptFiles) -> None:
     samples = {f"prompt {length}": sample(length, length) for length in (0, 1, 5, 8)}
     first, second = dict(list(samples.items())[:3]), dict(list(samples.items())[3:])
     assert (cache.write(first).name, cache.write(second).name) == ("00000.safetensors", "00001.safetensors")
-    for files in (cache, ConditioningCache(cache.root, cache.identity)):
+    for files in (cache, PromptFiles(cache.root, cache.identity)):
         assert len(files) == 4
         assert files.missing(["prompt 8", "new", "prompt 1", "new"]) == ["new"]
         for prompt, expected in samples.items():
@@ -70,24 +69,15 @@ def test_zeros_between_filled_rows_are_kept() -> None:
     assert without_padding(torch.tensor([[1, 0, 2, 0, 0]])).tolist() == [1, 0, 2]
 
 
-def test_another_identity_is_another_folder(cache: ConditioningCache) -> None:
+def test_another_identity_is_another_folder(cache: PromptFiles) -> None:
     cache.write({"a": sample(0, 3)})
-    other = ConditioningCache(cache.root, {**cache.identity, "dtype": "bfloat16"})
+    other = PromptFiles(cache.root, {**cache.identity, "dtype": "bfloat16"})
     assert len(other) == 0
     assert other.others() == [f"{cache.folder} differs in dtype"] and cache.others() == []
     assert json.loads((cache.folder / "encoder.json").read_text()) == cache.identity
 
 
-@pytest.fixture
-def small_files_only() -> Iterator[None]:
-    """No file can have more than 1 kB, as if the disk were full."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(cache: ConditioningCache, request) -> None:
+def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(cache: PromptFiles, request) -> None:
     cache.write({"a": sample(0, 3)})
     request.getfixturevalue("small_files_only")
     with pytest.raises(
@@ -95,10 +85,10 @@ def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(cache: Conditi
     ):
         cache.write({"b": {"embeds": torch.ones(1, 500)}})
     assert sorted(path.name for path in cache.folder.iterdir()) == ["00000.safetensors", "encoder.json"]
-    assert_same(ConditioningCache(cache.root, cache.identity).read("a"), sample(0, 3))
+    assert_same(PromptFiles(cache.root, cache.identity).read("a"), sample(0, 3))
 
 
-def test_too_little_room_is_said_before(cache: ConditioningCache) -> None:
+def test_too_little_room_is_said_before(cache: PromptFiles) -> None:
     cache.require_space(1000)
     with pytest.raises(OSError, match=r"About 1e\+09 GB are needed in .*, where .* are free"):
         cache.require_space(10**18)
@@ -174,7 +164,7 @@ def test_without_conditioning_the_text_encoders_are_loaded(
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="hn"):
         generator = make_generator(cache=str(tmp_path / "empty"))
-    assert "There is no conditioning of these text encoders" in caplog.text and "`hn embed" in caplog.text
+    assert "No conditioning of these text encoders in" in caplog.text and "`hn embed" in caplog.text
     assert_same(generator.encode(PROMPTS), make_generator().encode(PROMPTS))
 
 
@@ -200,7 +190,7 @@ def test_a_foreign_file_is_refused_and_replaced(embedded: Callable[..., Diffuser
     (file,), (foreign,) = (each.conditioning.folder.glob("*.safetensors") for each in (mine, other))
     content = file.read_bytes()
     shutil.copyfile(foreign, file)
-    with pytest.raises(ValueError, match="is not the conditioning of these text encoders"):
+    with pytest.raises(ValueError, match="was not written by these text encoders"):
         DiffusersGenerator(mine.name, cache=str(mine.conditioning.root))
     embedded()
     assert file.read_bytes() == content
