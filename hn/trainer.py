@@ -40,7 +40,9 @@ log = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Callback)
 
-_VALIDATION_SCORES = ("val/held_out_reward", "val/reward", "val/geneval", "val/kl_nats", "val/fidelity")
+_VALIDATION_SCORES = tuple(
+    f"val/{score}" for score in ("held_out_reward", "reward", "geneval", "kl_nats", "fidelity", "diversity")
+)
 
 
 class ExperimentTrainer(L.Trainer):

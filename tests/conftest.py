@@ -267,7 +267,11 @@ def experiment(tiny_checkpoints: Path, tiny_prompts: Path, tmp_path: Path) -> Pa
         "model": {"images_per_prompt": 2, "warmup_steps": 2},
         "data": {"init_args": {"batch_size": 4, "eval_batch_size": 4}},
         "trainer": {"accelerator": "cpu", "max_steps": 2, "val_check_interval": 2, "log_every_n_steps": 1},
-        "callbacks": {"images": {"init_args": {"prompts": ["a red ball", "two cube"]}}},
+        "callbacks": {
+            "images": {"init_args": {"prompts": ["a red ball", "two cube"]}},
+            "evaluation": {"init_args": {"noise_diagnostics": None}},  # which takes its time
+            "suite": None,
+        },
         "comparison": {
             "finetune": None,
             "searches": {

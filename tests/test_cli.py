@@ -17,7 +17,7 @@ from hn.cli.experiment import expand_configs, without_options
 
 METHOD = {
     "reward", "rewards", "held_out_reward", "held_out_rewards", "geneval", "seconds_per_image", "nfe", "kl_nats",
-    "penalty_per_dimension", "fidelity", "images",
+    "penalty_per_dimension", "fidelity", "diversity", "images",
 }  # fmt: skip
 INTERVALS = {"reward_delta_ci95", "held_out_reward_delta_ci95", "geneval_delta_ci95"}
 

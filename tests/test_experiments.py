@@ -1,6 +1,7 @@
 """The experiments as they are committed."""
 
 import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from huggingface_hub import constants
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from hn.callbacks.suite import suites_in
 from hn.cli import main
 from hn.config import EXTENDS, merge, read_config
 from hn.data.module import PURPOSES
@@ -61,6 +63,9 @@ def test_every_experiment_parses_and_what_it_names_is_there(file, capsys):
     assert "best" in config["callbacks"]
     options = config["data"]["init_args"]
     sources = [source for purpose in PURPOSES for source in parse_sources(options[purpose], purpose)]
+    sources += [
+        source for suite in suites_in(config["callbacks"]) for source in parse_sources(suite["prompts"], "test")
+    ]
     files = [file for source in sources for file in source.files]
     assert all((ROOT / file).is_file() for file in files if isinstance(file, Path))
     finetune = config["comparison"]["finetune"]
@@ -156,6 +161,44 @@ def test_an_experiment_with_verifiers(hub, tmp_path, monkeypatch):
     states = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["callbacks"]
     (best,) = [state for name, state in states.items() if "'monitor': 'val/held_out_vqa_score'" in name]
     assert float(best["best_model_score"]) == pytest.approx(max(logged["val/held_out_vqa_score"]))
+
+
+@pytest.mark.slow
+def test_an_experiment_with_suites(hub, tmp_path, monkeypatch):
+    """The sets of shared/suites.yaml in their formats, three prompts each, after a training of one update."""
+    monkeypatch.chdir(ROOT)
+    sets = {
+        "drawbench": ("drawbench.csv", 'Prompts,Category\r\nA red car.,Colors\r\n"One, two",Counting\r\nA dog.,Colors'),
+        "partiprompts": ("parti.tsv", 'Prompt\tCategory\tNote\n"G I"\tArts\t\na fox\tAnimals\tx\na hen\tAnimals\t\n'),
+        "hpdv2": ("anime.json", '["a girl", "a boy", "a house"]'),
+        "geneval": ("geneval.jsonl", "".join(f'{{"prompt": "a photo of {i}", "tag": "colors"}}\n' for i in range(3))),
+    }
+    experiment = tmp_path / "suites.yaml"
+    names = ("sdturbo_imagereward.yaml", "shared/suites.yaml")
+    experiment.write_text(yaml.safe_dump({EXTENDS: [str(ROOT / "experiments" / name) for name in names]}))
+    config = with_stand_ins(read_config(experiment), hub)
+    suites = [*suites_in(config["callbacks"])]
+    assert {suite["name"] for suite in suites} == sets.keys()
+    for suite in suites:
+        file, content = sets[suite["prompts"]]
+        (tmp_path / file).write_text(content)
+        suite["prompts"] = str(tmp_path / file)
+    experiment.write_text(yaml.safe_dump(config))
+    options = {"max_steps": 1, "accumulate_grad_batches": 1, "val_check_interval": 1, "limit_val_batches": 1}
+    options = {f"trainer.{name}": value for name, value in options.items()} | {"trainer.accelerator": "cpu"}
+    options |= {"trainer.limit_test_batches": 1, "data.init_args.batch_size": 2, "model.images_per_prompt": 1}
+    options |= {"run.root": tmp_path / "runs", "run.name": "one", "run.experiment": "suites"}
+    main(["train", "--config", str(experiment), *(f"--{name}={value}" for name, value in options.items())])
+
+    found = {}
+    for name in sets:
+        results = json.loads((tmp_path / "runs" / "suites" / "one" / f"results_{name}.json").read_text())
+        found[name] = [*results["methods"]["hypernetwork"]["categories"]]
+        assert results["suite"]["measured"] == 3
+        assert results["methods"]["hypernetwork"]["images"] == (12 if name == "geneval" else 3)
+    anime = str(tmp_path / "anime.json")
+    expected = {"drawbench": ["Colors", "Counting"], "partiprompts": ["Arts", "Animals"]}
+    assert found == expected | {"hpdv2": [anime], "geneval": ["colors"]}
 
 
 def test_the_published_settings():

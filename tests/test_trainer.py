@@ -65,10 +65,11 @@ def test_a_file_that_is_no_checkpoint_is_refused(make_module, make_data, make_tr
 
 
 def test_a_score_that_will_not_be_measured_cannot_be_monitored(make_module, make_data, make_trainer, tmp_path):
-    best = ModelCheckpoint(tmp_path / "best", monitor="val/held_out_reward", mode="max")
-    trainer = make_trainer(callbacks=[best])
-    with pytest.raises(ValueError, match=r"ModelCheckpoint monitors val/held_out_reward.*callbacks\.evaluation"):
-        trainer.fit(make_module(), datamodule=make_data())
+    for monitored in ("val/held_out_reward", "val/diversity"):
+        best = ModelCheckpoint(tmp_path / "best", monitor=monitored, mode="max")
+        trainer = make_trainer(callbacks=[best])
+        with pytest.raises(ValueError, match=rf"ModelCheckpoint monitors {monitored}.*callbacks\.evaluation"):
+            trainer.fit(make_module(), datamodule=make_data())
     trainer = make_trainer(callbacks=[EarlyStopping("val/held_out_reward"), Evaluation()])
     module = make_module()
     module.reward = RewardEnsemble({"redness": RednessReward()}, {"redness": 1.0})

@@ -1,1 +1,1 @@
-"""Lightning callbacks: evaluation, image grids, written predictions, progress, and what makes a long run safe."""
+"""Lightning callbacks: evaluation, suites, image grids, predictions, progress, and what makes a long run safe."""

@@ -11,18 +11,22 @@ from typing import Any
 import torch
 from lightning import LightningDataModule
 
+from hn.callbacks.suite import suites_in
 from hn.class_path import import_class
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.parsing import UserError
 from hn.data.module import PromptDataModule
 from hn.device import find_device
 from hn.embed import Embedded, embed_prompts, embed_text_features
+from hn.evaluation.suite import SuitePrompts
 from hn.prompt_files import PromptFiles
 from hn.rewards.base import Reward
 from hn.rewards.contrastive import ContrastiveReward
 
 STAGES = {"train": ("fit", "test"), "compare": ("test",)}
 """The stages of which verbs need the prompts, where it is not the one of the verb's name."""
+SUITE_VERBS = ("fit", "train", "test", "embed")
+"""The verbs that need the prompts of `PromptSuite` callbacks."""
 
 
 def embed_experiment(verb: str, sections: Mapping[str, Any]) -> dict[str, Embedded]:
@@ -88,7 +92,7 @@ def experiment_prompts(verb: str, data: Mapping[str, Any] | None, callbacks: Map
     Args:
         verb: "embed" for those of all stages that the data module has prompts for.
         data: class path and arguments of the data module.
-        callbacks: those of all callbacks by name; an argument `prompts` is a list of prompts.
+        callbacks: those of all callbacks by name; an argument `prompts` is a list of prompts, but for a `PromptSuite`.
 
     Raises:
         UserError: if the data module is no `PromptDataModule`.
@@ -105,6 +109,10 @@ def experiment_prompts(verb: str, data: Mapping[str, Any] | None, callbacks: Map
     for stage in stages:
         module.setup(stage)
     prompts = [prompt for dataset in module.datasets.values() for prompt in dataset.prompts]
-    for callback in callbacks.values():
-        prompts += (callback or {}).get("init_args", {}).get("prompts") or []
-    return prompts
+    suites = [*suites_in(callbacks)]
+    if verb in SUITE_VERBS:
+        for suite in suites:
+            options = (suite.get("category"), suite.get("limit"), module.training_prompts(), module.store)
+            prompts += SuitePrompts.read(suite["prompts"], *options).texts
+    arguments = [(callback or {}).get("init_args", {}) for callback in callbacks.values()]
+    return prompts + [prompt for own in arguments if own not in suites for prompt in own.get("prompts") or []]

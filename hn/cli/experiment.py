@@ -18,8 +18,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf.errors import OmegaConfBaseException
 
 from hn.callbacks.stopping import TrainingStopped
+from hn.callbacks.suite import suites_in
 from hn.class_path import import_class
-from hn.cli.embed import cache_of, embed_experiment
+from hn.cli.embed import SUITE_VERBS, cache_of, embed_experiment
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.memory import is_out_of_memory, out_of_memory_message
 from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
@@ -28,6 +29,7 @@ from hn.comparison import Comparison
 from hn.config import read_config
 from hn.data.module import PromptDataModule, check_names, fetch_sets
 from hn.data.store import PromptStore
+from hn.evaluation.suite import SuitePrompts
 from hn.hypernets import Hypernet, LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.pretrained import locate, repositories_in, require_repositories
@@ -141,14 +143,19 @@ class HnCLI(LightningCLI):
             elif verb == "embed" and "init_args" in generator:
                 generator.init_args.cache = cache_of(generator) or True
             parts = config.clone().as_dict()
+            suites = [*suites_in(parts["callbacks"])] if verb in SUITE_VERBS else []
             if verb == "embed":
                 used = ("generator", "reward") if cache_of(reward) else ("generator",)
                 parts |= {"callbacks": {}, "model": {name: parts["model"][name] for name in used}}
             require_repositories(repositories_in([parts[section] for section in ("model", "data", "callbacks")]))
             prompts = prompt_options(config)
+            store = PromptStore(prompts.get("prompts_folder"))
             check_names(prompts)
+            for suite in suites:
+                check_names({"test": suite["prompts"]})
             if verb == "embed":
-                fetch_sets(prompts, None, PromptStore(prompts.get("prompts_folder")))
+                fetch_sets(prompts, None, store)
+                fetch_suites(suites, store)
             if verb in WITHOUT_RUN:
                 return
             try_without_weights(parts["model"]["generator"], parts["model"]["hypernet"])
@@ -168,9 +175,11 @@ class HnCLI(LightningCLI):
                 config.hypernet = config.hypernet or find_weights(run)
             else:
                 self.weights = find_weights(run)
+            # Here and not first in `prepare_data`, which comes after the models were loaded.
             if prompts and verb != "generate":
-                # Here and not first in `prepare_data`, which comes after the models were loaded.
-                fetch_sets(prompts, STAGES.get(verb, verb), PromptStore(prompts.get("prompts_folder")))
+                # With suites a test has to know what is trained on.
+                fetch_sets(prompts, "fit" if suites else STAGES.get(verb, verb), store)
+            fetch_suites(suites, store)
             if verb != "generate":
                 embed_experiment(verb, parts)
         if verb == "compare":
@@ -295,6 +304,21 @@ def prompt_options(config: Namespace) -> dict[str, Any]:
     data = config.get("data")
     takes_names = data is not None and issubclass(import_class(data.class_path, LightningDataModule), PromptDataModule)
     return vars(data.init_args) if takes_names else {}
+
+
+def fetch_suites(suites: Sequence[Mapping[str, Any]], store: PromptStore) -> None:
+    """Fetch the prompts of suites that are not here, and read them to see that they are as they should be.
+
+    Args:
+        suites: arguments of `PromptSuite`s.
+        store: where named sets are kept.
+
+    Raises:
+        FileNotFoundError, ValueError, DownloadError: as `fetch_sets` and `SuitePrompts.read`.
+    """
+    for suite in suites:
+        fetch_sets({"test": suite["prompts"]}, "test", store)
+        SuitePrompts.read(suite["prompts"], suite.get("category"), suite.get("limit"), store=store)
 
 
 def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ UNHELPFUL_WARNINGS = (
     r".*`lr_scheduler.step\(\)` before `optimizer.step\(\)`",  # said of a resumed run, where it is not so
     r"The number of training batches .* is smaller than the logging interval",
     r"Checkpoint directory .* exists and is not empty",  # a run that continues
+    r"`torch.jit.script` is deprecated",  # within PyTorch's forward differentiation
 )
 UNHELPFUL_INFORMATION = ("litlogger", "TPU available", "`weights_only` was not set")
 

@@ -193,6 +193,16 @@ class PromptDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._eval_loader("predict")
 
+    def training_prompts(self) -> list[str]:
+        """The prompts that are trained on, whether or not this process trains; none without `train`.
+
+        Raises:
+            ValueError, FileNotFoundError, DownloadError: as `setup`.
+        """
+        if not self.paths["train"]:
+            return []
+        return (self.datasets.get("train") or self._training_dataset()).prompts
+
     def _batches_done(self) -> int:
         """Number of training batches done in the running epoch; more than 0 only where a run resumes."""
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
@@ -219,15 +229,8 @@ class PromptDataModule(LightningDataModule):
                 "or a named set, like examples (`hn prompts list` shows them)"
             )
         is_training = name == "train"
-        held_out = self._eval_prompts() if is_training and self.exclude_eval_prompts else []
-        deduplicate = self.deduplicate if is_training else False
-        self.datasets[name] = dataset = self._dataset(
-            name,
-            limit=self.limits[name],
-            exclude=held_out,
-            deduplicate=deduplicate,
-            memory_map=is_training and self.memory_map,
-        )
+        dataset = self._training_dataset() if is_training else self._dataset(name, limit=self.limits[name])
+        self.datasets[name] = dataset
         if is_training:
             files = (file for source in dataset.sources for file in source.files if isinstance(file, PromptFile))
             meant_for_tests = [file.name for file in files if file.split == "test"]
@@ -241,6 +244,11 @@ class PromptDataModule(LightningDataModule):
         ):
             if count:
                 rank_zero_info(f"{count} {kind} prompts {reason} and are left out; {len(dataset)} remain")
+
+    def _training_dataset(self) -> PromptDataset:
+        held_out = self._eval_prompts() if self.exclude_eval_prompts else []
+        options = {"limit": self.limits["train"], "exclude": held_out, "deduplicate": self.deduplicate}
+        return self._dataset("train", memory_map=self.memory_map, **options)
 
     def _eval_prompts(self) -> list[str]:
         return [prompt for name in ("val", "test") if self.paths[name] for prompt in self._dataset(name).prompts]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hn.data.prompts import PromptBatch
-from hn.evaluation.methods import Method
+from hn.evaluation.methods import Method, MethodOutput
 from hn.evaluation.record import MethodRecord
 from hn.evaluation.samples import Samples
 from hn.evaluation.scorer import Scorer
@@ -52,19 +52,32 @@ def measure(
     return record
 
 
-@torch.no_grad()
 def reference_features(
     generator: Generator, scorer: Scorer, batches: Iterable[PromptBatch], images_per_prompt: int, seed: int
-) -> Tensor | None:
+) -> dict[str, Tensor] | None:
     """Features [N, D] of the base's images of the same prompts from other noise: what fidelity is measured against.
 
-    None if the scorer has no features.
+    By the names that they have in a `MethodRecord`; None if the scorer has no features.
     """
-    if scorer.features is None:
+    record = reference_record(generator, scorer, batches, images_per_prompt, seed)
+    return None if record is None else features_of(record)
+
+
+@torch.no_grad()
+def reference_record(
+    generator: Generator, scorer: Scorer, batches: Iterable[PromptBatch], images_per_prompt: int, seed: int
+) -> MethodRecord | None:
+    """Likewise as a record, which knows the prompts' numbers, so that those of several processes can be joined."""
+    if not scorer.has_features:
         return None
-    features = []
+    record = MethodRecord("reference")
     for batch in batches:
         samples = Samples.draw(generator, batch, images_per_prompt, seed + _REFERENCE_SEED_OFFSET)
         images = generator.generate(samples.noise, generator.encode(samples.prompts), rng=samples.streams())
-        features.append(scorer.features.image_features(images).float().cpu())
-    return torch.cat(features)
+        record.add(samples, MethodOutput(images, None, 0.0), scorer.image_features(images))
+    return record
+
+
+def features_of(record: MethodRecord) -> dict[str, Tensor]:
+    """The columns of a record that are features, [N, D] each."""
+    return {name: column for name, column in record.columns().items() if name.partition("/")[0] == "features"}

@@ -1,7 +1,10 @@
 """Distances between two sets of images, as functions of their features; no model is loaded here.
 
-Both are computed in float64: they are small differences of large numbers.
+All are computed in float64: they are small differences of large numbers.
 """
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,14 +29,47 @@ def cmmd(x: Tensor, y: Tensor, *, sigma: float = 10.0, scale: float = 1000.0, un
         ValueError: if a set is not [n, d] with n >= 2, or the dimensions differ.
     """
     x, y = (normalize(features, dim=1) for features in _checked(x, y))
-    within = [_kernel_sum(features, features, sigma) for features in (x, y)]
+
+    def kernel(products: Tensor) -> Tensor:
+        return torch.exp((products - 1) / sigma**2)  # |u - v|^2 / 2 = 1 - u.v for rows of unit length
+
+    within = [_kernel_sum(features, features, kernel) for features in (x, y)]
     counts = [len(x), len(y)]
     if unbiased:  # k(u, u) = 1, so the diagonal sums to n
         terms = [(total - n) / (n * (n - 1)) for total, n in zip(within, counts, strict=True)]
     else:
         terms = [total / n**2 for total, n in zip(within, counts, strict=True)]
-    between = _kernel_sum(x, y, sigma) / (counts[0] * counts[1])
+    between = _kernel_sum(x, y, kernel) / (counts[0] * counts[1])
     return scale * (terms[0] + terms[1] - 2 * between)
+
+
+def kid(x: Tensor, y: Tensor, *, degree: int = 3) -> float:
+    """Kernel distance (KID, arXiv 1801.01401, when the features are Inception's): unbiased squared MMD.
+
+        MMD^2 = E[k(x, x')] + E[k(y, y')] - 2 E[k(x, y)],   k(u, v) = (u.v / d + 1)^degree
+
+    It scatters around 0 for samples of one distribution, however few they are, which FID does not. All pairs count;
+    torchmetrics takes the mean over random subsets, whose expectation is the same.
+
+    Args:
+        x: features of the first set, [n, d], any floating dtype.
+        y: features of the second set, [m, d].
+        degree: of the kernel; 3 in the paper.
+
+    Raises:
+        ValueError: if a set is not [n, d] with n >= 2, or the dimensions differ.
+    """
+    x, y = _checked(x, y)
+
+    def kernel(products: Tensor) -> Tensor:
+        return (products / x.shape[1] + 1) ** degree
+
+    within = 0.0
+    for features in (x, y):
+        n = len(features)
+        diagonal = float(kernel(features.square().sum(dim=1)).sum())
+        within += (_kernel_sum(features, features, kernel) - diagonal) / (n * (n - 1))
+    return within - 2 * _kernel_sum(x, y, kernel) / (len(x) * len(y))
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
@@ -65,9 +101,9 @@ def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x.detach().to(torch.float64), y.detach().to(torch.float64)
 
 
-def _kernel_sum(x: Tensor, y: Tensor, sigma: float) -> float:
-    """Sum of k over all pairs of rows, all of unit length: |u - v|^2 / 2 = 1 - u.v; in blocks to bound memory."""
-    return sum(float(torch.exp((block @ y.T - 1) / sigma**2).sum()) for block in x.split(1024))
+def _kernel_sum(x: Tensor, y: Tensor, kernel: Callable[[Tensor], Tensor]) -> float:
+    """Sum over all pairs of rows of a kernel of their products, in blocks to bound memory."""
+    return math.fsum(float(kernel(block @ y.T).sum()) for block in x.split(1024))
 
 
 def _covariance_root(centred: Tensor) -> Tensor:

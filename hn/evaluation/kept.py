@@ -67,14 +67,14 @@ class KeptRecords:
             tensors, facts = record.state()
             self._write(f"{record.name}.record", tensors, {**facts, "own": _as_json(own)})
 
-    def load_reference(self) -> Tensor | None:
+    def load_reference(self) -> dict[str, Tensor] | None:
         """The features that fidelity is measured against; None if they were not kept."""
         found = self._read(_REFERENCE)
-        return None if found is None else found[0]["features"]
+        return None if found is None else found[0]
 
-    def keep_reference(self, features: Tensor) -> None:
-        """Write the features [N, D] that fidelity is measured against."""
-        self._write(_REFERENCE, {"features": features}, {})
+    def keep_reference(self, features: dict[str, Tensor]) -> None:
+        """Write the features [N, D] that fidelity is measured against, by name."""
+        self._write(_REFERENCE, features, {})
 
     def _read(self, stem: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         path = self.folder / f"{stem}.safetensors"

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hn.evaluation.bootstrap import paired_bootstrap
-from hn.evaluation.fidelity import cmmd
+from hn.evaluation.diversity import pairwise_cosine_distance
+from hn.evaluation.fidelity import cmmd, frechet_distance, kid
 from hn.evaluation.methods import MethodOutput
 from hn.evaluation.samples import Samples
 
@@ -46,6 +47,7 @@ class MethodRecord:
             scores: what the `Scorer` says of its images, [B] or [B, D] by name.
         """
         self._parts["index"].append(torch.tensor(samples.index))
+        self._parts["copy"].append(torch.tensor(samples.copy))
         for name, value in scores.items():
             self._parts[name].append(value)
         if output.kl_nats is not None:
@@ -64,7 +66,7 @@ class MethodRecord:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that it holds, as tensors and as values that JSON has, for `of_state`."""
         facts = {"name": self.name, "nfe": self.nfe, "seconds": self.seconds, "batches": self.batches}
-        tensors = {name: self.column(name) for name in self._parts}
+        tensors = self.columns()
         earlier = {}
         for count, record in self.earlier.items():
             columns, earlier[count] = record.state()
@@ -94,6 +96,10 @@ class MethodRecord:
         """All images' values of one score, [N] or [N, D]."""
         return torch.cat(self._parts[name])
 
+    def columns(self) -> dict[str, Tensor]:
+        """All scores, and `index` and `copy`, the samples' numbers, by name."""
+        return {name: self.column(name) for name in self._parts}
+
     def mean(self, name: str) -> float | None:
         """Mean of a score over all images; None if it was not recorded."""
         return float(self.column(name).double().mean()) if self.has(name) else None
@@ -116,18 +122,18 @@ class MethodRecord:
         shares = {str(tag): float(correct[(tags == tag) & judged].mean()) for tag in dict.fromkeys(tags[judged])}
         return {"overall": float(np.mean(list(shares.values()))), **shares} if shares else None
 
-    def summary(self, base: MethodRecord | None = None, reference: Tensor | None = None) -> dict[str, Any]:
+    def summary(
+        self, base: MethodRecord | None = None, reference: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Any]:
         """The method's entry in `results.json`.
 
         Args:
             base: the base's record of the same samples, for the paired intervals; None for the base itself.
-            reference: features [N, D] of the base's images of other noise, for the fidelity distance, which takes two
-                images at least.
+            reference: features [N, D] of the base's images of other noise, by the names that they have in a record;
+                for the fidelity distances, which take two images at least.
         """
         geneval = self.geneval()
-        fidelity = None
-        if reference is not None and self.has("features") and min(len(self), len(reference)) >= 2:
-            fidelity = cmmd(self.column("features"), reference)
+        pair = self._with_reference("features", reference)
         result: dict[str, Any] = {
             "reward": self.mean("reward"),
             "rewards": self._means("reward/"),
@@ -137,14 +143,43 @@ class MethodRecord:
             "seconds_per_image": self.seconds / max(1, len(self)),
             "nfe": self.nfe,
             "kl_nats": self.mean("kl_nats"),
-            "fidelity": fidelity,
+            "fidelity": None if pair is None else cmmd(*pair),
+            "diversity": self._diversity("features"),
             "images": len(self),
         }
+        distances = self._distances(reference)
+        if distances:
+            result["distances"] = distances
         if base is not None:
             result["reward_delta_ci95"] = self._interval(base, "reward")
             result["held_out_reward_delta_ci95"] = self._interval(base, "held_out") if self.has("held_out") else None
             result["geneval_delta_ci95"] = self._interval(base, "correct", by_tag=True) if geneval else None
         return result
+
+    def _distances(self, reference: Mapping[str, Tensor] | None) -> dict[str, dict[str, float | None]]:
+        """By the name of the scorer's `measures`: `fid`, `kid` and `cmmd` to the reference, and `diversity`."""
+        distances: dict[str, dict[str, float | None]] = {}
+        for column in self._parts:
+            kind, _, name = column.partition("/")
+            if kind == "features" and name:
+                pair = self._with_reference(column, reference)
+                measures = {"fid": frechet_distance, "kid": kid, "cmmd": cmmd}
+                found = {key: None if pair is None else measure(*pair) for key, measure in measures.items()}
+                distances[name] = {**found, "diversity": self._diversity(column)}
+            elif kind == "diversity":
+                per_prompt, _ = self.per_prompt(column)
+                known = per_prompt[~np.isnan(per_prompt)]
+                distances[name] = {"diversity": float(known.mean()) if len(known) else None}
+        return distances
+
+    def _with_reference(self, column: str, reference: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+        """Features of the images and of the reference; None if there are not two of each."""
+        if reference is None or not self.has(column) or min(len(self), len(reference[column])) < 2:
+            return None
+        return self.column(column), reference[column]
+
+    def _diversity(self, column: str) -> float | None:
+        return pairwise_cosine_distance(self.column(column), self.column("index")) if self.has(column) else None
 
     def _means(self, prefix: str) -> dict[str, float]:
         return {name.removeprefix(prefix): self.mean(name) for name in self._parts if name.startswith(prefix)}

@@ -13,11 +13,19 @@ from hn.evaluation.geneval import VerdictOptions
 from hn.evaluation.judges import Judge
 from hn.rewards.ensemble import RewardEnsemble
 
+_PAIRS = 16  # images compared in one call, to bound memory
+
 
 class FeatureExtractor(Protocol):
-    """Image features of a distance between sets of images: [B, 3, H, W] in [0, 1] -> [B, D]."""
+    """Image features for distances between sets of images: [B, 3, H, W] in [0, 1] -> [B, D]."""
 
     def image_features(self, images: Tensor) -> Tensor: ...
+
+
+class ImageDistance(Protocol):
+    """A distance between two images: [B, 3, H, W], [B, 3, H, W] in [0, 1] -> [B]."""
+
+    def image_distance(self, first: Tensor, second: Tensor) -> Tensor: ...
 
 
 class Scorer:
@@ -26,9 +34,11 @@ class Scorer:
     Args:
         reward: the trained ensemble with its held-out members.
         detector: judges GenEval-style prompts (those with an `include` clause); without it there are no verdicts.
-        features: for the fidelity distance; as a rule a held-out CLIP reward. Without it there is none.
+        features: for the fidelity distance and diversity; as a rule a held-out CLIP reward. Without it there are none.
         options: thresholds of the verdict.
         judges: other benchmarks' metrics on rows of theirs.
+        measures: more features, for more such distances, and distances between images, for diversity alone; by names
+            of one's own.
     """
 
     def __init__(
@@ -38,9 +48,22 @@ class Scorer:
         features: FeatureExtractor | None = None,
         options: VerdictOptions | None = None,
         judges: Sequence[Judge] = (),
+        measures: Mapping[str, FeatureExtractor | ImageDistance] | None = None,
     ) -> None:
         self.reward, self.detector, self.features, self.judges = reward, detector, features, tuple(judges)
         self.options = options or VerdictOptions()
+        self.extractors = {} if features is None else {"features": features}
+        self.distances: dict[str, ImageDistance] = {}
+        for name, measure in (measures or {}).items():
+            if hasattr(measure, "image_features"):
+                self.extractors[f"features/{name}"] = measure
+            else:
+                self.distances[f"diversity/{name}"] = measure
+
+    @property
+    def has_features(self) -> bool:
+        """Whether there is anything that a fidelity distance can be measured with."""
+        return bool(self.extractors)
 
     @torch.no_grad()
     def __call__(
@@ -51,8 +74,9 @@ class Scorer:
         Returns:
             Float32 on the CPU, [B] each: `reward` (the weighted total) and `reward/<name>`; `held_out` (the mean of the
             held-out rewards) and `held_out/<name>`, where there are any; `correct`, 1 or 0, NaN for a row that asks
-            nothing, with a detector; `judge/<name>` of each judge's scores, NaN likewise; `features` [B, D], with a
-            feature extractor.
+            nothing, with a detector; `judge/<name>` of each judge's scores, NaN likewise; `features` and
+            `features/<name>` [B, D], with feature extractors; `diversity/<name>`, the mean distance to the other images
+            of the prompt, NaN without any.
         """
         output, held_out = self.reward(images, prompts), self.reward.score_held_out(images, prompts)
         scores = {"reward": output.total}
@@ -64,12 +88,20 @@ class Scorer:
             scores["correct"] = torch.tensor(self.verdicts(images, metadata))
         for metric in self.judges:
             scores |= {f"judge/{name}": score for name, score in metric(images, metadata).items()}
-        if self.features is not None:
-            scores["features"] = self.features.image_features(images)
-        return {name: score.detach().float().cpu() for name, score in scores.items()}
+        for name, distance in self.distances.items():
+            scores[name] = distances_within_prompts(distance, images, prompts)
+        scores = {name: score.detach().float().cpu() for name, score in scores.items()}
+        return scores | self.image_features(images)
+
+    @torch.no_grad()
+    def image_features(self, images: Tensor) -> dict[str, Tensor]:
+        """Features alone, [B, D] each, float32 on the CPU, by their names among the scores."""
+        return {name: each.image_features(images).detach().float().cpu() for name, each in self.extractors.items()}
 
     def verdicts(self, images: Tensor, metadata: Sequence[Mapping[str, Any]]) -> list[float]:
         """1.0 for an image that shows what its row asks for, 0.0 for one that does not, NaN if the row asks nothing."""
+        if not any(row.get("include") for row in metadata):
+            return [float("nan")] * len(metadata)
         verdicts = judge(self.detector, images, metadata, self.options)
         return [float("nan") if verdict is None else float(verdict.correct) for verdict in verdicts]
 
@@ -77,3 +109,23 @@ class Scorer:
 def feature_extractor_of(reward: RewardEnsemble) -> nn.Module | None:
     """The first held-out reward that gives image features, for the fidelity distance."""
     return next((member for member in reward.held_out.values() if hasattr(member, "image_features")), None)
+
+
+def distances_within_prompts(distance: ImageDistance, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Mean distance [B] of each image to the others of its prompt, NaN where there is none.
+
+    Images [B, 3, H, W] of one prompt follow each other. A prompt's mean over its images is that over its pairs.
+    """
+    means = []
+    start = 0
+    while start < len(prompts):
+        stop = next((i for i in range(start, len(prompts)) if prompts[i] != prompts[start]), len(prompts))
+        n = stop - start
+        first, second = torch.triu_indices(n, n, 1) + start
+        between = torch.zeros(n, n)
+        for k in range(0, len(first), _PAIRS):
+            i, j = first[k : k + _PAIRS], second[k : k + _PAIRS]
+            between[i - start, j - start] = distance.image_distance(images[i], images[j]).float().cpu()
+        means.append((between + between.T).sum(dim=1) / (n - 1))  # 0 / 0 is NaN
+        start = stop
+    return torch.cat(means)

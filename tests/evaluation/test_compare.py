@@ -36,7 +36,9 @@ def test_a_method_is_measured_on_every_image(module, loader, tiny_detector):
 
 def test_the_reference_is_the_base_on_other_noise(module, loader):
     scorer = Scorer(module.reward, features=feature_extractor_of(module.reward))
-    reference = reference_features(module.generator, scorer, loader(3), images_per_prompt=2, seed=0)
+    found = reference_features(module.generator, scorer, loader(3), images_per_prompt=2, seed=0)
+    reference = found.pop("features")
+    assert not found
     base = measure(Sampled("base", module.generator, is_base=True), scorer, module.generator, loader(3), 2, 0)
     assert reference.shape == base.column("features").shape
     assert not torch.isclose(reference, base.column("features"), rtol=1e-4).all(dim=1).any()

@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from torchmetrics.image.kid import poly_mmd
 
-from hn.evaluation.fidelity import cmmd, frechet_distance
+from hn.evaluation.fidelity import cmmd, frechet_distance, kid
 
 
 def features(n: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -71,7 +72,23 @@ def test_half_precision_features_are_computed_in_double():
     assert cmmd(x, y) == cmmd(x.double(), y.double())
 
 
-@pytest.mark.parametrize("distance", [cmmd, frechet_distance])
+def test_kid_is_that_of_torchmetrics_on_one_subset_of_all():
+    x, y = features(40, 7, 0), features(40, 7, 1) * 1.5 + 0.3
+    assert kid(x, y) == pytest.approx(float(poly_mmd(x, y)), rel=1e-10)
+    assert kid(x, y, degree=2) == pytest.approx(float(poly_mmd(x, y, degree=2)), rel=1e-10)
+
+
+def test_kid_of_sets_of_two_sizes_equals_naive_loops():
+    x, y = features(5, 3, 0), features(1100, 3, 1)  # more than one block
+    kernel = lambda u, v: (float(u @ v) / 3 + 1) ** 3  # noqa: E731
+    within = sum(kernel(u, v) for i, u in enumerate(x) for j, v in enumerate(x) if i != j) / 20
+    products = (y @ y.T / 3 + 1) ** 3
+    other = float(products.sum() - products.diagonal().sum()) / (1100 * 1099)
+    between = sum(kernel(u, v) for u in x for v in y) / 5500
+    assert kid(x, y) == pytest.approx(within + other - 2 * between, rel=1e-9)
+
+
+@pytest.mark.parametrize("distance", [cmmd, frechet_distance, kid])
 @pytest.mark.parametrize("shapes", [((4, 3), (4, 2)), ((1, 3), (4, 3)), ((4,), (4,))])
 def test_bad_shapes_are_named(distance, shapes):
     with pytest.raises(ValueError, match="features must be"):

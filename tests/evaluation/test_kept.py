@@ -81,8 +81,10 @@ def test_unfinished_records_are_written_now_and_then(module, measured, tmp_path)
 def test_the_reference_is_kept(tmp_path):
     kept, features = KeptRecords(tmp_path / "records", SETTINGS), torch.randn(3, 2)
     assert kept.load_reference() is None
-    kept.keep_reference(features)
-    assert torch.equal(KeptRecords(tmp_path / "records", SETTINGS).load_reference(), features)
+    kept.keep_reference({"features": features, "features/dino": 2 * features})
+    found = KeptRecords(tmp_path / "records", SETTINGS).load_reference()
+    assert found.keys() == {"features", "features/dino"}
+    assert torch.equal(found["features"], features) and torch.equal(found["features/dino"], 2 * features)
 
 
 def test_other_settings_are_refused_and_named(module, measured, tmp_path):

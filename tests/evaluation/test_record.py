@@ -66,6 +66,7 @@ def test_summary_of_the_base_alone(record):
         "nfe": 2,
         "kl_nats": 4.5,
         "fidelity": None,
+        "diversity": None,
         "images": 8,
     }
     json.dumps(summary, allow_nan=False)
@@ -107,7 +108,8 @@ def test_missing_measurements_are_none_beside_the_base(record):
     for one in (bare, base):
         add(one, [0, 1], {"reward": [1.0, 2.0]})
     summary = bare.summary(base)
-    missing = {"kl_nats", "geneval", "geneval_delta_ci95", "held_out_reward", "held_out_reward_delta_ci95", "fidelity"}
+    missing = {"kl_nats", "geneval", "geneval_delta_ci95", "held_out_reward", "held_out_reward_delta_ci95"}
+    missing |= {"fidelity", "diversity"}
     assert {name for name, value in summary.items() if value is None} == missing
     assert summary["reward_delta_ci95"] == [0.0, 0.0]
 
@@ -133,5 +135,6 @@ def test_fidelity_is_the_distance_to_the_reference():
     record = MethodRecord("base", 1)
     features, reference = torch.randn(2, 4).tolist(), torch.randn(5, 4)
     add(record, [0, 1], {"reward": [1.0, 2.0], "features": features})
-    assert record.summary(reference=reference)["fidelity"] == pytest.approx(cmmd(torch.tensor(features), reference))
-    assert math.isfinite(record.summary(reference=reference)["fidelity"])
+    summary = record.summary(reference={"features": reference})
+    assert math.isfinite(summary["fidelity"])
+    assert summary["fidelity"] == pytest.approx(cmmd(torch.tensor(features), reference))

@@ -1,0 +1,124 @@
+"""A set of prompts to be measured on, with categories, and what a record says of each category."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+
+from hn.data.formats import Row
+from hn.data.manifest import PromptFile
+from hn.data.prompts import Prompt, PromptBatch, PromptDataset, collate_prompts, normalised
+from hn.data.sources import Sources, parse_sources
+from hn.data.store import PromptStore
+from hn.evaluation.record import MethodRecord
+from hn.wording import some_of
+
+FILE = "file"
+"""The category of a prompt by the file or set that it comes from, like hpdv2/anime."""
+
+
+@dataclass(frozen=True)
+class SuitePrompts:
+    """The prompts of a suite.
+
+    Attributes:
+        prompts: in the order of their files. `index` is the place in the whole of them, whatever was left out, so that
+            a prompt's noise does not depend on that.
+        categories: of each prompt; None without.
+        n_excluded: number of prompts that were left out as they are trained on.
+    """
+
+    prompts: list[Prompt]
+    categories: list[str] | None
+    n_excluded: int
+
+    @classmethod
+    def read(
+        cls,
+        sources: Sources,
+        category: str | None = None,
+        limit: int | None = None,
+        exclude: Iterable[str] = (),
+        store: PromptStore | None = None,
+    ) -> Self:
+        """Read files and named sets.
+
+        Args:
+            sources: as `PromptDataset` takes them.
+            category: field of the rows, or "file" for the file or set that a prompt comes from.
+            limit: keep only so many, evenly spread: sets are often sorted by category.
+            exclude: prompts to leave out (before `limit`), compared as `hn.data.prompts.normalised` says.
+            store: where named sets are; the user's by default.
+
+        Raises:
+            FileNotFoundError, ValueError, DownloadError: as `PromptDataset`; also if no row has the category's field,
+                `limit` is below 1, or every prompt is trained on.
+        """
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1, or None for all prompts, not {limit}")
+        rows: list[Row] = []
+        files: list[str] = []
+        for source in parse_sources(sources, "test"):
+            for file in source.files:
+                name = file.name if isinstance(file, PromptFile) else str(file)
+                found = PromptDataset({name: source.weight}, store=store).rows
+                rows += found
+                files += [name] * len(found)
+        categories = files if category == FILE else _categories(rows, category)
+        unwanted = {normalised(prompt) for prompt in exclude}
+        kept = [i for i, row in enumerate(rows) if normalised(row["prompt"]) not in unwanted]
+        if not kept:
+            raise ValueError(f"{', '.join(dict.fromkeys(files))}: every prompt is trained on, none is left")
+        n_excluded = len(rows) - len(kept)
+        if limit is not None and limit < len(kept):
+            kept = [kept[k * len(kept) // limit] for k in range(limit)]
+        prompts = [Prompt(prompt=rows[i]["prompt"], metadata=rows[i], index=i) for i in kept]
+        return cls(prompts, None if categories is None else [categories[i] for i in kept], n_excluded)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompts themselves."""
+        return [prompt["prompt"] for prompt in self.prompts]
+
+    def batches(self, size: int) -> list[PromptBatch]:
+        """All of them, `size` at a time."""
+        return [collate_prompts(self.prompts[start : start + size]) for start in range(0, len(self), size)]
+
+    def by_category(self, record: MethodRecord) -> dict[str, dict[str, Any]]:
+        """What a record of these prompts says of each category, in the order of first appearance.
+
+        Returns:
+            By category: `prompts`, `images`, and the means `reward` and `held_out_reward` (None where it was not
+            recorded). Empty without categories.
+        """
+        if self.categories is None:
+            return {}
+        of_prompt = {prompt["index"]: name for prompt, name in zip(self.prompts, self.categories, strict=True)}
+        of_image = [of_prompt[index] for index in record.column("index").tolist()]
+        summary = {}
+        for name in dict.fromkeys(self.categories):
+            mask = torch.tensor([own == name for own in of_image])
+            means = {
+                key: float(record.column(column)[mask].double().mean()) if record.has(column) else None
+                for key, column in (("reward", "reward"), ("held_out_reward", "held_out"))
+            }
+            summary[name] = {"prompts": self.categories.count(name), "images": int(mask.sum()), **means}
+        return summary
+
+
+def _categories(rows: list[Row], field: str | None) -> list[str] | None:
+    if field is None:
+        return None
+    if not any(field in row for row in rows):
+        known = sorted({name for row in rows for name in row} - {"prompt"})
+        raise ValueError(
+            f"no prompt has a {field!r} to make categories of; there are {some_of(known) if known else 'no fields'}, "
+            f"and {FILE!r} for the file that a prompt comes from"
+        )
+    return [str(row.get(field, "") or "none") for row in rows]
