@@ -20,7 +20,7 @@ from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base import Hypernet
 from hn.hypernets.finetune import LoraFinetune
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
-from hn.noise import NoiseType, training_noise, training_stream
+from hn.noise import NoiseType, Share, training_noise, training_streams
 from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble
 
@@ -94,6 +94,16 @@ class NoiseHypernetModule(L.LightningModule):
         """What is trained; also the method's name in results."""
         return "hypernetwork" if self.tuned is None else "finetune"
 
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What `DistributedDataParallel` leaves alone, which asks for it by this name.
+
+        Frozen weights and buffers come from the same files in all processes and do not change. Otherwise it would send
+        all of them from rank 0 to the others at the start, and the buffers again before every forward pass.
+        """
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        return frozen + [name for name, _ in self.named_buffers()]
+
     def setup(self, stage: str) -> None:
         """Have the generator look at all prompts of the stage.
 
@@ -125,20 +135,32 @@ class NoiseHypernetModule(L.LightningModule):
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         prompts = batch["prompt"]
-        # Gradients of `accumulate_grad_batches` batches make one update; the part tells these batches apart.
-        accumulated = self.trainer.accumulate_grad_batches if self._trainer is not None else 1
-        key = self.seed, self.global_step, batch_idx % accumulated, self.global_rank
+        key = self.seed, self.global_step, self._share(batch_idx)
         noise = training_noise(self.noise_type, len(prompts), self.generator, *key)
-        images, f = self(noise, self.generator.encode(prompts), rng=training_stream(*key))
+        images, f = self(noise, self.generator.encode(prompts), rng=training_streams(len(prompts), *key))
         scores = self.reward(images, prompts)
         terms = noise_hypernetwork_loss(scores.total, f, self.regulariser, self.reward_weight)
-        reward, regulariser = terms.reward.detach(), terms.regulariser.detach()
-        size = len(prompts)
-        self.log_dict({"reward": reward, "regulariser": regulariser}, prog_bar=True, logger=False, batch_size=size)
-        logged = {"loss": terms.loss.detach(), "reward": reward, "regulariser": regulariser, "kl_nats": terms.kl}
-        logged |= {f"reward_{name}": score.detach().mean() for name, score in scores.components.items()}
-        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=size)
+        logged = {"loss": terms.loss, "reward": terms.reward, "regulariser": terms.regulariser, "kl_nats": terms.kl}
+        logged |= {f"reward_{name}": score.mean() for name, score in scores.components.items()}
+        logged = self._mean_over_ranks({name: value.detach() for name, value in logged.items()})
+        shown = {name: logged[name] for name in ("reward", "regulariser")}
+        self.log_dict(shown, prog_bar=True, logger=False, batch_size=len(prompts))
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(prompts))
         return terms.loss
+
+    def _share(self, batch_idx: int) -> Share:
+        """The batch's place among those of all ranks and accumulated batches that make one update."""
+        if self._trainer is None:
+            return Share()
+        parts = self.trainer.accumulate_grad_batches
+        return Share(batch_idx % parts, parts, self.global_rank, self.trainer.world_size)
+
+    def _mean_over_ranks(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Means of scalars over all processes, in one message, so that every process logs those of the global batch."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return values
+        means = self.trainer.strategy.reduce(torch.stack([*values.values()]), reduce_op="mean")
+        return dict(zip(values, means.unbind(), strict=True))
 
     def base_method(self, steps: int | None = None) -> Method:
         """The frozen generator by itself."""
