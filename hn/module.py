@@ -23,6 +23,9 @@ from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.noise import NoiseType, Share, training_noise, training_streams
 from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble
+from hn.sharded_tensors import class_of
+from hn.strategies.sharded import ShardedStrategy
+from hn.strategies.sharding import shard
 
 OptimizerFactory = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
 """Trainable parameters -> their optimiser."""
@@ -112,6 +115,21 @@ class NoiseHypernetModule(L.LightningModule):
         """
         for dataset in getattr(self.trainer.datamodule, "datasets", {}).values():
             self.generator.check_prompts(dataset.prompts)
+
+    def configure_model(self) -> None:
+        """Share the weights out, where the strategy is one that does.
+
+        Raises:
+            ValueError: if it is Lightning's own, whose checkpoints hold the frozen weights too.
+        """
+        if self.device_mesh is None:
+            return
+        if not isinstance(self.trainer.strategy, ShardedStrategy):
+            raise ValueError(
+                f"{type(self.trainer.strategy).__name__} shares out weights, but writes checkpoints that no other strategy "
+                "reads. Use hn's own: --trainer.strategy=hn.strategies.ShardedStrategy"
+            )
+        shard(self.generator, self.hypernet, self.device_mesh["data_parallel"])
 
     def forward(
         self, noise: Tensor, conditioning: Conditioning, steps: int | None = None, rng: torch.Generator | None = None
@@ -234,7 +252,7 @@ class NoiseHypernetModule(L.LightningModule):
     def _description(self) -> dict[str, Any]:
         """What the trainable weights mean something for; how gradients are computed is no part of it."""
         arguments = {k: v for k, v in self.hypernet.arguments().items() if k != "gradient_checkpointing"}
-        network, backbone = class_path(type(self.hypernet)), class_path(type(self.generator.backbone))
+        network, backbone = class_path(class_of(self.hypernet)), class_path(class_of(self.generator.backbone))
         return {"model": self.mode, "class": network, "backbone": backbone, **arguments}
 
 
