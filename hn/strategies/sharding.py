@@ -34,9 +34,9 @@ def shard(generator: Generator, network: nn.Module, mesh: DeviceMesh) -> None:
     for backbone in (frozen, trained):
         for block in (*_blocks(backbone), backbone):
             adapters = _with_trained_weights(block)
-            if adapters:
-                fully_shard(adapters, mesh=mesh)
-            fully_shard(block, mesh=mesh)
+            for unit in ([adapters] if adapters else []) + [block]:
+                # Otherwise FSDP2 would keep the rest of a backbone after a pass, for a backward pass right behind it.
+                fully_shard(unit, mesh=mesh, reshard_after_forward=True)
     # The public way to other tensors in a unit's place; `fully_shard` takes them over before the first pass.
     trained.load_state_dict(
         {name: frozen.get_parameter(original) for name, original in shared.items()}, strict=False, assign=True
