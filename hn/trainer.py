@@ -101,8 +101,7 @@ class ExperimentTrainer(L.Trainer):
             checkpoint = torch.load(best, map_location="cpu", weights_only=True)
             model.on_load_checkpoint(checkpoint)
             training |= {"best_step": checkpoint["global_step"], "best_checkpoint": best.name}
-        if self.is_global_zero:
-            model.hypernet.save_pretrained(self.directory / WEIGHTS, training=training)
+        model.hypernet.save_pretrained(self.directory / WEIGHTS, training=training, write=self.is_global_zero)
         self.test(model, datamodule=datamodule, verbose=False)
         evaluation = self.callback(Evaluation)
         if evaluation is not None and self.is_global_zero:
