@@ -6,10 +6,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraFinetune, LoraHypernet
 from hn.hypernets.base_weights import weights_digest
 from hn.sharded_tensors import class_of, whole
 from hn.strategies.sharding import shard
+from tests.tiny_pipelines import CASES
 from tests.two_processes import in_two_processes
 
 PROMPTS = ["a red ball", "two cube", "the green ball", "a blue cube"]
@@ -96,3 +98,40 @@ def test_two_processes_have_the_gradients_of_one_and_half_the_weights(make_gener
     for kept in in_two_processes(work, tmp_path, make_generator, network, options):
         # Frozen parts once, though two backbones have them; a little more where a dimension is padded.
         assert 0.5 * kept["before"] <= kept["after"] < 0.56 * kept["before"]
+
+
+def family_work(rank, case):
+    found = []
+    for shared in (False, True):
+        torch.manual_seed(1)
+        pipe = case.build()
+        height, width = case.size
+        generator = DiffusersGenerator.from_pipeline(
+            pipe, height=height, width=width, family=case.family, gradient_checkpointing=True
+        )
+        network = LoraHypernet(rank=2, gradient_checkpointing=True).build(generator)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.05 * torch.randn(parameter.shape)
+        noise = generator.sample_noise(2, torch.Generator().manual_seed(2))
+        part = slice(rank, rank + 1) if shared else slice(None)
+        if shared:
+            shard(generator, network, init_device_mesh("cpu", (2,)))
+        conditioning = generator.encode(PROMPTS[:2][part])
+        f = network(noise[part], conditioning)
+        (generator.generate(noise[part] + f, conditioning).square().mean() + f.square().mean()).backward()
+        gradients = {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
+        # The last block of some transformers computes text tokens that nobody reads: no gradient there, or zeros.
+        found.append({name: whole(gradient) for name, gradient in gradients.items() if gradient is not None})
+    largest = max(float(gradient.abs().max()) for gradient in found[0].values())
+    assert largest > 1e-4 and found[0].keys() <= found[1].keys()
+    for name, gradient in found[1].items():
+        expected = found[0].get(name, torch.zeros_like(gradient))
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5 * largest, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_backbones_of_every_family_can_be_shared_out(name, tmp_path):
+    in_two_processes(family_work, tmp_path, CASES[name])
