@@ -295,4 +295,5 @@ class ExperimentTrainer(L.Trainer):
         if grid is not None and grid.last_path is not None:
             print(f"images       {grid.last_path}")
         if self.loggers:
-            print(f"tensorboard  {self.log_dir}")
+            logger = self.loggers[0]  # `self.log_dir` would ask the other processes, which are not here
+            print(f"tensorboard  {logger.log_dir or logger.save_dir}")

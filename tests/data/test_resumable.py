@@ -1,11 +1,12 @@
 import hashlib
+import warnings
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from hn.data import PromptDataset
-from hn.data.resumable import EpochShuffle
+from hn.data.resumable import EpochShuffle, ResumableLoader
 
 PROMPTS = Path(__file__).parents[2] / "data" / "prompts" / "miniature"
 
@@ -84,3 +85,15 @@ def test_a_batch_must_fill(mix):
     EpochShuffle(mix, 28)
     with pytest.raises(ValueError, match=r"28 training prompts do not fill one batch of 29 on 1 device"):
         EpochShuffle(mix, 29)
+
+
+@pytest.mark.parametrize(("batch_size", "ranks", "is_same"), [(4, 1, True), (2, 2, True), (1, 4, True), (4, 2, False)])
+def test_the_order_goes_on_where_all_ranks_together_take_as_many(mix, batch_size, ranks, is_same):
+    state = ResumableLoader(mix, sampler=EpochShuffle(mix, 2, num_replicas=2)).state_dict()
+    loader = ResumableLoader(mix, sampler=EpochShuffle(mix, batch_size, num_replicas=ranks))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loader.load_state_dict(state)
+    assert [str(one.message) for one in caught if "other batch_size" in str(one.message)] == (
+        [] if is_same else [str(caught[0].message)]
+    )
