@@ -126,8 +126,8 @@ class NoiseHypernetModule(L.LightningModule):
             return
         if not isinstance(self.trainer.strategy, ShardedStrategy):
             raise ValueError(
-                f"{type(self.trainer.strategy).__name__} shares out weights, but writes checkpoints that no other strategy "
-                "reads. Use hn's own: --trainer.strategy='{class_path: hn.strategies.ShardedStrategy}'"
+                f"{type(self.trainer.strategy).__name__} shares out weights, but writes checkpoints that no other "
+                "strategy reads. Use hn's own: --trainer.strategy='{class_path: hn.strategies.ShardedStrategy}'"
             )
         shard(self.generator, self.hypernet, self.device_mesh["data_parallel"])
 

@@ -1,6 +1,6 @@
 """Commands that several processes run together, which must agree on some things before they can talk to each other.
 
-Either one process starts the others (Lightning does so for `--trainer.devices`), or torchrun or srun starts all of them.
+Either one process starts the others (Lightning does so for `--trainer.devices`), or torchrun or srun starts all.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def require_one_device(trained: str, devices: int | str | list[int], nodes: int)
     if count * nodes > 1:
         raise UserError(
             f"hn compare runs in one process and would have to train {trained} first: train it with `hn train --config "
-            f"{trained}` on these devices, or let the comparison do it on one (--trainer.devices 1 --trainer.num_nodes 1)."
+            f"{trained}` on these devices, or let the comparison do it on one (--trainer.devices 1 --trainer.num_nodes "
+            "1)."
         )
 
 

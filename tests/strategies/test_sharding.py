@@ -67,7 +67,7 @@ def work(rank, make_generator, network, options):
         expected.append(gradients(*whole_parts, PROMPTS, noise))
 
     parts = build(make_generator, network, **options)
-    generator, trained, tuned = parts
+    generator, trained, _ = parts
     kind = type(generator.backbone)
     for _ in range(2):  # a second time nothing happens, as when a test follows a training
         shard(generator, trained, init_device_mesh("cpu", (2,)))
