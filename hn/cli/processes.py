@@ -17,7 +17,7 @@ from hn.cli.parsing import UserError
 
 RUN_NAME = "HN_RUN_NAME"
 """Environment variable that tells the processes that Lightning starts the name of the run."""
-SECONDS_FOR_RANK_ZERO = 3.0
+SECONDS_FOR_RANK_ZERO = 15.0
 
 
 def launcher() -> str | None:
