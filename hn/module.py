@@ -21,10 +21,13 @@ from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base import Hypernet
 from hn.hypernets.finetune import LoraFinetune
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
-from hn.noise import NoiseType, training_noise, training_stream
+from hn.noise import NoiseType, Share, training_noise, training_streams
 from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
 from hn.rewards.in_parts import score_in_parts
+from hn.sharded_tensors import class_of
+from hn.strategies.sharded import ShardedStrategy
+from hn.strategies.sharding import shard
 
 OptimizerFactory = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
 """Trainable parameters -> their optimiser."""
@@ -104,6 +107,16 @@ class NoiseHypernetModule(L.LightningModule):
         """What is trained; also the method's name in results."""
         return "hypernetwork" if self.tuned is None else "finetune"
 
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What `DistributedDataParallel` leaves alone, which asks for it by this name.
+
+        Frozen weights and buffers come from the same files in all processes and do not change. Otherwise it would send
+        all of them from rank 0 to the others at the start, and the buffers again before every forward pass.
+        """
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        return frozen + [name for name, _ in self.named_buffers()]
+
     def setup(self, stage: str) -> None:
         """Have the generator and the rewards look at all prompts of the stage, and the generator be told of each
         training batch ahead.
@@ -123,8 +136,27 @@ class NoiseHypernetModule(L.LightningModule):
     def _prepare_for(self, batch: PromptBatch) -> None:
         self.generator.prefetch(batch["prompt"])
 
+    def configure_model(self) -> None:
+        """Share the weights out, where the strategy is one that does.
+
+        Raises:
+            ValueError: if it is Lightning's own, whose checkpoints hold the frozen weights too.
+        """
+        if self.device_mesh is None:
+            return
+        if not isinstance(self.trainer.strategy, ShardedStrategy):
+            raise ValueError(
+                f"{type(self.trainer.strategy).__name__} shares out weights, but writes checkpoints that no other "
+                "strategy reads. Use hn's own: --trainer.strategy='{class_path: hn.strategies.ShardedStrategy}'"
+            )
+        shard(self.generator, self.hypernet, self.device_mesh["data_parallel"])
+
     def forward(
-        self, noise: Tensor, conditioning: Conditioning, steps: int | None = None, rng: torch.Generator | None = None
+        self,
+        noise: Tensor,
+        conditioning: Conditioning,
+        steps: int | None = None,
+        rng: torch.Generator | list[torch.Generator] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Images of the model in training, and f.
 
@@ -132,7 +164,7 @@ class NoiseHypernetModule(L.LightningModule):
             noise: [B, *noise_shape] ~ N(0, I).
             conditioning: of B prompts.
             steps: sampling steps; the generator's own number if not given.
-            rng: source of the noise that some schedulers draw after the first step.
+            rng: source of the noise that some schedulers draw after the first step, or one for each sample.
 
         Returns:
             Images [B, 3, H, W] in [0, 1] and f [B, *noise_shape] (zeros for a fine-tune), both differentiable in the
@@ -144,7 +176,11 @@ class NoiseHypernetModule(L.LightningModule):
         return self.generator.generate(noise + f, conditioning, steps, rng), f
 
     def scores(
-        self, noise: Tensor, conditioning: Conditioning, prompts: Sequence[str], rng: torch.Generator | None = None
+        self,
+        noise: Tensor,
+        conditioning: Conditioning,
+        prompts: Sequence[str],
+        rng: torch.Generator | list[torch.Generator] | None = None,
     ) -> tuple[RewardOutput, Tensor]:
         """Scores of the images of the model in training, and f: `forward` and then the reward, or with a
         `score_batch_size` denoising in one batch and the rest in parts.
@@ -153,7 +189,7 @@ class NoiseHypernetModule(L.LightningModule):
             noise: [B, *noise_shape] ~ N(0, I).
             conditioning: of B prompts.
             prompts: B prompts.
-            rng: source of the noise that some schedulers draw after the first step.
+            rng: source of the noise that some schedulers draw after the first step, or one for each sample.
 
         Returns:
             Scores [B] and f [B, *noise_shape], differentiable in the trainable weights.
@@ -169,20 +205,31 @@ class NoiseHypernetModule(L.LightningModule):
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         prompts = batch["prompt"]
-        # Gradients of `accumulate_grad_batches` batches make one update; the part tells these batches apart.
-        accumulated = self.trainer.accumulate_grad_batches if self._trainer is not None else 1
-        key = self.seed, self.global_step, batch_idx % accumulated, self.global_rank
+        key = self.seed, self.global_step, self._share(batch_idx)
         noise = training_noise(self.noise_type, len(prompts), self.generator, *key)
-        scores, f = self.scores(noise, self.generator.encode(prompts), prompts, training_stream(*key))
+        scores, f = self.scores(noise, self.generator.encode(prompts), prompts, training_streams(len(prompts), *key))
         terms = noise_hypernetwork_loss(scores.total, f, self.regulariser, self.reward_weight)
-        reward, regulariser = terms.reward.detach(), terms.regulariser.detach()
-        size = len(prompts)
-        self.log_dict({"reward": reward, "regulariser": regulariser}, prog_bar=True, logger=False, batch_size=size)
-        logged = {"loss": terms.loss.detach(), "reward": reward, "regulariser": regulariser, "kl_nats": terms.kl}
-        logged |= {f"reward_{name}": score.detach().mean() for name, score in scores.components.items()}
-        self.terms = logged
-        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=size)
+        logged = {"loss": terms.loss, "reward": terms.reward, "regulariser": terms.regulariser, "kl_nats": terms.kl}
+        logged |= {f"reward_{name}": score.mean() for name, score in scores.components.items()}
+        self.terms = logged = self._mean_over_ranks({name: value.detach() for name, value in logged.items()})
+        shown = {name: logged[name] for name in ("reward", "regulariser")}
+        self.log_dict(shown, prog_bar=True, logger=False, batch_size=len(prompts))
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(prompts))
         return terms.loss
+
+    def _share(self, batch_idx: int) -> Share:
+        """The batch's place among those of all ranks and accumulated batches that make one update."""
+        if self._trainer is None:
+            return Share()
+        parts = self.trainer.accumulate_grad_batches
+        return Share(batch_idx % parts, parts, self.global_rank, self.trainer.world_size)
+
+    def _mean_over_ranks(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Means of scalars over all processes, in one message, so that every process logs those of the global batch."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return values
+        means = self.trainer.strategy.reduce(torch.stack([*values.values()]), reduce_op="mean")
+        return dict(zip(values, means.unbind(), strict=True))
 
     def base_method(self, steps: int | None = None) -> Method:
         """The frozen generator by itself."""
@@ -256,7 +303,7 @@ class NoiseHypernetModule(L.LightningModule):
     def _description(self) -> dict[str, Any]:
         """What the trainable weights mean something for; how gradients are computed is no part of it."""
         arguments = {k: v for k, v in self.hypernet.arguments().items() if k != "gradient_checkpointing"}
-        network, backbone = class_path(type(self.hypernet)), class_path(type(self.generator.backbone))
+        network, backbone = class_path(class_of(self.hypernet)), class_path(class_of(self.generator.backbone))
         return {"model": self.mode, "class": network, "backbone": backbone, **arguments}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -30,36 +31,68 @@ def seeded(*key: int) -> torch.Generator:
 _INF, _BATCH, _ONE, _MULTI, _EVALUATION, _EVALUATION_STEPS, _TRAINING_STEPS = range(7)
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which samples of an update one batch holds, where an update's samples are dealt out to several batches.
+
+    The samples of an update are numbered as one process would see them in one batch. Its parts (batches whose gradients
+    are accumulated) take them one after the other, and the ranks take those of a part in turn, as `EpochShuffle` deals
+    out the prompts.
+
+    Args:
+        part: number of the batch within the update.
+        parts: batches of one process that make an update.
+        rank: of the process.
+        ranks: number of processes.
+    """
+
+    part: int = 0
+    parts: int = 1
+    rank: int = 0
+    ranks: int = 1
+
+    def positions(self, batch_size: int) -> list[int]:
+        """Numbers of the batch's samples among the `batch_size * parts * ranks` of the update."""
+        return [(self.part * batch_size + sample) * self.ranks + self.rank for sample in range(batch_size)]
+
+
 def training_noise(
-    noise_type: NoiseType, batch_size: int, generator: Generator, seed: int, step: int, part: int = 0, rank: int = 0
+    noise_type: NoiseType, batch_size: int, generator: Generator, seed: int, step: int, share: Share | None = None
 ) -> Tensor:
     """Noise [B, *noise_shape] of one training batch, a function of the arguments alone.
 
+    A sample's noise depends on its number in the update, not on how many processes and accumulated batches share the
+    update: each draws the noise of all of its samples (on the CPU, 12 ns a number) and keeps its own.
+
     Args:
         noise_type: "inf" fresh per sample; "batch" one noise shared by all samples of an update (those of other ranks
-            and accumulated batches too), new at each update; "one" the same single noise always; "multi" the same batch
-            of noises always.
+            and accumulated batches too), new at each update; "one" the same single noise always; "multi" the same
+            noises at each update.
         batch_size: B.
         generator: whose noise is drawn.
         seed: of the run.
         step: updates done.
-        part: number of the batch within the update, where gradients are accumulated.
-        rank: of the process.
+        share: the batch's place in its update; all of it if not given.
 
     Raises:
         ValueError: for an unknown type.
     """
-    keys = {"inf": (_INF, step, part, rank), "batch": (_BATCH, step), "one": (_ONE,), "multi": (_MULTI, rank)}
+    share = share or Share()
+    keys = {"inf": (_INF, step, 0, 0), "batch": (_BATCH, step), "one": (_ONE,), "multi": (_MULTI, 0)}
     if noise_type not in keys:
         raise ValueError(f"Unknown noise type {noise_type!r}; choose one of {', '.join(keys)}.")
-    shared = noise_type in ("batch", "one")
-    noise = generator.sample_noise(1 if shared else batch_size, seeded(seed, *keys[noise_type]))
-    return noise.expand(batch_size, *noise.shape[1:])
+    rng = seeded(seed, *keys[noise_type])
+    if noise_type in ("batch", "one"):
+        noise = generator.sample_noise(1, rng)
+        return noise.expand(batch_size, *noise.shape[1:])
+    noise = generator.sample_noise(batch_size * share.parts * share.ranks, rng, device="cpu")
+    return noise[share.positions(batch_size)].to(generator.device)
 
 
-def training_stream(seed: int, step: int, part: int = 0, rank: int = 0) -> torch.Generator:
-    """Source of the noise that a scheduler may draw after the first sampling step, for one training batch."""
-    return seeded(seed, _TRAINING_STEPS, step, part, rank)
+def training_streams(batch_size: int, seed: int, step: int, share: Share | None = None) -> list[torch.Generator]:
+    """One source per sample of the noise that a scheduler may draw after the first sampling step, keyed by the sample's
+    number in the update, as `training_noise` is."""
+    return [seeded(seed, _TRAINING_STEPS, step, number) for number in (share or Share()).positions(batch_size)]
 
 
 def evaluation_noise(generator: Generator, index: Sequence[int], copy: Sequence[int], seed: int) -> Tensor:

@@ -104,8 +104,7 @@ class ExperimentTrainer(L.Trainer):
             checkpoint = torch.load(best, map_location="cpu", weights_only=True)
             model.on_load_checkpoint(checkpoint)
             training |= {"best_step": checkpoint["global_step"], "best_checkpoint": best.name}
-        if self.is_global_zero:
-            model.hypernet.save_pretrained(self.directory / WEIGHTS, training=training)
+        model.hypernet.save_pretrained(self.directory / WEIGHTS, training=training, write=self.is_global_zero)
         self.test(model, datamodule=datamodule, verbose=False)
         evaluation = self.callback(Evaluation)
         if evaluation is not None and self.is_global_zero:
@@ -317,4 +316,5 @@ class ExperimentTrainer(L.Trainer):
         if grid is not None and grid.last_path is not None:
             print(f"images       {grid.last_path}")
         if self.loggers:
-            print(f"tensorboard  {self.log_dir}")
+            logger = self.loggers[0]  # `self.log_dir` would ask the other processes, which are not here
+            print(f"tensorboard  {logger.log_dir or logger.save_dir}")

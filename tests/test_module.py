@@ -8,7 +8,7 @@ from torch import nn
 
 from hn.hypernets import LoraFinetune, LoraHypernet
 from hn.module import NoiseHypernetModule
-from hn.noise import training_noise
+from hn.noise import Share, training_noise
 from hn.rewards import RewardEnsemble
 
 PROMPTS = ["a red ball", "two cube"]
@@ -157,8 +157,9 @@ def test_accumulated_batches_have_noise_of_their_own(make_module, make_data, mak
 
     monkeypatch.setattr("hn.module.training_noise", record)
     make_trainer(max_steps=3, accumulate_grad_batches=2).fit(make_module(seed=7), datamodule=make_data())
-    # (seed, updates done, batch of the update, rank); three batches an epoch, so the second update has one batch
-    assert keys == [(7, 0, 0, 0), (7, 0, 1, 0), (7, 1, 0, 0), (7, 2, 0, 0), (7, 2, 1, 0)]
+    # (seed, updates done, batch of the update); three batches an epoch, so the second update has one batch
+    first, second = Share(0, 2), Share(1, 2)
+    assert keys == [(7, 0, first), (7, 0, second), (7, 1, first), (7, 2, first), (7, 2, second)]
 
 
 def test_the_seed_alone_makes_the_weights(make_module):

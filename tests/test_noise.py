@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from hn.noise import evaluation_noise, evaluation_streams, seeded, training_noise, training_stream
+from hn.noise import Share, evaluation_noise, evaluation_streams, seeded, training_noise, training_streams
 
 N = 3
 
 
-def draw(noise_type, generator, step=0, part=0, rank=0, seed=0):
-    return training_noise(noise_type, N, generator, seed, step, part, rank)
+def draw(noise_type, generator, step=0, seed=0, n=N, **share):
+    return training_noise(noise_type, n, generator, seed, step, Share(**share))
 
 
 def same(a, b) -> bool:
@@ -29,8 +29,8 @@ def test_inf_is_fresh_for_every_sample_step_part_and_rank(generator):
     assert same(first, draw("inf", generator))
     for other in (
         draw("inf", generator, step=1),
-        draw("inf", generator, part=1),
-        draw("inf", generator, rank=1),
+        draw("inf", generator, part=1, parts=2),
+        draw("inf", generator, rank=1, ranks=2),
         draw("inf", generator, seed=1),
     ):
         assert not same(first, other)
@@ -39,7 +39,7 @@ def test_inf_is_fresh_for_every_sample_step_part_and_rank(generator):
 def test_batch_is_one_noise_per_update(generator):
     first = draw("batch", generator)
     assert same(first[0], first[1])
-    assert same(first, draw("batch", generator, part=1, rank=2))
+    assert same(first, draw("batch", generator, part=1, parts=2, rank=2, ranks=3))
     assert not same(first, draw("batch", generator, step=1))
     assert not same(first, draw("batch", generator, seed=1))
 
@@ -47,16 +47,38 @@ def test_batch_is_one_noise_per_update(generator):
 def test_one_is_the_same_noise_always(generator):
     first = draw("one", generator)
     assert same(first[0], first[1])
-    assert same(first, draw("one", generator, step=9, part=1, rank=2))
+    assert same(first, draw("one", generator, step=9, part=1, parts=2, rank=2, ranks=3))
     assert not same(first, draw("one", generator, seed=1))
 
 
-def test_multi_is_the_same_batch_always_and_another_on_each_rank(generator):
+def test_multi_is_the_same_batch_always(generator):
     first = draw("multi", generator)
     assert not same(first[0], first[1])
-    assert same(first, draw("multi", generator, step=9, part=1))
-    assert not same(first, draw("multi", generator, rank=1))
+    assert same(first, draw("multi", generator, step=9))
+    assert not same(first, draw("multi", generator, rank=1, ranks=2))
     assert not same(first, draw("multi", generator, seed=1))
+
+
+@pytest.mark.parametrize("noise_type", ["inf", "batch", "one", "multi"])
+@pytest.mark.parametrize(("ranks", "parts"), [(2, 1), (1, 2), (3, 2)])
+def test_an_update_has_the_same_noises_however_it_is_shared(generator, noise_type, ranks, parts):
+    whole = draw(noise_type, generator, step=4, n=N * ranks * parts)
+    streams = [stream.initial_seed() for stream in training_streams(len(whole), 0, 4)]
+    assert len(set(streams)) == len(streams)
+    for part in range(parts):
+        batch = slice(part * N * ranks, (part + 1) * N * ranks)
+        for rank in range(ranks):
+            share = Share(part, parts, rank, ranks)
+            # As EpochShuffle deals out the rows of a batch: to the ranks in turn.
+            assert same(whole[batch][rank::ranks], training_noise(noise_type, N, generator, 0, 4, share))
+            own = [stream.initial_seed() for stream in training_streams(N, 0, 4, share)]
+            assert own == streams[batch][rank::ranks]
+
+
+def test_one_process_keeps_the_noise_that_committed_results_were_trained_with(generator):
+    """The keys and the single draw of the time before updates could be shared."""
+    assert same(draw("inf", generator, step=6, seed=3), generator.sample_noise(N, seeded(3, 0, 6, 0, 0)))
+    assert same(draw("multi", generator, step=6, seed=3), generator.sample_noise(N, seeded(3, 3, 0)))
 
 
 def test_an_unknown_type_is_refused(generator):
@@ -79,7 +101,7 @@ def test_streams_are_fresh_each_time_and_unrelated_to_the_noise(generator):
     assert not same(drawn, torch.randn(size, generator=b))
     assert same(drawn, torch.randn(size, generator=evaluation_streams([7], [0], seed=5)[0]))
     assert not same(drawn, evaluation_noise(generator, [7], [0], seed=5).flatten())
-    drawn = [torch.randn(size, generator=training_stream(0, step)) for step in (3, 3, 4)]
+    drawn = [torch.randn(size, generator=training_streams(1, 0, step)[0]) for step in (3, 3, 4)]
     assert same(drawn[0], drawn[1])
     assert not same(drawn[0], drawn[2])
     assert not same(drawn[0], draw("inf", generator, step=3)[0].flatten())

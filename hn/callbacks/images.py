@@ -50,12 +50,12 @@ class ImageGrid(L.Callback):
 
     @torch.no_grad()
     def _draw(self, trainer: L.Trainer, module: NoiseHypernetModule, name: str) -> None:
-        if not trainer.is_global_zero:
-            return
         copies = self.images_per_prompt
         samples = Samples.of_prompts(module.generator, self.prompts, copies, self.seed)
         with trainer.precision_plugin.forward_context():
             images = {method.name: method(samples).images for method in (module.base_method(), module.trained_method())}
+        if not trainer.is_global_zero:  # not earlier: processes that share the weights make the images together
+            return
         rows = {f"{name} {copy + 1}": images[name][copy::copies] for copy in range(copies) for name in images}
         picture = labelled_grid(rows, self.prompts, self.upscale)
         folder = Path(trainer.default_root_dir) / "images"

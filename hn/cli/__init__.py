@@ -21,6 +21,7 @@ from hn.cli.generate import generate_without_experiment
 from hn.cli.geneval import judge_folder
 from hn.cli.judge import judge_benchmark
 from hn.cli.parsing import UserError, helpful_messages_only
+from hn.cli.processes import leave_the_error_to_rank_zero
 from hn.cli.prompts import run_prompts
 from hn.cli.score import score_folder
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         if os.environ.get("HN_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{leave_the_error_to_rank_zero()}error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except SIGTERMException:  # Lightning's, of a test or prediction, which would be status 0
         raise SystemExit(128 + signal.SIGTERM) from None

@@ -25,6 +25,13 @@ from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.memory import is_out_of_memory, out_of_memory_message
 from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
 from hn.cli.plan import plan_experiment
+from hn.cli.processes import (
+    require_one_device,
+    require_one_process,
+    require_run_name,
+    run_name_for_others,
+    run_name_of_rank_zero,
+)
 from hn.comparison import Comparison
 from hn.config import read_config
 from hn.data.module import PromptDataModule, check_names, fetch_sets
@@ -133,6 +140,10 @@ class HnCLI(LightningCLI):
         verb, config = self.subcommand, self.config[self.subcommand]
         if config.run.experiment is None:
             config.run.experiment = Path(self.experiment_file).stem if self.experiment_file else "unnamed"
+        if verb in ("compare", "embed", "generate"):
+            require_one_process(verb)
+        else:
+            require_run_name(verb, config.run.name, config.trainer.num_nodes)
         self.weights = self.checkpoint = None
         generator, reward = config.model.generator, config.model.reward
         with user_errors():
@@ -185,8 +196,8 @@ class HnCLI(LightningCLI):
         if verb == "compare":
             self._train_missing(config, missing)
         # Beside the runs, so that a comparison does not write over a run's results.
-        name = run.name or timestamp()
-        run.name = f"{verb}_{name}" if verb in ("compare", "generate") else name
+        self.run_name = run.name or run_name_of_rank_zero() or timestamp()
+        run.name = f"{verb}_{self.run_name}" if verb in ("compare", "generate") else self.run_name
         self.directory = str(run.path)
         file = "config.yaml" if verb in ("fit", "train") else f"{verb}_config.yaml"
         self.save_config_kwargs = {"overwrite": True, "config_filename": file}
@@ -243,7 +254,7 @@ class HnCLI(LightningCLI):
                 print(plan_table(plan, title, options.gpu_memory))
             return
         try:
-            with user_errors(only_if=lambda: not self.trainer.is_working):
+            with user_errors(only_if=lambda: not self.trainer.is_working), run_name_for_others(self.run_name):
                 super()._run_subcommand(subcommand)
         except TrainingStopped as error:
             raise UserError(str(error)) from error
@@ -285,6 +296,9 @@ class HnCLI(LightningCLI):
         """Train what a comparison needs and does not have, with this command's options."""
         own = ("config", "c", "hypernet", "finetune", "run.name", "run.experiment")
         overrides = without_options(self.arguments, own)[1:]  # without the verb
+        for _, file in missing.values():
+            require_one_device(file, config.trainer.devices, config.trainer.num_nodes)
+        overrides += ["--trainer.devices=1", "--trainer.num_nodes=1"]  # where they were left to Lightning
         for option, (newest, file) in missing.items():
             print(f"{newest.experiment_path} has no trained run yet: training {file} first.")
             run_experiment(["train", "--config", file, "--run.experiment", newest.experiment, *overrides])

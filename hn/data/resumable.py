@@ -108,11 +108,21 @@ class ResumableLoader(DataLoader):
         return self.sampler.describe()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Warn if the order of the checkpoint's run cannot be continued."""
-        own = self.state_dict()
+        """Warn if the order of the checkpoint's run cannot be continued.
+
+        It can on another number of ranks, if the batches of all of them together are as large.
+        """
+        own, state = _of_all_ranks(self.state_dict()), _of_all_ranks(state)
         changed = [name for name in {**own, **state} if state.get(name) != own.get(name)]
         if changed:
             rank_zero_warn(
                 f"This run resumes with other {', '.join(changed)} than the checkpoint's: the rest of its epoch is in "
                 "a new order, so some prompts may come twice and others not at all until the next epoch."
             )
+
+
+def _of_all_ranks(state: dict[str, Any]) -> dict[str, Any]:
+    """The state with the batch size of all ranks together in the place of one's, and of their number."""
+    ranks = state.get("num_replicas", 1)
+    rest = {name: value for name, value in state.items() if name not in ("batch_size", "num_replicas")}
+    return {**rest, "batch_size": state.get("batch_size", 0) * ranks}

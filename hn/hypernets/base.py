@@ -18,6 +18,7 @@ from hn.hypernets.saving import Saved
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.noise import prompt_noise
 from hn.pretrained import explain_missing, locate_folder
+from hn.sharded_tensors import class_of
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class Hypernet(nn.Module, Saved):
         return hypernet
 
     def _check_config(self, config: Mapping[str, Any], generator: Generator) -> None:
-        saved, backbone = config["generator"], type(generator.backbone).__name__
+        saved, backbone = config["generator"], class_of(generator.backbone).__name__
         if saved["backbone"] != backbone:
             raise ValueError(f"This hypernetwork is for a {saved['backbone']}, but the generator has a {backbone}.")
         # The same weights can lie in another folder or under another id, so this is for the reader to judge.

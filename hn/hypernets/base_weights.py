@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hn.generators.base import Generator
+from hn.sharded_tensors import class_of, whole
 
 SAMPLES = 32
 """Values of each parameter that the digest is of."""
@@ -19,7 +20,7 @@ def describe_base(generator: Generator) -> dict[str, Any]:
     return {
         "name": generator.name,
         "revision": generator.revision,
-        "backbone": type(generator.backbone).__name__,
+        "backbone": class_of(generator.backbone).__name__,
         "noise_shape": list(generator.noise_shape),
         "digest": weights_digest(generator.backbone),
     }
@@ -43,7 +44,7 @@ def check_base_weights(base: Mapping[str, Any], generator: Generator, path: Path
     if not any(recorded.get(dtype) == digest for dtype, digest in found.items()):
         raise ValueError(
             f"{path.parent} was trained on other base weights than those of {generator.name} (of the same class, "
-            f"{type(generator.backbone).__name__}): what it learned does not fit them. Load the generator it was "
+            f"{class_of(generator.backbone).__name__}): what it learned does not fit them. Load the generator it was "
             f"trained for ({base.get('name')}, revision {base.get('revision')}, with the same components and fused "
             "LoRAs), or train it again on this one. If you know that the weights are the same and only rounded "
             f'otherwise (trained in float16 and used in bfloat16, say), delete "digest" from {path}.'
@@ -73,7 +74,8 @@ def weights_digest(module: nn.Module) -> dict[str, str]:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    """Up to `SAMPLES` values in float32, whatever the tensor's memory layout, without a copy of the tensor."""
+    """Up to `SAMPLES` values in float32, whatever the tensor's memory layout, without a copy of a whole tensor."""
+    tensor = whole(tensor)
     if tensor.ndim == 0:
         return tensor.detach().float()[None]
     count = min(SAMPLES, tensor.numel())

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from huggingface_hub import HfApi
+from torch import Tensor
 
 import hn
 from hn.class_path import class_path
@@ -33,6 +34,10 @@ class Saved(ABC):
         """The constructor's arguments, as JSON has them."""
 
     @abstractmethod
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        """The trained weights by parameter name, whole; all processes that share them must call this."""
+
+    @abstractmethod
     def _save_weights(self, folder: Path) -> None: ...
 
     def _config(self) -> dict[str, Any]:
@@ -47,7 +52,11 @@ class Saved(ABC):
         }
 
     def save_pretrained(
-        self, folder: str | Path, training: Mapping[str, Any] | None = None, name: str | None = None
+        self,
+        folder: str | Path,
+        training: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        write: bool = True,
     ) -> None:
         """Write weights, `<kind>_config.json` and a model card to `folder`; `from_pretrained` gives it back exactly.
 
@@ -55,11 +64,16 @@ class Saved(ABC):
             folder: made if it does not exist.
             training: how it was trained (plain values, lists and dictionaries), for the model card.
             name: what the model card calls it, the folder if not given.
+            write: whether this process writes. Where several share the weights (FSDP2), all of them must call this, so
+                that the weights can be gathered, and one of them writes.
 
         Raises:
             RuntimeError: if it has no weights yet.
         """
         config, folder = self._config(), Path(folder)
+        if not write:
+            self.trainable_state_dict()
+            return
         folder.mkdir(parents=True, exist_ok=True)
         self._save_weights(folder)
         (folder / f"{self.kind}_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -5,12 +5,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from hn.sharded_tensors import as_part_of, whole
 from hn.wording import differences
 
 
 def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters that take gradients, by name, detached (not copied)."""
-    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    """The parameters that take gradients, by name, detached (not copied).
+
+    Those that several processes share are gathered, so all processes must call this.
+    """
+    return {name: whole(parameter.detach()) for name, parameter in _trainable(module).items()}
 
 
 def load_trainable_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -19,7 +23,7 @@ def load_trainable_state_dict(module: nn.Module, state: Mapping[str, Tensor]) ->
     Raises:
         ValueError: if a name is missing or unexpected or a shape differs; nothing is changed then.
     """
-    own = trainable_state_dict(module)
+    own = _trainable(module)
     problems = differences(
         {
             "missing": own.keys() - state.keys(),
@@ -31,4 +35,8 @@ def load_trainable_state_dict(module: nn.Module, state: Mapping[str, Tensor]) ->
         raise ValueError(f"The weights do not fit this {type(module).__name__}: {problems}.")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(state[name])
+            tensor.copy_(as_part_of(state[name], tensor))
+
+
+def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

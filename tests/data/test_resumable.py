@@ -1,4 +1,5 @@
 import hashlib
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -101,3 +102,15 @@ def test_batches_are_announced_while_the_one_before_is_worked_on(mix, num_worker
     ahead = [("next", prompts) for prompts in expected[1:]]
     now = [("now", prompts) for prompts in expected]
     assert events == [event for pair in zip(ahead, now, strict=False) for event in pair] + now[-1:]
+
+
+@pytest.mark.parametrize(("batch_size", "ranks", "is_same"), [(4, 1, True), (2, 2, True), (1, 4, True), (4, 2, False)])
+def test_the_order_goes_on_where_all_ranks_together_take_as_many(mix, batch_size, ranks, is_same):
+    state = ResumableLoader(mix, sampler=EpochShuffle(mix, 2, num_replicas=2)).state_dict()
+    loader = ResumableLoader(mix, sampler=EpochShuffle(mix, batch_size, num_replicas=ranks))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loader.load_state_dict(state)
+    assert [str(one.message) for one in caught if "other batch_size" in str(one.message)] == (
+        [] if is_same else [str(caught[0].message)]
+    )

@@ -1,0 +1,80 @@
+"""Lightning's strategy for FSDP2, with checkpoints that any other strategy reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hn.sharded_tensors import as_part_of, whole
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Each process keeps a part of the weights, gradients and optimiser's state (FSDP2), on GPUs or on the CPU.
+
+    `hn.strategies.sharding.shard` says what is shared out. Lightning's own `ModelParallelStrategy` would write the
+    frozen weights to every checkpoint, or a folder of parts that no other strategy reads. Here a checkpoint is the one
+    file that a single process writes, with whole tensors, and is read by any number of processes.
+
+    Args:
+        process_group_backend: like "nccl" or "gloo"; the device's if not given.
+        timeout: of messages between processes.
+    """
+
+    def __init__(
+        self, process_group_backend: str | None = None, timeout: timedelta | None = default_pg_timeout
+    ) -> None:
+        super().__init__(
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend=process_group_backend,
+            timeout=timeout,
+        )
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def setup_environment(self) -> None:
+        # Lightning's "auto" would have each machine's devices share the layers' products instead.
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Nothing: the module puts its trainable weights into the checkpoint, and the frozen ones must not be
+        gathered for that."""
+        return {}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The optimiser's state as one process has it, in whole tensors."""
+        if isinstance(optimizer, LightningOptimizer):
+            optimizer = optimizer.optimizer
+        return apply_to_collection(optimizer.state_dict(), Tensor, lambda tensor: whole(tensor).cpu())
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """What the file holds; every process reads all of it."""
+        return super(ModelParallelStrategy, self).load_checkpoint(checkpoint_path, weights_only)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take each process's part of the states that `optimizer_state` gave."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            numbers = [number for group in state["param_groups"] for number in group["params"]]
+            by_number = dict(zip(numbers, own, strict=True))
+            parts = {number: _parts(values, by_number[number]) for number, values in state["state"].items()}
+            optimizer.load_state_dict({**state, "state": parts})
+
+
+def _parts(values: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """A parameter's state with this process's part of all that has the parameter's shape."""
+    return {
+        name: as_part_of(value, parameter) if isinstance(value, Tensor) and value.shape == parameter.shape else value
+        for name, value in values.items()
+    }
