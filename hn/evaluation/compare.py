@@ -27,6 +27,7 @@ def measure(
     seed: int,
     record: MethodRecord | None = None,
     after_batch: Callable[[MethodRecord], None] | None = None,
+    after_images: Callable[[str, Samples, Tensor], None] | None = None,
 ) -> MethodRecord:
     """Run one method over evaluation batches and score its images.
 
@@ -39,6 +40,7 @@ def measure(
         seed: of the noise.
         record: of the batches before these, to go on with; a new one if not given.
         after_batch: called with the record so far, after every batch.
+        after_images: called before that with the method's name, the samples and their images [B, 3, H, W] in [0, 1].
     """
     record = MethodRecord(method.name, method.nfe) if record is None else record
     for batch in batches:
@@ -46,6 +48,8 @@ def measure(
         output = method(samples)
         record.add(samples, output, scorer(output.images, samples.prompts, samples.metadata))
         record.nfe = method.nfe  # a search knows it once it has run
+        if after_images is not None:  # before the record says that the batch is done
+            after_images(method.name, samples, output.images)
         if after_batch is not None:
             after_batch(record)
     return record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base import Hypernet
 from hn.objective import noise_kl
 from hn.rewards.ensemble import RewardEnsemble
-from hn.search.base import Search
+from hn.search.base import Search, TracePoint
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,16 @@ class MethodOutput:
         images: [B, 3, H, W] in [0, 1].
         kl_nats: [B] the cost in noise space in nats, where the method has one.
         seconds: that the images took, prompts encoded beforehand.
+        peak_memory_bytes: most that was allocated on the GPU in that time, the weights that lie there included; None
+            on other devices.
+        trace: of a search, its reward against its budget.
     """
 
     images: Tensor
     kl_nats: Tensor | None
     seconds: float
+    peak_memory_bytes: int | None = None
+    trace: Sequence[TracePoint] = ()
 
 
 class Method(ABC):
@@ -38,18 +44,32 @@ class Method(ABC):
     Args:
         name: its key in `results.json`.
         generator: the generator whose backbone is counted.
-        nfe: forward passes of the backbone for one image.
+        nfe: forward passes of the backbone for one image; NaN while they are not known.
+
+    Attributes:
+        trace: of the last call, where the method is a search.
     """
 
     def __init__(self, name: str, generator: Generator, nfe: float) -> None:
         self.name, self.generator, self.nfe = name, generator, nfe
+        self.trace: Sequence[TracePoint] = ()
+
+    @property
+    def expected_nfe(self) -> float:
+        """About how many forward passes an image takes, also before the first call; for estimates of time alone."""
+        return self.nfe
 
     def __call__(self, samples: Samples) -> MethodOutput:
         """Images of the samples, and the time they took; the prompts are encoded before the clock starts."""
         conditioning = self.generator.encode(samples.prompts)
+        is_cuda = samples.noise.is_cuda
+        if is_cuda:
+            torch.cuda.reset_peak_memory_stats(samples.noise.device)
         started = _now(samples.noise)
         images, kl_nats = self.run(samples, conditioning)
-        return MethodOutput(images, kl_nats, _now(images) - started)
+        seconds = _now(images) - started
+        peak = torch.cuda.max_memory_allocated(samples.noise.device) if is_cuda else None
+        return MethodOutput(images, kl_nats, seconds, peak, self.trace)
 
     @abstractmethod
     def run(self, samples: Samples, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
@@ -112,9 +132,15 @@ class Searched(Method):
         super().__init__(name, generator, nfe=float("nan"))
         self.search, self.reward = search, reward
 
+    @property
+    def expected_nfe(self) -> float:
+        steps = self.generator.steps if self.search.steps is None else self.search.steps
+        evaluations = self.search.evaluations
+        return self.nfe if evaluations is None else evaluations * steps
+
     def run(self, samples: Samples, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
         result = self.search(self.generator, self.reward.total, samples.prompts, samples.noise, samples.streams())
-        self.nfe = result.trace[-1]["nfe"]
+        self.nfe, self.trace = result.trace[-1]["nfe"], result.trace
         return result.images, self.search.kl_nats(samples.noise, result.noises.to(samples.noise))
 
 

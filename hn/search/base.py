@@ -101,6 +101,11 @@ class Search(ABC):
         self.steps = steps
         self.batch_size = batch_size
 
+    @property
+    def evaluations(self) -> int | None:
+        """Images that it makes for each prompt, at most; None if that is not known beforehand."""
+        return None
+
     def __call__(
         self,
         generator: Generator,

@@ -34,6 +34,10 @@ class BestOfN(Search):
             raise ValueError(f"n must be at least 1, not {n}")
         self.n = n
 
+    @property
+    def evaluations(self) -> int:
+        return self.n
+
     def kl_nats(self, noise: Tensor, found: Tensor) -> Tensor:
         """log N - (N - 1) / N for every prompt: the exact KL of the best of N from the noise it selects among."""
         return noise.new_full((len(noise),), math.log(self.n) - (self.n - 1) / self.n)

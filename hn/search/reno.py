@@ -67,6 +67,10 @@ class Reno(Search):
         self.regulariser_weight = regulariser_weight
         self.precondition = precondition
 
+    @property
+    def evaluations(self) -> int:
+        return self.iterations
+
     def search(self, problem: SearchProblem) -> SearchResult:
         if self.precondition is not None:
             self.precondition.check(problem.noises.shape[1:])

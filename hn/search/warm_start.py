@@ -34,6 +34,10 @@ class WarmStart(Search):
         self.inner = search
         self.hypernet = hypernet
 
+    @property
+    def evaluations(self) -> int | None:
+        return self.inner.evaluations
+
     def bound(self, hypernet: Hypernet) -> Self:
         """The same warm start from this hypernetwork."""
         return type(self)(self.inner, hypernet)

@@ -52,6 +52,10 @@ class ZeroOrderSearch(Search):
         self.neighbours = neighbours
         self.radius = radius
 
+    @property
+    def evaluations(self) -> int:
+        return 1 + self.iterations * self.neighbours
+
     @torch.no_grad()
     def search(self, problem: SearchProblem) -> SearchResult:
         started = time.perf_counter()
