@@ -2,8 +2,8 @@
 
 `hn VERB --config experiments/X.yaml [--trainer.max_steps 100 ...]` with LightningCLI's fit, validate, test, predict,
 train, compare, embed and generate; without an experiment `hn generate --generator ...`, `hn score`, `hn geneval`,
-`hn report` and `hn prompts`. What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment
-adds the traceback.
+`hn report` and `hn prompts`. What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the
+environment adds the traceback.
 """
 
 from __future__ import annotations

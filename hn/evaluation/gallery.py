@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_prompts(batches: Iterable[PromptBatch], count: int) -> set[int]:
-    """Numbers of at most `count` prompts: as many of each tag as can be, those of a tag evenly spaced in their order."""
+    """Numbers of at most `count` prompts: as many of each tag as can be, those of one tag evenly spaced."""
     by_tag: dict[str, list[int]] = defaultdict(list)
     for batch in batches:
         for index, row in zip(batch["index"].tolist(), batch["metadata"], strict=True):

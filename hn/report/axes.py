@@ -39,7 +39,7 @@ class Axis:
         if self.is_log:
             return [f"{tick:.10f}".rstrip("0").rstrip(".") if tick < 1 else f"{tick:g}" for tick in self.ticks]
         step = self.ticks[1] - self.ticks[0] if len(self.ticks) > 1 else abs(self.ticks[0])
-        digits = max(0, -math.floor(math.log10(step) + 1e-9)) if step else 0
+        digits = next((d for d in range(12) if abs(round(step, d) - step) < 1e-9 * abs(step)), 12) if step else 0
         return [f"{0.0 if abs(tick) < step / 2 else tick:.{digits}f}" for tick in self.ticks]
 
 
@@ -58,7 +58,7 @@ def linear_axis(values: Sequence[float], count: int = 5, margin: float = 0.05, i
     last = high if high in include else high + margin * span
     raw = (last - first) / max(1, count)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * (1 - 1e-9))
     ticks = [round(k * step, 12) for k in range(math.ceil(first / step - 1e-9), math.floor(last / step + 1e-9) + 1)]
     return Axis(first, last, tuple(ticks or [low]))
 
@@ -121,7 +121,7 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def _candidates(point: tuple[float, float], size: tuple[float, float], radius: float) -> list[tuple[float, Box]]:
-    """Boxes around a point and their distances from it, the right-hand side preferred."""
+    """Boxes around a point and their distances from it; to the right of it and a little above is preferred."""
     (x, y), (width, height) = point, size
     found = []
     for ring in range(10):
@@ -130,6 +130,6 @@ def _candidates(point: tuple[float, float], size: tuple[float, float], radius: f
             dx, dy = math.cos(math.radians(angle)), math.sin(math.radians(angle))
             left = x + gap * dx + (dx - 1) / 2 * width
             top = y + gap * dy + (dy - 1) / 2 * height
-            distance = gap + (0 if angle == 0 else 1 if angle == 180 else 2)
+            distance = gap + {330: 0.0, 0: 0.5, 30: 1.0, 180: 1.5, 210: 1.5}.get(angle, 2.0)
             found.append((distance, (left, top, left + width, top + height)))
     return found

@@ -30,7 +30,7 @@ class Column:
     title: str
     digits: int
     value: Callable[[Entry], float | None]
-    interval: Callable[[Entry], list[float] | None] = lambda entry: None
+    interval: Callable[[Entry], list[float] | None] = lambda method: None
     better: str = ""
     about: str = ""
 
@@ -59,29 +59,39 @@ def columns_of(methods: Mapping[str, Entry], reward_weights: Mapping[str, float]
         methods: entries of `results.json`.
         reward_weights: of the ensemble's members; 0 for those that are only watched. Empty if not known.
     """
-    columns = _reward_columns(methods, reward_weights)
-    columns += [
-        _scalar("geneval", "GenEval", "overall", 3, lambda m: _in(m, "geneval", "overall"), "geneval_ci95", "high",
-                "Share of images that show what the prompt asks for: the mean of the categories' shares."),
-    ]  # fmt: skip
-    columns += [
-        Column(f"geneval.{tag}", "GenEval", tag_title(tag), 2, _member("geneval", tag),
-               lambda m, tag=tag: _in(m, "categories", tag, "geneval_ci95"), "high", f"Correct images of {tag}.")
-        for tag in dict.fromkeys(t for m in methods.values() for t in m.get("geneval") or {}) if tag != "overall"
-    ]  # fmt: skip
-    columns += [
-        _scalar("fidelity", "Images", "fidelity", 2, _plain("fidelity"), None, "low",
-                "CMMD to the base's own images of other noise, around 0 for samples of one distribution."),
-        *_measured(methods, "diversity", "high", "Spread of the images of one prompt."),
-        *_measured(methods, "distances", "low", "Distance to the base's images."),
-        _scalar("seconds", "Cost", "s / image", _digits_of_seconds(methods), _plain("seconds_per_image"), None, "",
-                "Seconds for one image, prompts encoded beforehand, without scoring."),
-        _scalar("nfe", "Cost", "passes", 0, _plain("nfe"), None, "",
-                "Forward passes of the backbone for one image (NFE)."),
-        _scalar("kl", "Cost", "KL, nats", 1, _plain("kl_nats"), None, "",
-                "What was spent in noise space: ½|f|² in nats, log N - (N - 1)/N for the best of N."),
-        _scalar("memory", "Cost", "GiB", 1, lambda m: _per(m.get("peak_memory_bytes"), 2**30), None, "",
-                "Most memory that was allocated on the GPU while images were made."),
+    tags = dict.fromkeys(tag for method in methods.values() for tag in method.get("geneval") or {})
+    columns = [
+        *_reward_columns(methods, reward_weights),
+        Column(
+            "geneval", "GenEval", "overall", 3, _member("geneval", "overall"), _member("geneval_ci95"), "high",
+            "Share of images that show what the prompt asks for: the mean of the categories' shares.",
+        ),
+        *(
+            Column(
+                f"geneval.{tag}", "GenEval", tag_title(tag), 2, _member("geneval", tag),
+                _member("categories", tag, "geneval_ci95"), "high", f"Share of correct images of {tag}.",
+            )
+            for tag in tags
+            if tag != "overall"
+        ),
+        Column(
+            "fidelity", "Images", "fidelity", 2, _member("fidelity"),
+            about="CMMD to the base's own images of other noise, around 0 for samples of one distribution.",
+        ),
+        *_measured(methods, "diversity", "How far the images of one prompt are from each other."),
+        *_measured(methods, "distances", "Distance to the base's images of other noise, or diversity, by features."),
+        Column(
+            "seconds", "Cost", "s / image", _digits_of_seconds(methods), _member("seconds_per_image"),
+            about="Seconds for one image, prompts encoded beforehand, without scoring.",
+        ),
+        Column("nfe", "Cost", "passes", 0, _member("nfe"), about="Forward passes of the backbone for one image (NFE)."),
+        Column(
+            "kl", "Cost", "KL, nats", 1, _member("kl_nats"),
+            about="Spent in noise space: half of |f| squared, in nats; for the best of N, log N - (N - 1) / N.",
+        ),
+        Column(
+            "memory", "Cost", "GiB", 1, _gibibytes, about="Most memory on the GPU while it made images."
+        ),
     ]  # fmt: skip
     return [column for column in columns if any(column.value(method) is not None for method in methods.values())]
 
@@ -96,17 +106,20 @@ def _reward_columns(methods: Mapping[str, Entry], weights: Mapping[str, float]) 
     watched = [name for name in _names(methods, "rewards") if weights.get(name, 1.0) == 0]
     held_out = _names(methods, "held_out_rewards")
     title = "total" if len(trained) > 1 or not trained else trained[0]
-    columns = [_scalar("reward", TRAINED, title, 3, _plain("reward"), "reward_ci95", "high",
-                       "The weighted sum that was trained on and that the searches maximise.")]  # fmt: skip
-    columns += [
-        _member_column("rewards", name, TRAINED, _weighted(name, weights)) for name in trained if len(trained) > 1
-    ]
-    columns += [_scalar("held_out", HELD_OUT, "mean" if len(held_out) > 1 else "".join(held_out) or "mean", 3,
-                        _plain("held_out_reward"), "held_out_reward_ci95", "high",
-                        "Rewards that nothing was trained on or searched with.")]  # fmt: skip
-    columns += [_member_column("held_out_rewards", name, HELD_OUT, name) for name in held_out if len(held_out) > 1]
-    columns += [_member_column("rewards", name, WATCHED, name) for name in watched]
-    return columns
+    held_out_title = held_out[0] if len(held_out) == 1 else "mean"
+    return [
+        Column(
+            "reward", TRAINED, title, 3, _member("reward"), _member("reward_ci95"), "high",
+            "The weighted sum that was trained on and that the searches maximise.",
+        ),
+        *(_member_column("rewards", name, TRAINED, _weighted(name, weights)) for name in trained if len(trained) > 1),
+        Column(
+            "held_out", HELD_OUT, held_out_title, 3, _member("held_out_reward"), _member("held_out_reward_ci95"),
+            "high", "Rewards that nothing was trained on or searched with.",
+        ),
+        *(_member_column("held_out_rewards", name, HELD_OUT, name) for name in held_out if len(held_out) > 1),
+        *(_member_column("rewards", name, WATCHED, name) for name in watched),
+    ]  # fmt: skip
 
 
 def _member_column(section: str, name: str, group: str, title: str) -> Column:
@@ -116,28 +129,27 @@ def _member_column(section: str, name: str, group: str, title: str) -> Column:
     return Column(f"{section}.{name}", group, title, 3, _member(section, name), interval, better, about)
 
 
-def _measured(methods: Mapping[str, Entry], section: str, better: str, about: str) -> list[Column]:
-    """A column for each number of an entry that is a number or a mapping of numbers."""
-    if any(isinstance(method.get(section), int | float) for method in methods.values()):
-        return [Column(section, "Images", section, 3, _plain(section), better=better, about=about)]
-    names = [
-        name
-        for name in _names(methods, section)
-        if any(isinstance(_in(method, section, name), int | float) for method in methods.values())
-    ]
+def _measured(methods: Mapping[str, Entry], section: str, about: str) -> list[Column]:
+    """A column for each number of an entry: a number, or a mapping to numbers or to mappings of numbers."""
+    paths = dict.fromkeys(path for method in methods.values() for path in _number_paths(method.get(section)))
     return [
-        Column(f"{section}.{name}", "Images", name.replace("_", " "), 3, _member(section, name), better=better,
-               about=about)
-        for name in names
+        Column(
+            ".".join((section, *path)), "Images", " ".join(path).replace("_", " ") or section, 3,
+            _member(section, *path), about=about,
+        )
+        for path in paths
     ]  # fmt: skip
 
 
-def _scalar(key, group, title, digits, value, interval, better, about) -> Column:  # noqa: ANN001
-    return Column(key, group, title, digits, value, _plain(interval) if interval else (lambda m: None), better, about)
+def _number_paths(value: Any) -> list[tuple[str, ...]]:
+    """Names that lead to the numbers of nested mappings; an empty one for a number itself."""
+    if isinstance(value, Mapping):
+        return [(name, *rest) for name, member in value.items() for rest in _number_paths(member)]
+    return [()] if isinstance(value, int | float) else []
 
 
 def _weighted(name: str, weights: Mapping[str, float]) -> str:
-    return f"{name} ×{weights[name]:g}" if name in weights else name
+    return f"{weights[name]:g} {name}" if name in weights else name
 
 
 def _names(methods: Mapping[str, Entry], section: str) -> list[str]:
@@ -145,22 +157,20 @@ def _names(methods: Mapping[str, Entry], section: str) -> list[str]:
     return list(dict.fromkeys(name for entry in found if isinstance(entry, Mapping) for name in entry))
 
 
-def _plain(key: str) -> Callable[[Entry], Any]:
-    return lambda method: method.get(key)
+def _member(*names: str) -> Callable[[Entry], Any]:
+    """What these names lead to in nested mappings; None if one of them is missing."""
+
+    def found(method: Any) -> Any:
+        for name in names:
+            method = method.get(name) if isinstance(method, Mapping) else None
+        return method
+
+    return found
 
 
-def _member(section: str, name: str) -> Callable[[Entry], Any]:
-    return lambda method: _in(method, section, name)
-
-
-def _in(entry: Any, *names: str) -> Any:
-    for name in names:
-        entry = entry.get(name) if isinstance(entry, Mapping) else None
-    return entry
-
-
-def _per(value: float | None, unit: float) -> float | None:
-    return None if value is None else value / unit
+def _gibibytes(method: Entry) -> float | None:
+    peak = method.get("peak_memory_bytes")
+    return None if peak is None else peak / 2**30
 
 
 def _digits_of_seconds(methods: Mapping[str, Entry]) -> int:

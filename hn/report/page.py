@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from hn.report.styles import Style, styles_of
 from hn.report.svg import curve_panel, trade_off
 
 PAGE = "report.html"
+MINUS = "\N{MINUS SIGN}"
 _CURVES = {
     "val/reward": "Trained reward",
     "val/held_out_reward": "Held-out reward",
@@ -105,7 +107,9 @@ def render(comparison: ComparisonFolder) -> str:
         best={column.key: column.best(comparison.methods.values()) for column in columns},
         differences=[strip for metric in metrics if (strip := difference_strip(comparison, metric, styles))],
         trade_offs={metric: plots for metric in metrics if (plots := _trade_offs(comparison, metric, styles))},
-        categories={metric: strips for metric in metrics if (strips := category_strips(comparison, metric, styles))},
+        categories={
+            metric: strips for metric in reversed(metrics) if (strips := category_strips(comparison, metric, styles))
+        },
         curves=_curve_panels(comparison, styles),
         gallery=[
             (row, {name: _embedded(image.path) for name, image in row.images.items()}) for row in comparison.gallery
@@ -120,8 +124,8 @@ def render(comparison: ComparisonFolder) -> str:
 def number(value: float | None, digits: int, sign: bool = False) -> str:
     """With a true minus sign; a dash for what was not measured."""
     if value is None:
-        return "–"
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+        return "\N{EN DASH}"
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", MINUS)
 
 
 def difference_strip(comparison: ComparisonFolder, metric: Metric, styles: Mapping[str, Style]) -> Strip | None:
@@ -188,7 +192,7 @@ def _strip(
             )
             for name, (value, interval) in rows.items()
         ],
-        [(percent(tick), text.replace("-", "−")) for tick, text in zip(axis.ticks, axis.tick_labels, strict=True)],
+        [(percent(tick), text.replace("-", MINUS)) for tick, text in zip(axis.ticks, axis.tick_labels, strict=True)],
         percent(0.0) if axis.low <= 0 <= axis.high else None,
         is_bar,
     )
@@ -255,7 +259,7 @@ def _facts(comparison: ComparisonFolder) -> dict[str, str]:
         "Finished": comparison.finished.strftime("%Y-%m-%d %H:%M %Z"),
         "Images": f"{base.get('images', 0)} a method" + (f", of {prompts} prompts" if prompts else ""),
         "Machine": environment.get("gpu") or environment.get("processor"),
-        "Commit": environment.get("git_commit"),
+        "Commit": re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", environment.get("git_commit") or ""),
         "Versions": ", ".join(f"{name} {versions[name]}" for name in ("hn", "torch", "diffusers") if name in versions),
         "Folder": comparison.folder.resolve().name,
     }
@@ -280,7 +284,9 @@ def _findings(comparison: ComparisonFolder) -> list[str]:
             unsure = ", an interval that includes 0" if interval[0] <= 0 <= interval[1] else ""
             found.append(f"{metric.title} {number(ours - theirs, 3, sign=True)} ({low} to {high}{unsure})")
     if found and base.get("seconds_per_image") and method.get("seconds_per_image"):
-        found.append(f"{method['seconds_per_image'] / base['seconds_per_image']:.1f}× the base's time for an image")
+        found.append(
+            f"{method['seconds_per_image'] / base['seconds_per_image']:.1f} times the base's seconds for an image"
+        )
     return found
 
 

@@ -33,8 +33,8 @@ class Style:
 
 
 def label_of(method: str) -> str:
-    """`base_2_steps` -> "base, 2 steps", `best_of_50` -> "best of 50"."""
-    return re.sub(r"_(\d+)_(steps?)$", r", \1 \2", method).replace("_", " ")
+    """`base_2_steps` -> "base, 2 steps", `best_of_50` -> "best of 50", `reno_50@10` -> "reno 50, at 10"."""
+    return re.sub(r"_(\d+)_(steps?)$", r", \1 \2", method).replace("_", " ").replace("@", ", at ")
 
 
 def styles_of(methods: Iterable[str]) -> dict[str, Style]:
@@ -44,7 +44,7 @@ def styles_of(methods: Iterable[str]) -> dict[str, Style]:
     """
     families: dict[str, list[str]] = {}
     for method in methods:
-        families.setdefault(re.sub(r"(_\d+_steps?|_\d+)+$", "", method), []).append(method)
+        families.setdefault(re.sub(r"(_\d+_steps?|_\d+|@\d+)+$", "", method), []).append(method)
     taken = {_SLOTS[family] for family in families if family in _SLOTS}
     free = [slot for slot in reversed(range(3, len(COLORS))) if slot not in taken] or list(range(3, len(COLORS)))
     others = [family for family in families if family not in _SLOTS]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 
 from hn.report.axes import Axis, linear_axis, log_axis, place_labels
 from hn.report.styles import Style
@@ -34,7 +35,7 @@ def trade_off(
         labelled: whether names stand beside the points.
     """
     traces = traces or {}
-    left, top, right, bottom = 58.0, 16.0, width - 16.0, height - 46.0
+    left, top, right, bottom = 66.0, 16.0, width - 16.0, height - 46.0
     every = [*points.values(), *(point for trace in traces.values() for point in trace)]
     x_axis, y_axis = log_axis([x for x, _ in every]), linear_axis([y for _, y in every], margin=0.08)
 
@@ -43,16 +44,18 @@ def trade_off(
 
     parts = [_frame(x_axis, y_axis, (left, top, right, bottom), "seconds per image", y_title)]
     frontier = [at(point) for point in _frontier(points.values())]
-    steps = [corner for a, b in zip(frontier, frontier[1:], strict=False) for corner in (a, (b[0], a[1]))]
+    steps = [*(corner for a, b in pairwise(frontier) for corner in (a, (b[0], a[1]))), *frontier[-1:]]
     if len(frontier) > 1:
-        parts.append(f'<polyline class="frontier" points="{_path([*steps, frontier[-1]])}"/>')
+        parts.append(f'<polyline class="frontier" points="{_path(steps)}"/>')
     for name, trace in traces.items():
         if name in styles and len(trace) > 1:
             parts.append(f'<polyline class="trace c{styles[name].slot}" points="{_path(map(at, trace))}"/>')
     places = {name: at(point) for name, point in points.items()}
     if labelled:
         sizes = [(_CHARACTER * len(styles[name].label) + 4, _LINE) for name in places]
-        obstacles = [at(point) for trace in traces.values() for point in trace]
+        obstacles = [
+            place for line in (*(list(map(at, trace)) for trace in traces.values()), steps) for place in _along(line)
+        ]
         boxes = place_labels(list(places.values()), sizes, (left + 2, top, right, bottom - 2), obstacles=obstacles)
         for (name, (x, y)), (x0, y0, x1, y1) in zip(places.items(), boxes, strict=True):
             near = (min(max(x, x0), x1), min(max(y, y0), y1))
@@ -104,6 +107,13 @@ def curve_panel(lines: Mapping[str, Points], styles: Mapping[str, Style], title:
     return _svg(parts, width, height, f"{title} over training")
 
 
+def _along(line: Points, gap: float = 8.0) -> Iterator[tuple[float, float]]:
+    """Points of a line so close that no label fits between them."""
+    for a, b in pairwise(line):
+        count = int(max(abs(b[0] - a[0]), abs(b[1] - a[1])) / gap) + 1
+        yield from ((a[0] + (b[0] - a[0]) * k / count, a[1] + (b[1] - a[1]) * k / count) for k in range(count))
+
+
 def _frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points that no other one is at once faster and better than, by rising seconds."""
     best: list[tuple[float, float]] = []
@@ -128,7 +138,7 @@ def _frame(x_axis: Axis, y_axis: Axis, box: tuple[float, float, float, float], x
     middle = (left + right) / 2
     parts.append(f'<text class="tick" x="{middle}" y="{bottom + 35}" text-anchor="middle">{escape(x_title)}</text>')
     if y_title:
-        place = f'transform="translate(13 {(top + bottom) / 2}) rotate(-90)"'
+        place = f'transform="translate(12 {(top + bottom) / 2}) rotate(-90)"'
         parts.append(f'<text class="tick" {place} text-anchor="middle">{escape(y_title)}</text>')
     return "".join(parts)
 
