@@ -269,6 +269,7 @@ def experiment(tiny_checkpoints: Path, tiny_prompts: Path, tmp_path: Path) -> Pa
         "callbacks": {"images": {"init_args": {"prompts": ["a red ball", "two cube"]}}},
         "comparison": {
             "finetune": None,
+            "steps": None,
             "searches": {
                 "best_of_8": {"init_args": {"n": 3}},
                 "best_of_50": None,

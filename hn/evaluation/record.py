@@ -84,8 +84,8 @@ class MethodRecord:
 
     @property
     def score_names(self) -> list[str]:
-        """Names of all that was recorded, in the order of the scorer's."""
-        return list(self._parts)
+        """Names of all that was recorded, in alphabetical order."""
+        return sorted(self._parts)
 
     def trace(self) -> list[dict[str, float]]:
         """What a search had after each budget, on average over all images; empty for other methods.

@@ -110,7 +110,7 @@ def _intervals(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> Fig
     metrics = [m for m in comparison.metrics if m.value(base) is not None]
     if not names or not metrics:
         return None
-    figure = Figure(figsize=(1.4 + 2.2 * len(metrics), 0.7 + 0.2 * len(names)), layout="constrained")
+    figure = Figure(figsize=(1.8 + 2.1 * len(metrics), 1.1 + 0.2 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
     for axes, metric in zip(panels, metrics, strict=True):
         axes.axvline(0, color="0.6", linewidth=0.6)
@@ -141,7 +141,7 @@ def _categories(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> Fi
     columns = min(3, len(tags))
     lines = -(-len(tags) // columns)
     names = list(comparison.methods)
-    size = (1.4 + 2.2 * columns, lines * (0.6 + 0.17 * len(names)))
+    size = (1.8 + 2.1 * columns, 0.4 + lines * (0.6 + 0.17 * len(names)))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True, sharex=True).flat
     for axes, tag in zip(panels, tags, strict=False):

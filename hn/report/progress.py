@@ -107,8 +107,8 @@ class SharedProgress:
 
 
 def _left(seconds: float | None, is_partial: bool) -> str:
-    if seconds is None:
+    if seconds is None or (seconds == 0 and is_partial):
         return "time left unknown"
-    if seconds == 0 and not is_partial:
+    if seconds == 0:
         return "all done"
     return f"{'at least' if is_partial else 'about'} {tqdm.format_interval(seconds)} left"

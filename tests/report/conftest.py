@@ -39,7 +39,7 @@ def record_of(method: str, gallery: Gallery | None = None) -> MethodRecord:
     index, copy = [i for i in PROMPTS for _ in range(2)], [0, 1] * len(PROMPTS)
     rows = [{"tag": PROMPTS[i][0]} for i in index]
     samples = Samples([PROMPTS[i][1] for i in index], rows, index, copy, 0, torch.zeros(len(index), 1))
-    rng = torch.Generator().manual_seed(len(method))
+    rng = torch.Generator().manual_seed(list(REWARD).index(method))
     reward = REWARD[method] + 0.02 * torch.randn(len(index), generator=rng)
     scores = {"reward": reward, "reward/clip": reward, "reward/redness": reward / 10, "held_out": reward + 0.01}
     scores |= {"held_out/other": reward + 0.01, "correct": torch.tensor(CORRECT[method]).float()}
