@@ -90,4 +90,4 @@ def test_every_image_has_a_row(base):
 
 def test_features_are_no_column_of_images():
     record = record_of("x", {"reward": [0.0] * 10, "features": [[0.0, 1.0]] * 10}, kl=torch.ones(10))
-    assert list(next(image_rows(record, dict.fromkeys(range(5), "p"))))[5:] == ["reward", "kl_nats"]
+    assert list(next(image_rows(record, dict.fromkeys(range(5), "p"))))[5:] == ["kl_nats", "reward"]
