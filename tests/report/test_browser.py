@@ -46,6 +46,7 @@ addEventListener("load", () => {
       .concat(pairs(all("h1, h2, p, figcaption, .switch, .filters, .facts > div"))),
     cut: all(".row .name, .gallery thead span, .switch button").filter(seen)
       .filter((element) => element.scrollWidth > element.clientWidth + 1).map((element) => element.textContent),
+    large: [document.getElementById("large").open, document.querySelector("#large img").alt, location.hash],
     wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   };
   document.documentElement.dataset.told = JSON.stringify(told);
@@ -81,11 +82,12 @@ def chromium(browser: str, tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def look(chromium, comparison_folder, tmp_path) -> Callable[..., dict]:
-    """What the page with `LOOK` in it told at an address; no error may be logged."""
+    """What the page with `LOOK` in it told at an address, after a script ran; no error may be logged."""
 
-    def told(address: str = "", **size: int) -> dict:
+    def told(address: str = "", script: str = "", **size: int) -> dict:
         page = tmp_path / "page.html"
-        page.write_text(render(read_comparison(comparison_folder)).replace("<head>", f"<head>{LOOK}", 1))
+        scripts = f'<script>addEventListener("load", () => {{ {script} }});</script>{LOOK}'
+        page.write_text(render(read_comparison(comparison_folder)).replace("<head>", f"<head>{scripts}", 1))
         document, errors = chromium(page, "--dump-dom", address=address, **size)
         assert "CONSOLE" not in errors and "data-error" not in document[:4000]
         return json.loads(unescape(re.search(r'data-told="([^"]*)"', document)[1]))
@@ -124,6 +126,20 @@ def test_the_gallery_is_filtered(look):
     assert told["columns"] == ["base", "base_2_steps", "hypernetwork"]
     assert look("#differ=1")["prompts"] == [1, 2]  # the first prompt's first image is right with every method
     assert look("#q=nothing+like+it")["prompts"] == []
+
+
+def test_clicks_do_what_the_address_does(look):
+    click = "document.querySelector('{}').click();"
+    script = click.format("th[data-sort=reward] button") * 2 + click.format("[data-filter=tag] [data-value=counting]")
+    told = look(script=script + click.format("[data-filter=hide] [data-value=base]"))
+    assert told["large"][2] == "#sort=reward&dir=asc&tag=counting&hide=base"
+    assert told["rows"][0] == "base_2_steps" and told["prompts"] == [2] and told["columns"][0] == "base_2_steps"
+
+
+def test_a_picture_is_enlarged_and_the_next_one_follows(look):
+    steps = ("document.querySelector('.picture').click();", "document.querySelector('[data-move=\"1\"]').click();")
+    assert look(script=steps[0])["large"] == [True, "base: a red ball, correct", ""]
+    assert look(script="".join(steps))["large"] == [True, "base, 2 steps: a red ball, correct", ""]
 
 
 def test_the_plots_switch_to_another_score(look):
