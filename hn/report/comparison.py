@@ -130,7 +130,8 @@ def read_comparison(folder: Path) -> ComparisonFolder:
 
 
 def _read_gallery(folder: Path, methods: Sequence[str]) -> list[GalleryPrompt]:
-    paths = {(name, int(path.stem)): path for name in methods for path in (folder / GALLERY / name).glob("[0-9]*.png")}
+    files = ((name, path) for name in methods for path in (folder / GALLERY / name).glob("*.png"))
+    paths = {(name, int(path.stem)): path for name, path in files if path.stem.isdecimal()}
     if not paths or not (folder / IMAGES_CSV).is_file():
         return []
     prompts: dict[int, GalleryPrompt] = {}

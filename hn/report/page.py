@@ -298,9 +298,16 @@ def _gallery_tags(gallery: Sequence[GalleryPrompt]) -> dict[str, int]:
 
 
 def _embedded(path: Path) -> dict[str, Any]:
-    """An image as a data address, and whether it is so small that its pixels are to be seen."""
-    with Image.open(path) as file:
-        image = file.convert("RGB")
+    """An image as a data address, and whether it is so small that its pixels are to be seen.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}); remove it to draw the page without.") from None
     is_small = max(image.size) <= _SHOWN_WHOLE
     image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

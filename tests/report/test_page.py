@@ -110,6 +110,16 @@ def test_large_images_are_scaled_down(comparison_folder):
     assert "class" not in own
 
 
+def test_an_image_that_was_cut_off_is_named(comparison_folder):
+    path = comparison_folder / "gallery" / "base" / "00001.png"
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(ValueError, match="base/00001.png cannot be read as an image .*; remove it"):
+        render(read_comparison(comparison_folder))
+    path.rename(path.with_name("notes.png"))
+    page = Page(render(read_comparison(comparison_folder)))
+    assert [text for _, text in page.all("span", **{"class": "none"})] == ["no image"]
+
+
 def test_nothing_is_loaded_from_elsewhere(comparison):
     text = render(comparison)
     page = Page(text)
