@@ -102,13 +102,14 @@ def place_labels(
     placed: dict[int, Box] = {}
     for k in sorted(range(len(points)), key=crowd):
         candidates = _candidates(points[k], sizes[k], radius)
-        hard = [*placed.values(), *marks]
+        reach = _around([box for _, box in candidates])
+        hard, light = ([o for o in boxes if overlap(o, reach)] for boxes in ([*placed.values(), *marks], soft))
 
-        def cost(candidate: tuple[float, Box], hard: Sequence[Box] = hard) -> float:
+        def cost(candidate: tuple[float, Box], hard: Sequence[Box] = hard, light: Sequence[Box] = light) -> float:
             distance, box = candidate
-            beyond = max(0.0, bounds[0] - box[0], bounds[1] - box[1], box[2] - bounds[2], box[3] - bounds[3])
+            is_beyond = box[0] < bounds[0] or box[1] < bounds[1] or box[2] > bounds[2] or box[3] > bounds[3]
             covered = sum(overlap(box, other) for other in hard)
-            return 1e6 * (beyond > 0) + 1e3 * covered + 0.6 * sum(overlap(box, other) for other in soft) + distance
+            return 1e6 * is_beyond + 1e3 * covered + 0.6 * sum(overlap(box, other) for other in light) + distance
 
         placed[k] = min(candidates, key=cost)[1]
     return [placed[k] for k in range(len(points))]
@@ -118,6 +119,12 @@ def overlap(a: Box, b: Box) -> float:
     """The area that two boxes share."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(0.0, width) * max(0.0, height)
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    """The smallest box that holds all."""
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return min(left), min(top), max(right), max(bottom)
 
 
 def _candidates(point: tuple[float, float], size: tuple[float, float], radius: float) -> list[tuple[float, Box]]:

@@ -122,10 +122,10 @@ def render(comparison: ComparisonFolder) -> str:
 
 
 def number(value: float | None, digits: int, sign: bool = False) -> str:
-    """With a true minus sign; a dash for what was not measured."""
+    """With a true minus sign, and none before a 0; a dash for what was not measured."""
     if value is None:
         return "\N{EN DASH}"
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", MINUS)
+    return f"{value:{'+' if sign else ''}z.{digits}f}".replace("-", MINUS)
 
 
 def difference_strip(comparison: ComparisonFolder, metric: Metric, styles: Mapping[str, Style]) -> Strip | None:

@@ -176,6 +176,17 @@ def test_a_method_that_diverged_has_dashes(comparison_folder, change_results):
     assert cells and set(cells) == {"\N{EN DASH}"}
 
 
+def test_numbers_for_people():
+    minus = "\N{MINUS SIGN}"
+    assert [number(value, 2) for value in (1.0, -0.126, -0.001, None)] == [
+        "1.00",
+        f"{minus}0.13",
+        "0.00",
+        "\N{EN DASH}",
+    ]
+    assert [number(value, 1, sign=True) for value in (0.26, -0.3, -0.01)] == ["+0.3", f"{minus}0.3", "+0.0"]
+
+
 def test_differences_are_to_the_base(comparison):
     strip = difference_strip(comparison, METRICS[0], styles_of(comparison.methods))
     base = comparison.methods["base"]["reward"]
