@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +17,11 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from hn.callbacks.evaluation import Evaluation
 from hn.callbacks.images import ImageGrid
 from hn.checkpoint_io import TrainingCheckpointIO
-from hn.comparison import Comparison
+from hn.comparison import Comparison, name_at
 from hn.embed import Embedded, embed_prompts
 from hn.evaluation.compare import measure, reference_features
+from hn.evaluation.details import details, image_rows
+from hn.evaluation.gallery import Gallery, choose_prompts
 from hn.evaluation.kept import KeptRecords, measurement_settings
 from hn.evaluation.methods import Method, Sampled, Searched
 from hn.evaluation.samples import Samples
@@ -27,10 +30,13 @@ from hn.generators.pipeline import DiffusersGenerator
 from hn.hypernets.finetune import LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.planning.plan import Plan, plan_update
-from hn.report.curves import plot_curves
+from hn.report.comparison import GALLERY
+from hn.report.curves import plot_curves, validation_curves
 from hn.report.grid import labelled_grid
-from hn.report.images import unused_directory
-from hn.report.progress import with_progress
+from hn.report.images import unused_directory, write_json
+from hn.report.page import write_report
+from hn.report.progress import SharedProgress
+from hn.report.result_files import IMAGES_CSV, METHODS_CSV, TIMING_JSON, write_images_csv, write_methods_csv
 from hn.report.results import write_results
 from hn.report.table import results_table
 from hn.run_directory import CHECKPOINTS, WEIGHTS
@@ -121,13 +127,15 @@ class ExperimentTrainer(L.Trainer):
     ) -> None:
         """Measure base, hypernetwork, fine-tune and test-time searches on the test prompts, from the same noise.
 
-        What is measured is kept in the directory's `records`, batch by batch. Started again in the same directory, an
-        interrupted comparison goes on from there, and one with more searches measures those alone.
+        What is measured is kept in the directory's `records`, batch by batch, and images in `gallery`. Started again in
+        the same directory, an interrupted comparison goes on from there, and one with more searches or numbers of steps
+        measures those alone. Its results are `results.json`, `results.csv` and `images.csv`, drawn in `report.html` and
+        `figures`.
 
         Args:
             model: the module; its hypernetwork is replaced by the trained one.
             datamodule: its prompts.
-            comparison: the searches.
+            comparison: the searches, numbers of steps and the size of the gallery.
             hypernet: folder of the trained hypernetwork; by default the newest run's, trained if there is none.
             finetune: folder of the trained fine-tune; by default the newest run's of the comparison's experiment,
                 trained if there is none; without such an experiment there is no fine-tune.
@@ -135,35 +143,31 @@ class ExperimentTrainer(L.Trainer):
                 has can be gone on with; nothing is kept without.
 
         Raises:
-            ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, or what the
-                directory has was measured with other settings.
+            ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, the generator
+                cannot do so many steps, or what the directory has was measured with other settings.
         """
         evaluation, grid = self.callback(Evaluation), self.callback(ImageGrid)
         if evaluation is None:
             raise ValueError("A comparison needs the callback hn.callbacks.evaluation.Evaluation.")
         if model.mode != "hypernetwork":
             raise ValueError("This experiment trains a fine-tune; compare the hypernetwork experiment that names it.")
+        for steps in comparison.more_steps(model.generator.steps):
+            model.generator.check_steps(steps)
         model.to(self.strategy.root_device)
         model.load_trained(hypernet)
-        methods = [model.base_method(), model.trained_method()]
-        if finetune is not None:
-            _, tuned = LoraFinetune.from_pretrained(finetune, model.generator)
-            methods.append(Sampled("finetune", tuned, is_base=False))
-        searches = {name: search for name, search in comparison.searches.items() if search is not None}
-        for name, search in searches.items():
-            started = search.bound(model.hypernet) if isinstance(search, WarmStart) else search
-            methods.append(Searched(name, model.generator, started, model.reward))
+        methods = self._compared_methods(model, comparison, finetune)
         datamodule.setup("test")
         batches = list(datamodule.test_dataloader())
         model.generator.check_prompts([prompt for batch in batches for prompt in batch["prompt"]])
         weights = {"hypernetwork": hypernet, "finetune": finetune}
-        kept, own = None, {}
+        kept, own, started = None, {}, dict.fromkeys(method.name for method in methods)
+        gallery = Gallery(self.directory / GALLERY, choose_prompts(batches, comparison.gallery))
         if settings is not None:
             own = settings["comparison"].get("searches") or {}
-            shared = {name: value for name, value in settings.items() if name != "comparison"}
+            shared = {**settings, "comparison": {"gallery": comparison.gallery}}
             kept = KeptRecords(self.directory / "records", measurement_settings(shared, weights, batches))
-            for method in methods:
-                kept.load(method.name, own.get(method.name))  # refused now, not after hours
+            # refused now, not after hours
+            started = {method.name: kept.load(method.name, own.get(method.name)) for method in methods}
         for callback in self.callbacks:
             callback.setup(self, model, "test")
 
@@ -176,23 +180,53 @@ class ExperimentTrainer(L.Trainer):
                 reference = reference_features(model.generator, evaluation.scorer, batches, **noise)
                 if kept is not None and reference is not None:
                     kept.keep_reference(reference)
+            left = {name: batches[record.batches if record else 0 :] for name, record in started.items()}
+            progress = SharedProgress({m.name: (len(left[m.name]), m.expected_nfe) for m in methods})
             for method in methods:
-                record = kept.load(method.name, own.get(method.name)) if kept is not None else None
-                shown = with_progress(batches[record.batches if record is not None else 0 :], method.name)
-                keep = None if kept is None else partial(kept.keep, own=own.get(method.name), of_batches=len(batches))
+                name = method.name
+                keep = None if kept is None else partial(kept.keep, own=own.get(name), of_batches=len(batches))
                 record = measure(
-                    method, evaluation.scorer, model.generator, shown, **noise, record=record, after_batch=keep
+                    method,
+                    evaluation.scorer,
+                    model.generator,
+                    progress.over(left[name], name),
+                    **noise,
+                    record=started[name],
+                    after_batch=keep,
+                    after_images=gallery.keep,
                 )
                 records |= {found.name: found for found in (*record.earlier.values(), record)}
             if grid is not None:
                 grid.last_path = self._comparison_picture(methods, grid)
         base = records["base"]
-        summaries = {name: r.summary(None if r is base else base, reference) for name, r in records.items()}
-        self._report(model, summaries, weights=weights)
+        summaries = {}
+        for name, record in records.items():
+            against = None if record is base else base
+            summaries[name] = record.summary(against, reference) | details(record, against)
         runs = {name: Path(folder).parent for name, folder in weights.items() if folder is not None}
+        results = self._report(
+            model,
+            summaries,
+            weights=weights,
+            reward_weights=dict(model.reward.weights),
+            curves={name: validation_curves(run) for name, run in runs.items()},
+        )
+        prompts = {
+            index: prompt
+            for batch in batches
+            for index, prompt in zip(batch["index"].tolist(), batch["prompt"], strict=True)
+        }
+        write_methods_csv(self.directory / METHODS_CSV, results["methods"])
+        rows = (row for record in records.values() for row in image_rows(record, prompts))
+        write_images_csv(self.directory / IMAGES_CSV, rows)
+        traces = {name: record.trace() for name, record in records.items() if record.trace()}
+        # Not in results.json, which is the same for the same measurements but for the seconds of each image.
+        timing = {"finished": datetime.now().astimezone().isoformat(timespec="seconds"), "traces": traces}
+        write_json(self.directory / TIMING_JSON, timing)
         curves = plot_curves(runs, self.directory / "images" / "curves.png", title=self.directory.parent.name)
         if curves is not None:
             print(f"curves       {curves}")
+        print(f"report       {write_report(self.directory)}")
 
     def generate(
         self,
@@ -299,6 +333,25 @@ class ExperimentTrainer(L.Trainer):
         log.warning("The best checkpoint, %s, is gone; the last weights are tested and kept instead.", found)
         return None
 
+    @staticmethod
+    def _compared_methods(model: NoiseHypernetModule, comparison: Comparison, finetune: str | None) -> list[Method]:
+        """Base, hypernetwork and fine-tune, each at the generator's own and then at more steps, and the searches."""
+        more = comparison.more_steps(model.generator.steps)
+        methods = []
+        for make in (model.base_method, model.trained_method):
+            methods += [make(), *map(make, more)]
+        if finetune is not None:
+            _, tuned = LoraFinetune.from_pretrained(finetune, model.generator)
+            methods += [Sampled("finetune", tuned, is_base=False, steps=steps) for steps in (None, *more)]
+        for method in methods:
+            if method.steps != model.generator.steps:
+                method.name = name_at(method.name, method.steps)
+        for name, search in comparison.searches.items():
+            if search is not None:
+                started = search.bound(model.hypernet) if isinstance(search, WarmStart) else search
+                methods.append(Searched(name, model.generator, started, model.reward))
+        return methods
+
     def _comparison_picture(self, methods: list[Method], grid: ImageGrid) -> Path:
         samples = Samples.of_prompts(methods[0].generator, grid.prompts, 1, grid.seed)
         path = self.directory / "images" / "comparison.png"
@@ -307,7 +360,7 @@ class ExperimentTrainer(L.Trainer):
         labelled_grid(rows, grid.prompts, grid.upscale).save(path)
         return path
 
-    def _report(self, model: NoiseHypernetModule, summaries: dict[str, dict[str, Any]], **facts: Any) -> None:
+    def _report(self, model: NoiseHypernetModule, summaries: dict[str, dict[str, Any]], **facts: Any) -> dict[str, Any]:
         path = self.directory / "results.json"
         dimensions = torch.Size(model.generator.noise_shape).numel()
         results = write_results(path, self.directory.parent.name, summaries, dimensions, **facts)
@@ -318,3 +371,4 @@ class ExperimentTrainer(L.Trainer):
         if self.loggers:
             logger = self.loggers[0]  # `self.log_dir` would ask the other processes, which are not here
             print(f"tensorboard  {logger.log_dir or logger.save_dir}")
+        return results

@@ -274,6 +274,7 @@ def experiment(tiny_checkpoints: Path, tiny_prompts: Path, tmp_path: Path) -> Pa
         },
         "comparison": {
             "finetune": None,
+            "steps": None,
             "searches": {
                 "best_of_8": {"init_args": {"n": 3}},
                 "best_of_50": None,

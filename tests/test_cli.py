@@ -14,12 +14,18 @@ from safetensors.torch import load_file
 import hn
 from hn.cli import main
 from hn.cli.experiment import expand_configs, without_options
+from hn.report.result_files import read_images_csv
 
 METHOD = {
     "reward", "rewards", "held_out_reward", "held_out_rewards", "geneval", "seconds_per_image", "nfe", "kl_nats",
     "penalty_per_dimension", "fidelity", "diversity", "images",
 }  # fmt: skip
 INTERVALS = {"reward_delta_ci95", "held_out_reward_delta_ci95", "geneval_delta_ci95"}
+DETAILS = {
+    "peak_memory_bytes", "reward_ci95", "held_out_reward_ci95", "geneval_ci95", "rewards_ci95", "held_out_rewards_ci95",
+    "categories",
+}  # fmt: skip
+DETAILS_BESIDE_THE_BASE = {"rewards_delta_ci95", "held_out_rewards_delta_ci95"}
 
 
 @pytest.fixture
@@ -153,7 +159,8 @@ def test_compare_trains_what_is_missing_and_measures_everything(run, runs, exper
     finetune.write_text(yaml.safe_dump({"extends": "tiny.yaml", "model": {"hypernet": network}}))
     training = ["--trainer.max_steps", "1", "--trainer.val_check_interval", "1"]
     options = ["--comparison.finetune", str(finetune), *training, "--vars.rank", "3"]
-    printed = run("compare", *options, "--run.name", "x", "--comparison.searches.reno_50.init_args.iterations", "3")
+    more = ["--comparison.steps", "[1,2]", "--comparison.searches.reno_50.init_args.iterations", "3"]
+    printed = run("compare", *options, "--run.name", "x", *more)
     for kind, name in (("tiny", "hypernetwork"), ("tiny_finetune", "finetune")):
         assert f"{kind} has no trained run yet" in printed
         (trained,) = (runs.parent / kind).glob("*/hypernet")
@@ -166,10 +173,13 @@ def test_compare_trains_what_is_missing_and_measures_everything(run, runs, exper
     results = json.loads((runs / "compare_x" / "results.json").read_text())
     methods = results["methods"]
     searches = ["best_of_8", "zero_order_17", "reno_50", "hypernetwork_reno_5"]
-    assert list(methods) == ["base", "hypernetwork", "finetune", *searches]
-    assert [method["nfe"] for method in methods.values()] == [1, 2, 1, 3, 4, 3, 5]
+    trained = ["base", "base_2_steps", "hypernetwork", "hypernetwork_2_steps", "finetune", "finetune_2_steps"]
+    assert list(methods) == [*trained, *searches]
+    assert [method["nfe"] for method in methods.values()] == [1, 2, 2, 3, 1, 2, 3, 4, 3, 5]
     for name, method in methods.items():
-        assert method.keys() == (METHOD if name == "base" else METHOD | INTERVALS)
+        beside_the_base = set() if name == "base" else INTERVALS | DETAILS_BESIDE_THE_BASE
+        assert method.keys() == METHOD | DETAILS | beside_the_base
+        assert len(list((runs / "compare_x" / "gallery" / name).glob("*.png"))) == 5
     assert methods["finetune"]["kl_nats"] is None
     for name in ("best_of_8", "zero_order_17", "reno_50"):
         assert methods[name]["reward"] > methods["base"]["reward"]
@@ -178,6 +188,13 @@ def test_compare_trains_what_is_missing_and_measures_everything(run, runs, exper
     assert Image.open(runs / "compare_x" / "images" / "comparison.png").height > 5 * 96
     assert Image.open(runs / "compare_x" / "images" / "curves.png").width > 1000
     assert "reno_50" in printed
+    assert results["reward_weights"] == {"clip": 1.0, "redness": 0.0}
+    assert len(results["curves"]["finetune"]["val/reward"]["value"]) == 1
+    assert len(read_images_csv(runs / "compare_x" / "images.csv")) == 10 * 10
+    traces = json.loads((runs / "compare_x" / "timing.json").read_text())["traces"]
+    assert [point["nfe"] for point in traces["reno_50"]] == [1, 2, 3]
+    assert traces["reno_50"][-1]["reward"] == pytest.approx(methods["reno_50"]["reward"])
+    assert f"report       {runs / 'compare_x' / 'report.html'}" in printed
     assert (runs / "compare_x" / "compare_config.yaml").exists()
 
     # now there is something to compare

@@ -37,7 +37,9 @@ def comparison(experiment, make_module, tmp_path) -> list[str]:
     }
     file = tmp_path / "tiny.yaml"
     content = yaml.safe_load(file.read_text())
-    file.write_text(yaml.safe_dump({**content, "comparison": {"finetune": None, "searches": searches}}))
+    file.write_text(
+        yaml.safe_dump({**content, "comparison": {"finetune": None, "steps": None, "gallery": 3, "searches": searches}})
+    )
     return ["compare", "--config", str(file)]
 
 
@@ -72,15 +74,21 @@ def test_a_killed_comparison_goes_on_and_ends_as_if_it_had_not_been(comparison, 
         "reference.safetensors", "base.record.safetensors", "hypernetwork.record.safetensors",
         "best_of_8.record.safetensors",
     }  # fmt: skip
+    pictures = {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.glob("gallery/*/*.png")}
+    assert {str(path.parent.name) for path in pictures} == {"base", "hypernetwork", "best_of_8"} and len(pictures) == 9
 
     gate.touch()
     main([*comparison, "--run.name", "killed"])
     again = {path.name: path.stat().st_mtime_ns for path in (folder / "records").glob("*.safetensors")}
     assert {name: again[name] for name in kept} == kept
+    assert {path: (folder / path).stat().st_mtime_ns for path in pictures} == pictures
     assert set(again) - set(kept) == {"gated.record.safetensors", "hypernetwork_reno_2.record.safetensors"}
     main([*comparison, "--run.name", "whole"])
     results = without_seconds(folder / "results.json")
     assert results == without_seconds(runs / "compare_whole" / "results.json")
+    for path in [*folder.glob("gallery/*/*.png"), folder / "images.csv"]:
+        assert path.read_bytes() == (runs / "compare_whole" / path.relative_to(folder)).read_bytes()
+    assert len(list(folder.glob("gallery/*/*.png"))) == 15
     methods = results["methods"]
     assert list(methods) == ["base", "hypernetwork", "best_of_8@2", "best_of_8", "gated", "hypernetwork_reno_2"]
     assert methods["best_of_8@2"]["nfe"] == 2 < methods["best_of_8"]["nfe"] <= 3
@@ -116,6 +124,7 @@ def test_other_settings_are_not_mixed(comparison, tmp_path, capsys):
         return message
 
     assert "model.images_per_prompt was 2 and is 3" in refused("--model.images_per_prompt", "3")
+    assert "comparison.gallery was 3 and is 4" in refused("--comparison.gallery", "4")
     option = "comparison.searches.best_of_8.init_args.n"
     assert "best_of_8.init_args.n was 3 and is 4" in refused(f"--{option}", "4")
     weights = tmp_path / "runs" / "tiny" / "one" / "hypernet" / "adapter_model.safetensors"

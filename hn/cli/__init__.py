@@ -1,9 +1,9 @@
 """The command line, the only place that parses arguments.
 
 `hn VERB --config experiments/X.yaml [--trainer.max_steps 100 ...]` with LightningCLI's fit, validate, test, predict,
-train, compare, embed and generate; without an experiment `hn generate --generator ...`, `hn score`, `hn geneval`,
-`hn judge` and `hn prompts`. What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the
-environment adds the traceback.
+train, compare, embed, plan and generate; without an experiment `hn generate --generator ...`, `hn score`, `hn geneval`,
+`hn judge`, `hn report` and `hn prompts`. What a user can mend is said in one message, with exit status 2;
+HN_TRACEBACK=1 in the environment adds the traceback.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from hn.cli.judge import judge_benchmark
 from hn.cli.parsing import UserError, helpful_messages_only
 from hn.cli.processes import leave_the_error_to_rank_zero
 from hn.cli.prompts import run_prompts
+from hn.cli.report import draw_report
 from hn.cli.score import score_folder
 
 
@@ -30,7 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with status 2 and one message for an error of the user's."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    others = {"score": score_folder, "geneval": judge_folder, "judge": judge_benchmark, "prompts": run_prompts}
+    others = {
+        "score": score_folder,
+        "geneval": judge_folder,
+        "judge": judge_benchmark,
+        "prompts": run_prompts,
+        "report": draw_report,
+    }
     if not has_config(arguments):
         others["generate"] = generate_without_experiment
     try:

@@ -46,7 +46,7 @@ from hn.trainer import ExperimentTrainer
 
 DESCRIPTION = """Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS].
 These need no experiment: hn generate --help, hn score --help, hn geneval --help,
-hn prompts --help."""
+hn report --help, hn prompts --help."""
 WEIGHTS_CONFIG = "adapter_config.json"  # hypernetworks and fine-tunes alike have it
 USAGE = "hn {verb} --config experiments/NAME.yaml [--OPTION VALUE ...]"
 STAGES = {"train": "fit", "compare": "test", "embed": None}

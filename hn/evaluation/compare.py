@@ -27,6 +27,7 @@ def measure(
     seed: int,
     record: MethodRecord | None = None,
     after_batch: Callable[[MethodRecord], None] | None = None,
+    after_images: Callable[[str, Samples, Tensor], None] | None = None,
 ) -> MethodRecord:
     """Run one method over evaluation batches and score its images.
 
@@ -39,6 +40,7 @@ def measure(
         seed: of the noise.
         record: of the batches before these, to go on with; a new one if not given.
         after_batch: called with the record so far, after every batch.
+        after_images: called before that with the method's name, the samples and their images [B, 3, H, W] in [0, 1].
     """
     record = MethodRecord(method.name, method.nfe) if record is None else record
     for batch in batches:
@@ -47,6 +49,10 @@ def measure(
         record.add(samples, output, scorer(output.images, samples.prompts, samples.metadata))
         for count, earlier in output.earlier.items():
             record.at(count).add(samples, earlier, scorer(earlier.images, samples.prompts, samples.metadata))
+        if after_images is not None:  # before the record says that the batch is done
+            after_images(method.name, samples, output.images)
+            for count, earlier in output.earlier.items():
+                after_images(record.at(count).name, samples, earlier.images)
         if after_batch is not None:
             after_batch(record)
     return record

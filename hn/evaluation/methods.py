@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,7 +16,7 @@ from hn.hypernets.base import Hypernet
 from hn.objective import noise_kl
 from hn.report.progress import progress_bar
 from hn.rewards.ensemble import RewardEnsemble
-from hn.search.base import Search, SearchResult
+from hn.search.base import Search, SearchResult, TracePoint
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class MethodOutput:
         seconds: that the images took, prompts encoded beforehand.
         nfe: of a search, the forward passes of the backbone for one image, on average; else the method's own.
         earlier: of a search, what it had found after so many images of each sample: its `report_at`.
+        peak_memory_bytes: most that was allocated on the GPU in that time, the weights that lie there included; None
+            on other devices.
+        trace: of a search, its reward against its budget.
     """
 
     images: Tensor
@@ -35,6 +39,8 @@ class MethodOutput:
     seconds: float = float("nan")
     nfe: float | None = None
     earlier: dict[int, MethodOutput] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    trace: Sequence[TracePoint] = ()
 
 
 class Method(ABC):
@@ -43,18 +49,28 @@ class Method(ABC):
     Args:
         name: its key in `results.json`.
         generator: the generator whose backbone is counted.
-        nfe: forward passes of the backbone for one image.
+        nfe: forward passes of the backbone for one image; NaN while they are not known.
     """
 
     def __init__(self, name: str, generator: Generator, nfe: float) -> None:
         self.name, self.generator, self.nfe = name, generator, nfe
 
+    @property
+    def expected_nfe(self) -> float:
+        """About how many forward passes an image takes, also before the first call; for estimates of time alone."""
+        return self.nfe
+
     def __call__(self, samples: Samples) -> MethodOutput:
         """Images of the samples, and the time they took; the prompts are encoded before the clock starts."""
         conditioning = self.generator.encode(samples.prompts)
+        is_cuda = samples.noise.is_cuda
+        if is_cuda:
+            torch.cuda.reset_peak_memory_stats(samples.noise.device)
         started = _now(samples.noise)
         output = self.run(samples, conditioning)
-        return replace(output, seconds=_now(output.images) - started)
+        seconds = _now(output.images) - started
+        peak = torch.cuda.max_memory_allocated(samples.noise.device) if is_cuda else None
+        return replace(output, seconds=seconds, peak_memory_bytes=peak)
 
     @abstractmethod
     def run(self, samples: Samples, conditioning: Conditioning) -> MethodOutput:
@@ -125,6 +141,11 @@ class Searched(Method):
             raise ValueError(f"The search {name} cannot run: {error}") from None
         self.search, self.reward = search, reward
 
+    @property
+    def expected_nfe(self) -> float:
+        steps = self.generator.steps if self.search.steps is None else self.search.steps
+        return self.search.evaluations * steps
+
     def run(self, samples: Samples, conditioning: Conditioning) -> MethodOutput:
         with progress_bar(self.name, unit="images") as progress:
             result = self.search(
@@ -147,6 +168,7 @@ class Searched(Method):
             kl_nats=self.search.kl_nats(samples.noise, result),
             seconds=last["seconds"],
             nfe=last["nfe"],
+            trace=result.trace,
             earlier={count: self._output(samples, found) for count, found in result.earlier.items()},
         )
 

@@ -30,11 +30,16 @@ class MethodRecord:
         batches: number of batches appended so far.
         seconds: that the method took for them.
         earlier: records of what a search had found after so many images of each sample, see `MethodOutput.earlier`.
+        peak_memory_bytes: the largest of the batches' peaks; None off the GPU.
     """
 
     def __init__(self, name: str, nfe: float = float("nan")) -> None:
         self.name, self.nfe, self.seconds, self.batches = name, nfe, 0.0, 0
         self.earlier: dict[int, MethodRecord] = {}
+        self.peak_memory_bytes: int | None = None
+        self._trace: list[
+            list[float]
+        ] = []  # a search's points: passes, seconds and rewards, each summed over the images
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
         self._tags: list[str] = []
 
@@ -57,6 +62,14 @@ class MethodRecord:
             self.nfe = (done * self.nfe + len(samples) * output.nfe) / (done + len(samples)) if done else output.nfe
         self._tags += samples.tags
         self.seconds += output.seconds
+        if output.peak_memory_bytes is not None:
+            self.peak_memory_bytes = max(self.peak_memory_bytes or 0, output.peak_memory_bytes)
+        if output.trace:
+            points = [
+                [len(samples) * point["nfe"], point["seconds"], float(point["best_reward"].sum())]
+                for point in output.trace
+            ]
+            self._trace = _summed(self._trace, points) if self.batches else points
         self.batches += 1
 
     def at(self, count: int) -> MethodRecord:
@@ -66,6 +79,7 @@ class MethodRecord:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that it holds, as tensors and as values that JSON has, for `of_state`."""
         facts = {"name": self.name, "nfe": self.nfe, "seconds": self.seconds, "batches": self.batches}
+        facts |= {"peak_memory_bytes": self.peak_memory_bytes, "trace": self._trace}
         tensors = self.columns()
         earlier = {}
         for count, record in self.earlier.items():
@@ -78,6 +92,7 @@ class MethodRecord:
         """The record that had this `state`."""
         record = cls(facts["name"], facts["nfe"])
         record.seconds, record.batches, record._tags = facts["seconds"], facts["batches"], list(facts["tags"])
+        record.peak_memory_bytes, record._trace = facts["peak_memory_bytes"], facts["trace"]
         record._parts.update({name: [c] for name, c in tensors.items() if not name.startswith(_EARLIER)})
         for count, earlier in facts["earlier"].items():
             prefix = f"{_EARLIER}{count}/"
@@ -87,6 +102,27 @@ class MethodRecord:
 
     def __len__(self) -> int:
         return len(self._tags)
+
+    @property
+    def tags(self) -> list[str]:
+        """GenEval's tag of every image, in the order of the columns."""
+        return list(self._tags)
+
+    @property
+    def score_names(self) -> list[str]:
+        """Names of all that was recorded, in alphabetical order."""
+        return sorted(self._parts)
+
+    def trace(self) -> list[dict[str, float]]:
+        """What a search had after each budget, on average over all images; empty for other methods.
+
+        Returns:
+            `nfe`, passes of the backbone for one image; `seconds_per_image`; `reward`, the best so far.
+        """
+        return [
+            {"nfe": nfe / len(self), "seconds_per_image": seconds / len(self), "reward": reward / len(self)}
+            for nfe, seconds, reward in self._trace
+        ]
 
     def has(self, name: str) -> bool:
         """Whether a score of that name was recorded."""
@@ -151,9 +187,9 @@ class MethodRecord:
         if distances:
             result["distances"] = distances
         if base is not None:
-            result["reward_delta_ci95"] = self._interval(base, "reward")
-            result["held_out_reward_delta_ci95"] = self._interval(base, "held_out") if self.has("held_out") else None
-            result["geneval_delta_ci95"] = self._interval(base, "correct", by_tag=True) if geneval else None
+            result["reward_delta_ci95"] = self.interval("reward", base)
+            result["held_out_reward_delta_ci95"] = self.interval("held_out", base)
+            result["geneval_delta_ci95"] = self.interval("correct", base, by_tag=True) if geneval else None
         return result
 
     def _distances(self, reference: Mapping[str, Tensor] | None) -> dict[str, dict[str, float | None]]:
@@ -184,17 +220,42 @@ class MethodRecord:
     def _means(self, prefix: str) -> dict[str, float]:
         return {name.removeprefix(prefix): self.mean(name) for name in self._parts if name.startswith(prefix)}
 
-    def _interval(self, base: MethodRecord, name: str, by_tag: bool = False) -> list[float] | None:
-        """Bounds of the 95 % interval of this method's advantage over the base, prompts paired.
+    def interval(
+        self, name: str, base: MethodRecord | None = None, by_tag: bool = False, tag: str | None = None
+    ) -> list[float] | None:
+        """Bounds of the 95 % bootstrap interval of a score's mean over prompts.
 
-        Prompts without a verdict are left out. None if a score is no finite number, as of a run that diverged.
+        Prompts without a verdict are left out.
+
+        Args:
+            name: of the score.
+            base: another method's record of the same samples: the interval is of the advantage over it, prompts paired.
+            by_tag: whether the mean is that of the tags' means, as GenEval's is.
+            tag: of these prompts alone.
+
+        Returns:
+            Low and high; None if the score was not recorded, is no finite number, as of a run that diverged, or there
+            are no such prompts.
         """
+        if not self.has(name):
+            return None
         ours, tags = self.per_prompt(name)
-        theirs, _ = base.per_prompt(name)
-        if by_tag:
-            judged = ~np.isnan(theirs)
-            ours, theirs, tags = ours[judged], theirs[judged], tags[judged]
-        if not np.isfinite(ours - theirs).all():
+        theirs = np.zeros_like(ours) if base is None else base.per_prompt(name)[0]
+        kept = np.ones(len(tags), dtype=bool) if tag is None else tags == tag
+        if name == "correct":
+            kept &= ~np.isnan(ours if base is None else theirs)
+        ours, theirs, tags = ours[kept], theirs[kept], tags[kept]
+        if not len(ours) or not np.isfinite(ours - theirs).all():
             return None
         found = paired_bootstrap(theirs, ours, tags.tolist() if by_tag else None)
         return [found.low, found.high]
+
+
+def _summed(trace: list[list[float]], more: list[list[float]]) -> list[list[float]]:
+    """Points of a trace, joined with another batch's; the shorter one stays where it ended."""
+    longer = max(trace, more, key=len)
+    sums = []
+    for k in range(len(longer)):
+        ours, theirs = trace[min(k, len(trace) - 1)], more[min(k, len(more) - 1)]
+        sums.append([a + b for a, b in zip(ours, theirs, strict=True)])
+    return sums

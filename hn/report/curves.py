@@ -27,6 +27,12 @@ def read_scalars(run: str | Path) -> Scalars:
     return {name: (sorted(points), [points[step] for step in sorted(points)]) for name, points in found.items()}
 
 
+def validation_curves(run: str | Path) -> dict[str, dict[str, list[float]]]:
+    """`step` and `value` of every scalar of a run's validations, by its name; empty for a folder without a training."""
+    found = {name: points for name, points in read_scalars(run).items() if name.startswith("val/")}
+    return {name: {"step": steps, "value": values} for name, (steps, values) in sorted(found.items())}
+
+
 def plot_curves(
     runs: Mapping[str, str | Path],
     path: str | Path,

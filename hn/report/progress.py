@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+
+_SCORING = 1.0  # what an image costs besides its passes: its scores, in passes; only estimates of time depend on it
 
 
 def with_progress(items: Sequence[T], name: str, line_every: float = 30.0, unit: str = "batches") -> Iterator[T]:
@@ -55,3 +59,81 @@ def progress_bar(
                 said = now
 
         yield tell
+
+
+@dataclass
+class _Loop:
+    """One of several loops: how many items are left, what each is expected to cost, and what they did cost."""
+
+    left: int
+    cost: float
+    done: int = 0
+    seconds: float = 0.0
+
+
+class SharedProgress:
+    """How far several loops are that come one after the other, and the time that is left for all of them.
+
+    The time is estimated: by a loop's own speed once it has one, before that by its cost and the speed of those that
+    ran. Of a loop of unknown cost nothing is said but that the time is at least so long.
+
+    Args:
+        loops: items left to do of each loop, and the passes of a network that one of them is expected to take (NaN if
+            that is not known), by name in their order.
+        line_every: seconds between lines where there is no terminal; a loop's last item always gives one.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        loops: Mapping[str, tuple[int, float]],
+        line_every: float = 30.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.loops = {name: _Loop(left, cost + _SCORING) for name, (left, cost) in loops.items()}
+        self.line_every, self.clock = line_every, clock
+
+    def seconds_left(self) -> tuple[float | None, bool]:
+        """The estimate, None before anything was done, and whether a part of the work is missing in it."""
+        known = [loop for loop in self.loops.values() if loop.done and not math.isnan(loop.cost)]
+        per_cost = sum(loop.seconds for loop in known) / sum(loop.done * loop.cost for loop in known) if known else None
+        total, is_partial = 0.0, False
+        for loop in self.loops.values():
+            if loop.left and loop.done:
+                total += loop.left * loop.seconds / loop.done
+            elif loop.left and per_cost is not None and not math.isnan(loop.cost):
+                total += loop.left * loop.cost * per_cost
+            else:
+                is_partial |= loop.left > 0
+        return (total if any(loop.done for loop in self.loops.values()) else None), is_partial
+
+    def over(self, items: Sequence[T], name: str) -> Iterator[T]:
+        """The items of one loop, one after the other; what is done is said on the standard error stream."""
+        loop = self.loops[name]
+        place = f"{list(self.loops).index(name) + 1}/{len(self.loops)}"
+        bar_format = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+        with tqdm(
+            total=len(items), desc=f"{place} {name}", disable=None, dynamic_ncols=True, file=sys.stderr,
+            bar_format=bar_format,
+        ) as bar:  # fmt: skip
+            first = started = said = self.clock()
+            for done, item in enumerate(items, 1):
+                yield item
+                now = self.clock()
+                loop.left, loop.done, loop.seconds = loop.left - 1, loop.done + 1, loop.seconds + now - started
+                started = now
+                left = _left(*self.seconds_left())
+                bar.set_postfix_str(left, refresh=False)
+                bar.update()
+                if bar.disable and (done == len(items) or now - said >= self.line_every):
+                    line = f"{name}: {done}/{len(items)} batches, {now - first:.1f} s; method {place}, {left}"
+                    print(line, file=sys.stderr, flush=True)
+                    said = now
+
+
+def _left(seconds: float | None, is_partial: bool) -> str:
+    if seconds is None or (seconds == 0 and is_partial):
+        return "time left unknown"
+    if seconds == 0:
+        return "all done"
+    return f"{'at least' if is_partial else 'about'} {tqdm.format_interval(seconds)} left"

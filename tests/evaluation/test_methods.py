@@ -8,7 +8,7 @@ from hn.evaluation.methods import Modulated, Sampled, Searched
 from hn.evaluation.samples import Samples
 from hn.hypernets import LoraHypernet
 from hn.rewards import RednessReward, RewardEnsemble
-from hn.search import BestOfN, Budget, Reno, WhiteNoiseProjection
+from hn.search import BestOfN, Budget, Reno, WarmStart, WhiteNoiseProjection, ZeroOrderSearch
 
 PROMPTS = ["a red ball", "two cube", "a green cube"]
 
@@ -126,3 +126,22 @@ def test_encoding_is_not_on_the_clock(generator, samples, monkeypatch):
     monkeypatch.setattr("hn.evaluation.methods._now", lambda tensor: events.append("clock") or float(len(events)))
     Sampled("base", generator, is_base=True)(samples)
     assert events == ["encode", "clock", "run", "clock"]
+
+
+def test_what_a_search_is_expected_to_take_is_known_beforehand(generator, reward, hypernet):
+    searches = {
+        "best_of_3": (BestOfN(n=3), 3),
+        "reno_2": (Reno(iterations=2, steps=2), 4),
+        "zero_order_7": (ZeroOrderSearch(iterations=2, neighbours=3), 7),
+        "warm": (WarmStart(Reno(iterations=2), hypernet), 2),
+    }
+    for name, (search, expected) in searches.items():
+        assert Searched(name, generator, search, reward).expected_nfe == expected
+    assert Modulated("hypernetwork", hypernet, steps=4).expected_nfe == 5
+
+
+def test_a_search_hands_on_its_trace(generator, reward, samples):
+    output = Searched("best_of_3", generator, BestOfN(n=3), reward)(samples)
+    assert [point["nfe"] for point in output.trace] == [1, 2, 3]
+    base = Sampled("base", generator, is_base=True)(samples)
+    assert base.trace == () and base.peak_memory_bytes is None  # which a CPU does not count

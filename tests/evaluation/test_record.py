@@ -138,3 +138,42 @@ def test_fidelity_is_the_distance_to_the_reference():
     summary = record.summary(reference={"features": reference})
     assert math.isfinite(summary["fidelity"])
     assert summary["fidelity"] == pytest.approx(cmmd(torch.tensor(features), reference))
+
+
+def trace(*points):
+    return [{"nfe": n, "reward_calls": n, "seconds": s, "best_reward": torch.tensor(r)} for n, s, r in points]
+
+
+def searched(traces, peaks=(None,)):
+    record = MethodRecord("reno_2")
+    for number, (points, peak) in enumerate(zip(traces, [*peaks, *[None] * len(traces)], strict=False)):
+        samples = Samples(["x"] * 2, [{}] * 2, [2 * number, 2 * number + 1], [0, 0], 0, torch.zeros(2, 1))
+        output = MethodOutput(torch.zeros(2, 3, 1, 1), None, 1.0, peak_memory_bytes=peak, trace=points)
+        record.add(samples, output, {"reward": torch.tensor([0.0, 0.0])})
+    return record
+
+
+def test_the_trace_of_a_search_is_averaged_over_all_images():
+    first, second = trace((1, 2.0, [1.0, 3.0]), (2, 4.0, [2.0, 4.0])), trace((1, 1.0, [0.0, 0.0]), (2, 2.0, [5.0, 1.0]))
+    record = searched([first, second])
+    expected = [
+        {"nfe": 1, "seconds_per_image": 0.75, "reward": 1.0},
+        {"nfe": 2, "seconds_per_image": 1.5, "reward": 3.0},
+    ]
+    assert record.trace() == expected
+    tensors, facts = record.state()
+    assert MethodRecord.of_state(tensors, json.loads(json.dumps(facts))).trace() == expected
+    assert MethodRecord("base", 1).trace() == []
+
+
+def test_a_trace_that_ended_early_stays_where_it_was():
+    record = searched([trace((1, 2.0, [1.0, 1.0]), (2, 4.0, [2.0, 2.0])), trace((1, 1.0, [3.0, 3.0]))])
+    assert record.trace()[1] == {"nfe": 1.5, "seconds_per_image": 1.25, "reward": 2.5}
+
+
+def test_the_largest_peak_of_memory_counts():
+    points = trace((1, 1.0, [0.0, 0.0]))
+    record = searched([points] * 3, peaks=(5, 9, 7))
+    tensors, facts = record.state()
+    assert record.peak_memory_bytes == MethodRecord.of_state(tensors, facts).peak_memory_bytes == 9
+    assert searched([points]).peak_memory_bytes is None

@@ -1,0 +1,319 @@
+"""`report.html`: a comparison as one page that needs no network, and figures for a paper."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from hn.files import in_one_step
+from hn.report.axes import linear_axis
+from hn.report.columns import Column, columns_of, tag_title
+from hn.report.comparison import ComparisonFolder, GalleryPrompt, Metric, read_comparison
+from hn.report.figures import draw_figures
+from hn.report.styles import Style, styles_of
+from hn.report.svg import curve_panel, trade_off
+
+PAGE = "report.html"
+MINUS = "\N{MINUS SIGN}"
+_CURVES = {
+    "val/reward": "Trained reward",
+    "val/held_out_reward": "Held-out reward",
+    "val/geneval": "GenEval",
+    "val/fidelity": "Fidelity distance",
+    "val/kl_nats": "KL, nats",
+}
+_SHOWN_WHOLE, _LARGEST = 128, 512  # pixels: smaller images are embedded without loss, larger ones scaled down
+
+
+@dataclass(frozen=True)
+class StripRow:
+    """A method's value and interval on a strip; places in percent of its width."""
+
+    style: Style
+    text: str
+    dot: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Values of methods on one axis.
+
+    Attributes:
+        title: what they are.
+        note: beside the title.
+        rows: one for each method.
+        ticks: place in percent, and text.
+        zero: place of 0 in percent; None if it is not on the axis.
+        is_bar: whether values are bars from 0.
+    """
+
+    title: str
+    note: str
+    rows: Sequence[StripRow]
+    ticks: Sequence[tuple[float, str]]
+    zero: float | None
+    is_bar: bool = False
+
+
+def write_report(folder: Path) -> Path:
+    """Draw `report.html` and `figures/` in the folder of a comparison, from what it holds.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_comparison`.
+    """
+    comparison = read_comparison(folder)
+    draw_figures(comparison, folder / "figures")
+    path = folder / PAGE
+    with in_one_step(path) as partial:
+        partial.write_text(render(comparison), encoding="utf-8")
+    return path
+
+
+def render(comparison: ComparisonFolder) -> str:
+    """The page's HTML: style, script and images are in it, and a policy that forbids to load anything."""
+    environment = Environment(
+        loader=PackageLoader("hn.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    source = environment.loader.get_source
+    styles = styles_of(comparison.methods)
+    columns = columns_of(comparison.methods, comparison.results.get("reward_weights") or {})
+    metrics = comparison.metrics
+    return environment.get_template("report.html").render(
+        css=Markup(source(environment, "report.css")[0]),
+        script=Markup(source(environment, "report.js")[0]),
+        title=comparison.results.get("experiment", comparison.folder.name),
+        facts=_facts(comparison),
+        findings=_findings(comparison),
+        methods=comparison.methods,
+        styles=styles,
+        groups=_groups(columns),
+        columns=columns,
+        best={column.key: column.best(comparison.methods.values()) for column in columns},
+        differences=[strip for metric in metrics if (strip := difference_strip(comparison, metric, styles))],
+        trade_offs={metric: plots for metric in metrics if (plots := _trade_offs(comparison, metric, styles))},
+        categories={
+            metric: strips for metric in reversed(metrics) if (strips := category_strips(comparison, metric, styles))
+        },
+        curves=_curve_panels(comparison, styles),
+        gallery=[
+            (row, {name: _embedded(image.path) for name, image in row.images.items()}) for row in comparison.gallery
+        ],
+        gallery_tags=_gallery_tags(comparison.gallery),
+        gallery_methods=[name for name in comparison.methods if any(name in row.images for row in comparison.gallery)],
+        tag_title=tag_title,
+        number=number,
+    )
+
+
+def number(value: float | None, digits: int, sign: bool = False) -> str:
+    """With a true minus sign, and none before a 0; a dash for what was not measured."""
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:{'+' if sign else ''}z.{digits}f}".replace("-", MINUS)
+
+
+def difference_strip(comparison: ComparisonFolder, metric: Metric, styles: Mapping[str, Style]) -> Strip | None:
+    """Differences to the base with their paired 95 % intervals; None if no method has any."""
+    base = metric.value(comparison.methods["base"])
+    shown: dict[str, tuple[float, list[float] | None]] = {}
+    for name, method in comparison.methods.items():
+        value = metric.value(method)
+        if name != "base" and value is not None and base is not None:
+            shown[name] = (value - base, metric.delta_interval(method))
+    return _strip(metric.title, "difference to the base", shown, styles, metric.digits, sign=True) if shown else None
+
+
+def category_strips(comparison: ComparisonFolder, metric: Metric, styles: Mapping[str, Style]) -> list[Strip]:
+    """A strip for each category that the metric was measured in, all on one axis; GenEval's shares as bars."""
+    entries = {name: method.get("categories") or {} for name, method in comparison.methods.items()}
+    found: dict[str, dict[str, tuple[float, list[float] | None]]] = {}
+    notes = {}
+    for tag in comparison.tags:
+        of_tag = {name: categories[tag] for name, categories in entries.items() if tag in categories}
+        values = {name: metric.value(entry) for name, entry in of_tag.items()}
+        found[tag] = {n: (v, metric.interval(of_tag[n])) for n, v in values.items() if v is not None}
+        first = next(iter(of_tag.values()))
+        notes[tag] = f"{first['prompts']} prompts, {first['images']} images"
+    ends = [end for rows in found.values() for value, interval in rows.values() for end in (value, *(interval or ()))]
+    if not ends:
+        return []
+    bounds = (0.0, 1.0) if metric.key == "geneval" else (min(ends), max(ends))
+    return [
+        _strip(tag.replace("_", " "), notes[tag], rows, styles, 2 if metric.key == "geneval" else 3, bounds=bounds,
+               is_bar=metric.key == "geneval")
+        for tag, rows in found.items()
+        if rows
+    ]  # fmt: skip
+
+
+def _strip(
+    title: str,
+    note: str,
+    rows: Mapping[str, tuple[float, list[float] | None]],
+    styles: Mapping[str, Style],
+    digits: int,
+    sign: bool = False,
+    bounds: tuple[float, float] | None = None,
+    is_bar: bool = False,
+) -> Strip:
+    ends = [end for value, interval in rows.values() for end in (value, *(interval or ()))]
+    include = (0.0, *bounds) if is_bar and bounds else bounds or (0.0,)
+    axis = linear_axis([*ends, *(include if sign or not is_bar else ())], count=4, include=include if is_bar else ())
+
+    def percent(value: float) -> float:
+        return round(100 * axis(value), 3)
+
+    return Strip(
+        title,
+        note,
+        [
+            StripRow(
+                styles[name],
+                number(value, digits, sign),
+                percent(value),
+                percent(interval[0]) if interval else None,
+                percent(interval[1]) if interval else None,
+            )
+            for name, (value, interval) in rows.items()
+        ],
+        [(percent(tick), text.replace("-", MINUS)) for tick, text in zip(axis.ticks, axis.tick_labels, strict=True)],
+        percent(0.0) if axis.low <= 0 <= axis.high else None,
+        is_bar,
+    )
+
+
+def _trade_offs(comparison: ComparisonFolder, metric: Metric, styles: Mapping[str, Style]) -> list[Markup]:
+    """The plot for a wide window and one for a narrow window; none without times."""
+    points = {
+        name: (method["seconds_per_image"], metric.value(method))
+        for name, method in comparison.methods.items()
+        if metric.value(method) is not None and method.get("seconds_per_image")
+    }
+    if not points:
+        return []
+    traces = {}
+    if metric.key == "reward":  # what the searches maximise, and so what their traces are of
+        for name, trace in comparison.traces.items():
+            traces[name] = [
+                (point["seconds_per_image"], point["reward"])
+                for point in trace
+                if point["seconds_per_image"] > 0 and math.isfinite(point["reward"])
+            ]
+    wide = trade_off(points, styles, metric.title, traces)
+    narrow = trade_off(points, styles, metric.title, traces, width=440, height=400, labelled=False)
+    return [Markup(wide), Markup(narrow)]
+
+
+def _curve_panels(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> list[tuple[str, Markup]]:
+    curves = {name: curve for name, curve in (comparison.results.get("curves") or {}).items() if name in styles}
+    panels = []
+    for scalar, title in _CURVES.items():
+        lines = {
+            name: [p for p in zip(own[scalar]["step"], own[scalar]["value"], strict=True) if p[1] is not None]
+            for name, own in curves.items()
+            if scalar in own
+        }
+        lines = {name: line for name, line in lines.items() if line}
+        key = scalar.replace("/", "/base_")
+        base = next((own[key]["value"][0] for own in curves.values() if key in own), None)
+        if lines:
+            panels.append((title, Markup(curve_panel(lines, styles, title, base))))
+    return panels
+
+
+def _groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """Headings over columns, and how many they span."""
+    groups: list[tuple[str, int]] = []
+    for column in columns:
+        if groups and groups[-1][0] == column.group:
+            groups[-1] = (column.group, groups[-1][1] + 1)
+        else:
+            groups.append((column.group, 1))
+    return groups
+
+
+def _facts(comparison: ComparisonFolder) -> dict[str, str]:
+    results = comparison.results
+    environment = results.get("environment") or {}
+    base = comparison.methods["base"]
+    categories = base.get("categories") or {}
+    prompts = sum(category["prompts"] for category in categories.values())
+    versions = environment.get("packages") or {}
+    facts = {
+        "Finished": comparison.finished.strftime("%Y-%m-%d %H:%M %Z"),
+        "Images": f"{base.get('images', 0)} a method" + (f", of {prompts} prompts" if prompts else ""),
+        "Machine": environment.get("gpu") or environment.get("processor"),
+        "Commit": re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", environment.get("git_commit") or ""),
+        "Versions": ", ".join(f"{name} {versions[name]}" for name in ("hn", "torch", "diffusers") if name in versions),
+        "Folder": comparison.folder.resolve().name,
+    }
+    facts |= {
+        {"hypernetwork": "Hypernetwork", "finetune": "Fine-tune"}.get(name, name): str(path)
+        for name, path in (results.get("weights") or {}).items()
+        if path is not None
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _findings(comparison: ComparisonFolder) -> list[str]:
+    """What the hypernetwork does to each score, in a sentence each, and what it costs."""
+    base, method = comparison.methods["base"], comparison.methods.get("hypernetwork")
+    if method is None:
+        return []
+    found = []
+    for metric in comparison.metrics:
+        ours, theirs, interval = metric.value(method), metric.value(base), metric.delta_interval(method)
+        if ours is not None and theirs is not None and interval is not None:
+            low, high = (number(bound, 3, sign=True) for bound in interval)
+            unsure = ", an interval that includes 0" if interval[0] <= 0 <= interval[1] else ""
+            found.append(f"{metric.title} {number(ours - theirs, 3, sign=True)} ({low} to {high}{unsure})")
+    if found and base.get("seconds_per_image") and method.get("seconds_per_image"):
+        found.append(
+            f"{method['seconds_per_image'] / base['seconds_per_image']:.1f} times the base's seconds for an image"
+        )
+    return found
+
+
+def _gallery_tags(gallery: Sequence[GalleryPrompt]) -> dict[str, int]:
+    tags: dict[str, int] = {}
+    for row in gallery:
+        tags[row.tag] = tags.get(row.tag, 0) + 1
+    return tags if list(tags) != ["all"] else {}
+
+
+def _embedded(path: Path) -> dict[str, Any]:
+    """An image as a data address, and whether it is so small that its pixels are to be seen.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}); remove it to draw the page without.") from None
+    is_small = max(image.size) <= _SHOWN_WHOLE
+    image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if is_small:
+        image.save(buffer, format="WEBP", lossless=True)
+    else:
+        image.save(buffer, format="WEBP", quality=82)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return {"source": f"data:image/webp;base64,{data}", "is_small": is_small, "size": image.size}

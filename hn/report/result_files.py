@@ -1,0 +1,79 @@
+"""Files of a comparison beside `results.json`: tables for other programs, and what the clock said."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hn.files import in_one_step
+
+METHODS_CSV, IMAGES_CSV, TIMING_JSON = "results.csv", "images.csv", "timing.json"
+
+
+def write_methods_csv(path: Path, methods: Mapping[str, Mapping[str, Any]]) -> None:
+    """A row for each method, a column for each number of its entry in `results.json`.
+
+    Names of nested entries are joined with dots, bounds of an interval become `_low` and `_high`; what a method does
+    not have is empty.
+    """
+    _write(path, [{"method": name, **_flat(entry)} for name, entry in methods.items()])
+
+
+def write_images_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A row for each image of each method, as `hn.evaluation.details.image_rows` gives them."""
+    _write(path, list(rows))
+
+
+def read_images_csv(path: Path) -> list[dict[str, Any]]:
+    """What `write_images_csv` wrote.
+
+    Raises:
+        ValueError: if the file is no such table.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return [_read_row(row) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no table of a comparison's images: {error!r}.") from None
+
+
+def _read_row(row: Mapping[str, str]) -> dict[str, Any]:
+    read: dict[str, Any] = {name: row[name] for name in ("method", "tag", "prompt")}
+    read |= {"index": int(row["index"]), "copy": int(row["copy"])}
+    if "correct" in row:
+        read["correct"] = {"True": True, "False": False, "": None}[row["correct"]]
+    return read | {name: float(text) if text else None for name, text in row.items() if name not in read}
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    text = io.StringIO(newline="")
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+    with in_one_step(path) as partial:
+        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
+
+
+def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in entry.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and len(value) == 2:
+            flat |= {f"{prefix}{name}_low": value[0], f"{prefix}{name}_high": value[1]}
+        elif value is None and name.endswith("_ci95"):
+            flat |= {f"{prefix}{name}_low": None, f"{prefix}{name}_high": None}
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
