@@ -75,7 +75,8 @@ def test_a_killed_comparison_goes_on_and_ends_as_if_it_had_not_been(comparison, 
         "best_of_8.record.safetensors",
     }  # fmt: skip
     pictures = {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.glob("gallery/*/*.png")}
-    assert {str(path.parent.name) for path in pictures} == {"base", "hypernetwork", "best_of_8"} and len(pictures) == 9
+    measured = {"base", "hypernetwork", "best_of_8", "best_of_8@2"}
+    assert {str(path.parent.name) for path in pictures} == measured and len(pictures) == 12
 
     gate.touch()
     main([*comparison, "--run.name", "killed"])
@@ -88,7 +89,7 @@ def test_a_killed_comparison_goes_on_and_ends_as_if_it_had_not_been(comparison, 
     assert results == without_seconds(runs / "compare_whole" / "results.json")
     for path in [*folder.glob("gallery/*/*.png"), folder / "images.csv"]:
         assert path.read_bytes() == (runs / "compare_whole" / path.relative_to(folder)).read_bytes()
-    assert len(list(folder.glob("gallery/*/*.png"))) == 15
+    assert len(list(folder.glob("gallery/*/*.png"))) == 18
     methods = results["methods"]
     assert list(methods) == ["base", "hypernetwork", "best_of_8@2", "best_of_8", "gated", "hypernetwork_reno_2"]
     assert methods["best_of_8@2"]["nfe"] == 2 < methods["best_of_8"]["nfe"] <= 3

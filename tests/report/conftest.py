@@ -49,7 +49,7 @@ def record_of(method: str, gallery: Gallery | None = None) -> MethodRecord:
         for nfe in (1, 2, 4, 8)
     ]
     is_search = method == "best_of_8"
-    output = MethodOutput(images, torch.ones(len(index)), 8 * SECONDS[method], None, trace if is_search else ())
+    output = MethodOutput(images, torch.ones(len(index)), 8 * SECONDS[method], trace=trace if is_search else ())
     record = MethodRecord(method, nfe=8 if is_search else 1)
     record.add(samples, output, scores)
     if gallery is not None:
