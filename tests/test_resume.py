@@ -74,6 +74,26 @@ def test_stopped_and_continued_is_uninterrupted(fit, experiment, uninterrupted, 
     assert continued == saved.replace(f"max_steps: {at}\n", "max_steps: 6\n")
 
 
+@pytest.mark.parametrize("stops", [(3, 6), (2, 3), (1, 2, 3, 4, 5)])
+def test_stopped_and_continued_again_and_again_is_uninterrupted(fit, experiment, uninterrupted, stops):
+    """Three updates make an epoch; its end is the hardest place to go on from."""
+    for number, stop in enumerate(stops):
+        fit("parts", "--trainer.max_steps", str(stop), *(["--ckpt_path", "last"] if number else []))
+    if stops[-1] < 6:
+        fit("parts", "--ckpt_path", "last")
+    torch.testing.assert_close(last(experiment, "parts"), uninterrupted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("stops", [(1, 2), (1, 2, 3)])
+def test_epochs_of_one_batch_are_continued(fit, experiment, stops):
+    options = ["--data.init_args.batch_size", "12", "--trainer.val_check_interval", "100"]
+    fit("whole", *options, "--trainer.max_steps", "4")
+    for number, stop in enumerate([*stops, 4]):
+        fit("parts", *options, "--trainer.max_steps", str(stop), *(["--ckpt_path", "last"] if number else []))
+    assert last(experiment, "whole")["epoch"] == 3
+    torch.testing.assert_close(last(experiment, "parts"), last(experiment, "whole"), rtol=0, atol=0)
+
+
 @pytest.fixture
 def interrupted(fit):
     """Runs `hn fit` with signals that come in a hook after four updates, and returns the exit status."""

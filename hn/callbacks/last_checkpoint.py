@@ -56,6 +56,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        count_running_epoch(trainer)
         # Not at the end of the batch before: a validation may come after that, which would be lost.
         self._is_updating = False
         self._save_if_due(trainer)
@@ -129,6 +130,18 @@ class LastCheckpoint(Checkpoint):
                 keep_also(path, path.with_name("previous.ckpt"))
             trainer.save_checkpoint(path)
             self._saved_step = trainer.global_step
+
+
+def count_running_epoch(trainer: L.Trainer) -> None:
+    """Have the trainer count the epoch that is under way as begun.
+
+    Going on from a checkpoint of an epoch's last batch, Lightning (2.6) ends that epoch and begins the next one without
+    counting it; from a checkpoint of that one it would begin at another place.
+    """
+    progress = trainer.fit_loop.epoch_progress
+    if progress.current.ready == progress.current.processed:
+        progress.increment_ready()
+        progress.increment_started()
 
 
 def last_checkpoint(trainer: L.Trainer) -> Path:
