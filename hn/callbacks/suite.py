@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -25,6 +25,8 @@ from hn.module import NoiseHypernetModule
 from hn.report.progress import with_progress
 from hn.report.results import write_results
 from hn.report.suite import suite_table
+
+B = TypeVar("B")
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _TAKEN = ("train", "val", "test", "predict")
@@ -182,8 +184,7 @@ class PromptSuite(L.Callback):
                 part.training = mode
 
     def _measure_method(self, trainer: L.Trainer, module: NoiseHypernetModule, method: Method) -> MethodRecord:
-        # Whole batches: an image's last bits depend on the batch that it is made in.
-        batches = self.suite.batches(self.batch_size)[trainer.global_rank :: trainer.world_size]
+        batches = shared_out(self.suite.batches(self.batch_size), trainer.global_rank, trainer.world_size)
         shown = with_progress(batches, f"{self.name}, {method.name}") if trainer.is_global_zero else batches
         with trainer.precision_plugin.forward_context():
             record = measure(method, self.scorer, module.generator, shown, self.images_per_prompt, self.seed)
@@ -198,6 +199,16 @@ class PromptSuite(L.Callback):
                     if means[key] is not None:
                         scalars[f"{self.name}/{_as_key(category)}/{prefix}{key}"] = means[key]
         return scalars
+
+
+def shared_out(batches: Sequence[B], rank: int, ranks: int) -> list[B]:
+    """A process's share of batches, whole ones: an image's last bits depend on the batch that it is made in.
+
+    Each process gets as many, where weights are shared out too and all take part in each pass; some batches then come
+    twice, and count once when the shards are joined.
+    """
+    each = -(-len(batches) // ranks)
+    return [batches[place % len(batches)] for place in range(rank, each * ranks, ranks)]
 
 
 def suites_in(callbacks: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hn.callbacks.evaluation import Evaluation
-from hn.callbacks.suite import PromptSuite, suites_in
+from hn.callbacks.suite import PromptSuite, shared_out, suites_in
 from hn.cli.embed import experiment_prompts
 from hn.evaluation.compare import measure
 from hn.evaluation.methods import Sampled
@@ -188,3 +188,11 @@ def test_conditioning_covers_suites(make_data, prompts, tiny_prompts):
         found = experiment_prompts(verb, data, callbacks)
         assert (own <= set(found)) is expected
         assert found[-1] == "two cube"
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(1, 1), (5, 1), (4, 2), (5, 2), (1, 3), (2, 5)])
+def test_all_processes_get_as_many_batches_and_together_all_of_them(count, ranks):
+    shares = [shared_out([*range(count)], rank, ranks) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    assert {batch for share in shares for batch in share} == set(range(count))
+    assert sum(map(len, shares)) < count + ranks
