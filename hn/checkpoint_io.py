@@ -12,18 +12,8 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hn.files import in_one_step
+from hn.weight_files import UNREADABLE
 
-# What torch says of a file of another kind, or one that was cut short.
-_UNREADABLE = (
-    RuntimeError,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    OSError,  # a jump to before its start, where the list of contents was cut off
-    pickle.UnpicklingError,
-)
 _HANDED_BACK = ".temp.ckpt"  # Lightning's name for the weights that spawned processes give the one that started them
 _KEYS = {"state_dict", "pytorch-lightning_version", "global_step"}
 
@@ -69,7 +59,7 @@ class TrainingCheckpointIO(TorchCheckpointIO):
             checkpoint = super().load_checkpoint(path, map_location, weights_only is not False)
         except (FileNotFoundError, PermissionError):
             raise
-        except _UNREADABLE as error:
+        except (*UNREADABLE, OSError) as error:
             raise ValueError(_message(path, _reason(Path(path), error))) from error
         if Path(path).name != _HANDED_BACK and not _is_of_a_training(checkpoint):
             raise ValueError(_message(path, "it holds weights or other values, but no state of a training"))
@@ -89,7 +79,7 @@ def usable_checkpoints(folder: Path, without: Path) -> dict[Path, int]:
             continue
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except _UNREADABLE:
+        except (*UNREADABLE, OSError):
             continue
         if _is_of_a_training(checkpoint):
             found[path] = checkpoint["global_step"]

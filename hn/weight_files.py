@@ -19,7 +19,7 @@ M = TypeVar("M", bound=PreTrainedModel)
 _NAMED = 4  # weights in a message, of each kind
 
 # What torch and safetensors say of a file of another kind, or one that was cut short.
-_UNREADABLE = (
+UNREADABLE = (
     RuntimeError,
     EOFError,
     ValueError,
@@ -43,7 +43,7 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{file} cannot be read as tensors ({type(error).__name__}): it is damaged, or a pickle that would "
             "run code, which hn does not load. Download it again, or save its state_dict by itself."
