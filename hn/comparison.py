@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hn.search.base import Search
 
-_TAKEN = re.compile(r"(base|hypernetwork|finetune)(_\d+_steps?)?")
+_TAKEN = re.compile(r"(base|hypernetwork|finetune)(_\d+_steps?)?|.*@.*")
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Comparison:
             if _TAKEN.fullmatch(name) or name in ("", ".", "..") or Path(name).name != name:
                 raise ValueError(
                     f"comparison.searches has {name!r}, which cannot name a search: it is the key in results.json and "
-                    "a file's name, and base, hypernetwork and finetune are taken."
+                    "a file's name; base, hypernetwork and finetune are taken, and so are names with @."
                 )
         if any(steps < 1 for steps in self.steps or []):
             raise ValueError(f"comparison.steps must be at least 1 each, not {self.steps}.")

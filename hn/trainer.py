@@ -37,7 +37,7 @@ from hn.report.images import unused_directory, write_json
 from hn.report.page import write_report
 from hn.report.progress import SharedProgress
 from hn.report.result_files import IMAGES_CSV, METHODS_CSV, TIMING_JSON, write_images_csv, write_methods_csv
-from hn.report.results import write_results
+from hn.report.results import finite, write_results
 from hn.report.table import results_table
 from hn.run_directory import CHECKPOINTS, WEIGHTS
 from hn.search import WarmStart
@@ -196,7 +196,8 @@ class ExperimentTrainer(L.Trainer):
                     after_images=gallery.keep,
                 )
                 records |= {found.name: found for found in (*record.earlier.values(), record)}
-            if grid is not None:
+            picture = self.directory / "images" / "comparison.png"
+            if grid is not None and (any(left.values()) or not picture.is_file()):
                 grid.last_path = self._comparison_picture(methods, grid)
         base = records["base"]
         summaries = {}
@@ -222,7 +223,7 @@ class ExperimentTrainer(L.Trainer):
         traces = {name: record.trace() for name, record in records.items() if record.trace()}
         # Not in results.json, which is the same for the same measurements but for the seconds of each image.
         timing = {"finished": datetime.now().astimezone().isoformat(timespec="seconds"), "traces": traces}
-        write_json(self.directory / TIMING_JSON, timing)
+        write_json(self.directory / TIMING_JSON, finite(timing))
         curves = plot_curves(runs, self.directory / "images" / "curves.png", title=self.directory.parent.name)
         if curves is not None:
             print(f"curves       {curves}")

@@ -17,7 +17,7 @@ def test_names_at_other_numbers_of_steps():
     assert name_at("finetune", 1) == "finetune_1_step"
 
 
-@pytest.mark.parametrize("name", ["base", "hypernetwork_2_steps", "finetune_1_step", "", "..", "a/b"])
+@pytest.mark.parametrize("name", ["base", "hypernetwork_2_steps", "finetune_1_step", "", "..", "a/b", "reno_50@10"])
 def test_a_search_cannot_be_called_like_a_method(name):
     with pytest.raises(ValueError, match="cannot name a search"):
         Comparison(searches={name: BestOfN(2)})

@@ -85,9 +85,7 @@ def test_strategies_take_turns_and_the_run_is_that_of_one_process(hn, one_proces
     before = state(run)
     assert before["global_step"] == 4
 
-    for steps in (2, 3, 4):  # stopped as often: a second continuation at an epoch's end is in another order, as yet
-        again = ["--ckpt_path", "last"] if steps > 2 else []
-        one_process("--run.name", "whole", "--trainer.max_steps", str(steps), *again)
+    one_process("--run.name", "whole", "--trainer.max_steps", "4")
     close(before, state(runs / "whole"))
     moved = [weight.abs().max() for name, weight in before["state_dict"].items() if "lora_B" in name]
     assert min(moved) > 1e-5

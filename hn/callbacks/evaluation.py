@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from hn.data.prompts import PromptBatch
 from hn.evaluation.compare import features_of, reference_record
 from hn.evaluation.detectors.base import Detector
+from hn.evaluation.judges import Judge
 from hn.evaluation.methods import MethodOutput
 from hn.evaluation.noise_diagnostics import NoiseDiagnostics
 from hn.evaluation.record import MethodRecord
@@ -45,6 +46,8 @@ class Evaluation(L.Callback):
             alone, by names of your choice; `results.json` has what they give as `distances`.
         noise_diagnostics: estimate what the objective leaves out of the KL, for the trained model, logged as
             `val/noise_...` and `test/noise_...` (see `hn.evaluation.noise_diagnostics`).
+        judges: other benchmarks' metrics (`hn.evaluation.geneval2`, `hn.evaluation.compbench`), for prompts whose rows
+            ask what they can answer; logged as `judge_<name>`, means over those.
     """
 
     def __init__(
@@ -53,8 +56,9 @@ class Evaluation(L.Callback):
         fidelity: bool = True,
         features: dict[str, FeatureExtractor | ImageDistance] | None = None,
         noise_diagnostics: NoiseDiagnostics | None = None,
+        judges: list[Judge] | None = None,
     ) -> None:
-        self.detector, self.fidelity = detector, fidelity
+        self.detector, self.fidelity, self.judges = detector, fidelity, judges or []
         self.features, self.noise_diagnostics = features or {}, noise_diagnostics
         self.base: dict[str, MethodRecord] = {}
         self.references: dict[str, dict[str, Tensor] | None] = {}
@@ -63,11 +67,11 @@ class Evaluation(L.Callback):
         self._new_base: MethodRecord | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: NoiseHypernetModule, stage: str) -> None:
-        for network in (self.detector, *self.features.values()):
+        for network in (self.detector, *self.features.values(), *self.judges):
             if hasattr(network, "to"):
                 network.to(trainer.strategy.root_device)
         features = feature_extractor_of(pl_module.reward) if self.fidelity else None
-        self.scorer = Scorer(pl_module.reward, self.detector, features, measures=self.features)
+        self.scorer = Scorer(pl_module.reward, self.detector, features, judges=self.judges, measures=self.features)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: NoiseHypernetModule) -> None:
         self._start(trainer, pl_module, "val", trainer.val_dataloaders, trainer.num_val_batches)
@@ -168,5 +172,6 @@ def scalars_of(summary: dict[str, Any]) -> dict[str, float]:
         scalars["geneval" if tag == "overall" else f"geneval_{tag}"] = score
     for name, distances in summary.get("distances", {}).items():
         scalars |= {f"{kind}_{name}": value for kind, value in distances.items() if value is not None}
+    scalars |= {f"judge_{name}": score for name, score in summary.get("judges", {}).items()}
     scalars |= {f"reward_{name}": score for name, score in summary["rewards"].items()}
     return {f"held_out_{name}": score for name, score in summary["held_out_rewards"].items()} | scalars

@@ -36,10 +36,10 @@ class PromptSuite(L.Callback):
     """Scores the images of any prompt set, like DrawBench by category, by all rewards of the experiment.
 
     Generator and trained model are measured on the same noise, the generator once in each process. Logged as
-    `<name>/reward`, `<name>/held_out_reward`, `<name>/geneval_<tag>` and all else that `Evaluation` logs but fidelity,
-    with `base_` for the generator, and for each category `<name>/<category>/reward` and `<name>/<category>/
-    held_out_reward`. These names can be monitored. At the end `results_<name>.json` in the run's directory has the
-    means, the 95 % intervals of the differences and the categories.
+    `<name>/reward`, `<name>/held_out_reward`, those of each reward, `<name>/geneval_<tag>`, `<name>/kl_nats` and
+    `<name>/diversity`, with `base_` for the generator, and for each category `<name>/<category>/reward` and
+    `<name>/<category>/held_out_reward`. These names can be monitored. At the end `results_<name>.json` in the run's
+    directory has the means, the 95 % intervals of the differences and the categories.
 
     Prompts that are trained on too are left out and counted, in a message and in that file. Several processes share the
     batches, and get the numbers of one.
@@ -55,7 +55,8 @@ class PromptSuite(L.Callback):
         at_end: measure at the end of `hn train` and `hn test`, with the weights that are tested.
         limit: measure on so many prompts only, evenly spread over the set.
         batch_size: prompts at once.
-        detector: judges prompts that have GenEval metadata; by default the one of the `Evaluation` callback.
+        detector: judges prompts that have GenEval metadata; by default the one of the `Evaluation` callback,
+            whose other judges judge rows of theirs too.
         seed: of the noise.
 
     Raises:
@@ -162,12 +163,13 @@ class PromptSuite(L.Callback):
         module.generator.check_prompts(suite.texts)
         if suite.n_excluded:
             rank_zero_info(f"{suite.n_excluded} prompts of {self.name} are trained on and left out of it")
-        if self.detector is None:
-            evaluation = next((each for each in trainer.callbacks if isinstance(each, Evaluation)), None)
-            self.detector = None if evaluation is None else evaluation.detector
+        evaluation = next((each for each in trainer.callbacks if isinstance(each, Evaluation)), None)
+        if self.detector is None and evaluation is not None:
+            self.detector = evaluation.detector
         if hasattr(self.detector, "to"):
             self.detector.to(trainer.strategy.root_device)
-        self.scorer = Scorer(module.reward, self.detector, feature_extractor_of(module.reward))
+        judges = [] if evaluation is None else evaluation.judges
+        self.scorer = Scorer(module.reward, self.detector, feature_extractor_of(module.reward), judges=judges)
         self.suite = suite
 
     @torch.no_grad()

@@ -46,7 +46,7 @@ from hn.trainer import ExperimentTrainer
 
 DESCRIPTION = """Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS].
 These need no experiment: hn generate --help, hn score --help, hn geneval --help,
-hn report --help, hn prompts --help."""
+hn judge --help, hn report --help, hn prompts --help."""
 WEIGHTS_CONFIG = "adapter_config.json"  # hypernetworks and fine-tunes alike have it
 USAGE = "hn {verb} --config experiments/NAME.yaml [--OPTION VALUE ...]"
 STAGES = {"train": "fit", "compare": "test", "embed": None}
@@ -233,9 +233,18 @@ class HnCLI(LightningCLI):
 
     def compare(self, **options: Any) -> None:
         settings = yaml.safe_load(self._parser("compare").dump(self.config["compare"]))
-        # Where a run is kept, and how it says how far it is, changes no score.
-        for name in ("run", "vars", "config", "hypernet", "finetune"):
-            settings.pop(name, None)
+        # Where a run is kept, how it was trained and how it says how far it is changes no score.
+        settings = {
+            "comparison": settings["comparison"],
+            "model": settings["model"],
+            "data": settings["data"],
+            "evaluation": [
+                callback
+                for callback in settings["callbacks"].values()
+                if callback is not None and callback["class_path"].endswith("Evaluation")
+            ],
+            "precision": settings["trainer"]["precision"],
+        }
         comparison = self._get(self.config_init, "comparison")
         self.trainer.compare(**options, comparison=comparison, settings=settings)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hn.class_path import class_path, import_class
 from hn.cli.parsing import Parser, UserError, helpful_parsing, user_errors, verb_parser, with_flag_values
+from hn.cli.processes import require_one_process
 from hn.config import read_section
 from hn.data.benchmark_images import read_benchmark_images, require_even, with_rows
 from hn.data.images import ImageFile, image_sizes
@@ -53,6 +54,7 @@ def judge_benchmark(arguments: Sequence[str]) -> None:
     Raises:
         UserError: if there is something to mend, before weights are loaded as far as it can be known.
     """
+    require_one_process("judge")
     parser = judge_parser()
     with helpful_parsing(parser, arguments):
         given = parser.parse_args(with_flag_values(arguments, ("--allow_uneven",)))

@@ -58,7 +58,7 @@ class KeptRecords:
         if found is None:
             return None
         tensors, facts = found
-        self._require_equal(facts.pop("own"), _as_json(own), f"{name}.")
+        self._require_equal(facts.pop("own"), _as_json(own), f"{name}.", f"{name}.record.safetensors there")
         return MethodRecord.of_state(tensors, facts)
 
     def keep(self, record: MethodRecord, own: Any = None, of_batches: int = 0) -> None:
@@ -94,7 +94,7 @@ class KeptRecords:
             save_file(whole, partial, metadata={"facts": json.dumps(facts)})
         self._written = time.monotonic()
 
-    def _require_equal(self, kept: Any, own: Any, prefix: str) -> None:
+    def _require_equal(self, kept: Any, own: Any, prefix: str, stale: str = "that folder") -> None:
         kept, own = dict(_leaves(kept, prefix)), dict(_leaves(own, prefix))
         nothing = "nothing"
         changed = [
@@ -106,7 +106,7 @@ class KeptRecords:
             raise ValueError(
                 f"{self.folder} has what was measured with other settings: "
                 f"{differences({'changed': changed}, _SHOWN)}. "
-                "Go on with the same settings, choose another --run.name, or remove that folder to measure anew."
+                f"Go on with the same settings, choose another --run.name, or remove {stale} to measure anew."
             )
 
 
@@ -136,7 +136,8 @@ def measurement_settings(
         **configuration,
         "weights": trained,
         "prompts": hashlib.sha256(rows.encode()).hexdigest(),
-        "environment": environment(),
+        # Not the commit, which any edit of an experiment's file changes, nor how many cores there are.
+        "environment": {name: value for name, value in environment().items() if name in ("packages", "gpu")},
     }
 
 

@@ -183,6 +183,9 @@ class MethodRecord:
             "diversity": self._diversity("features"),
             "images": len(self),
         }
+        judges = {name: self.column(f"judge/{name}") for name in self._named("judge/")}
+        if judges:
+            result["judges"] = {name: float(scores.double().nanmean()) for name, scores in judges.items()}
         distances = self._distances(reference)
         if distances:
             result["distances"] = distances
@@ -209,16 +212,21 @@ class MethodRecord:
         return distances
 
     def _with_reference(self, column: str, reference: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor] | None:
-        """Features of the images and of the reference; None if there are not two of each."""
+        """Features of the images and of the reference; None if there are not two of each, or one is not finite."""
         if reference is None or not self.has(column) or min(len(self), len(reference[column])) < 2:
             return None
-        return self.column(column), reference[column]
+        own, others = self.column(column), reference[column]
+        return (own, others) if own.isfinite().all() and others.isfinite().all() else None
 
     def _diversity(self, column: str) -> float | None:
         return pairwise_cosine_distance(self.column(column), self.column("index")) if self.has(column) else None
 
+    def _named(self, prefix: str) -> list[str]:
+        """Names of scores after a prefix that they have."""
+        return [name.removeprefix(prefix) for name in self._parts if name.startswith(prefix)]
+
     def _means(self, prefix: str) -> dict[str, float]:
-        return {name.removeprefix(prefix): self.mean(name) for name in self._parts if name.startswith(prefix)}
+        return {name: self.mean(prefix + name) for name in self._named(prefix)}
 
     def interval(
         self, name: str, base: MethodRecord | None = None, by_tag: bool = False, tag: str | None = None
@@ -235,7 +243,7 @@ class MethodRecord:
 
         Returns:
             Low and high; None if the score was not recorded, is no finite number, as of a run that diverged, or there
-            are no such prompts.
+            are fewer than two such prompts.
         """
         if not self.has(name):
             return None
@@ -245,7 +253,7 @@ class MethodRecord:
         if name == "correct":
             kept &= ~np.isnan(ours if base is None else theirs)
         ours, theirs, tags = ours[kept], theirs[kept], tags[kept]
-        if not len(ours) or not np.isfinite(ours - theirs).all():
+        if len(ours) < 2 or not np.isfinite(ours - theirs).all():
             return None
         found = paired_bootstrap(theirs, ours, tags.tolist() if by_tag else None)
         return [found.low, found.high]

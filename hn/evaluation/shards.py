@@ -32,6 +32,7 @@ def joined(shards: Sequence[MethodRecord]) -> MethodRecord:
     whole = {
         "seconds": sum(own["seconds"] for own in facts) * len(order) / len(keys),
         "batches": sum(own["batches"] for own in facts),
+        "trace": [],  # of searches, which are not measured in shards
         "peak_memory_bytes": max(filter(None, (own["peak_memory_bytes"] for own in facts)), default=None),
         "tags": [tags[place] for place in order],
         "earlier": {},

@@ -53,19 +53,19 @@ def write_results(
         name: None if method["kl_nats"] is None else method["kl_nats"] / dimensions for name, method in methods.items()
     }
     methods = {name: {**method, "penalty_per_dimension": per_dimension[name]} for name, method in methods.items()}
-    results = _json({"experiment": experiment, "environment": environment(), **facts, "methods": methods})
+    results = finite({"experiment": experiment, "environment": environment(), **facts, "methods": methods})
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_one_step(path) as partial:
         partial.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return results
 
 
-def _json(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """`value` with null for every number that is not finite."""
     if isinstance(value, dict):
-        return {name: _json(member) for name, member in value.items()}
+        return {name: finite(member) for name, member in value.items()}
     if isinstance(value, list | tuple):
-        return [_json(member) for member in value]
+        return [finite(member) for member in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -126,8 +126,8 @@ def test_a_method_that_diverged_has_no_interval():
 
 def test_prompts_without_verdict_are_left_out_of_the_interval():
     one, base = MethodRecord("one", 1), MethodRecord("base", 1)
-    add(one, [0, 4], {"reward": [1.0, 2.0], "correct": [1.0, NAN]})
-    add(base, [0, 4], {"reward": [1.0, 2.0], "correct": [0.0, NAN]})
+    add(one, [0, 1, 4], {"reward": [1.0, 2.0, 3.0], "correct": [1.0, 1.0, NAN]})
+    add(base, [0, 1, 4], {"reward": [1.0, 2.0, 3.0], "correct": [0.0, 0.0, NAN]})
     assert one.summary(base)["geneval_delta_ci95"] == [1.0, 1.0]
 
 
@@ -177,3 +177,26 @@ def test_the_largest_peak_of_memory_counts():
     tensors, facts = record.state()
     assert record.peak_memory_bytes == MethodRecord.of_state(tensors, facts).peak_memory_bytes == 9
     assert searched([points]).peak_memory_bytes is None
+
+
+def test_features_that_are_not_finite_have_no_distance():
+    record = MethodRecord("base", 1)
+    add(record, [0, 1], {"reward": [1.0, 2.0], "features": [[1.0, 2.0], [3.0, 4.0]]})
+    add(record, [2, 3], {"reward": [1.0, 2.0], "features": [[math.nan, 2.0], [3.0, 4.0]]})
+    reference = {"features": torch.randn(3, 2)}
+    assert record.summary(reference=reference)["fidelity"] is None
+
+
+def test_judges_are_means_over_the_rows_that_ask_them():
+    record = MethodRecord("base", 1)
+    add(record, [0, 1, 2], {"reward": [1.0, 2.0, 3.0], "judge/soft_tifa": [0.25, math.nan, 0.75]})
+    assert record.summary()["judges"] == {"soft_tifa": 0.5}
+    plain = MethodRecord("base", 1)
+    add(plain, [0], {"reward": [1.0]})
+    assert "judges" not in plain.summary()
+
+
+def test_one_prompt_has_no_interval():
+    record = MethodRecord("base", 1)
+    add(record, [0, 0], {"reward": [1.0, 2.0]})
+    assert record.interval("reward") is None
