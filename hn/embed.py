@@ -120,6 +120,11 @@ def write_missing(
     prompts = list(dict.fromkeys(prompts))
     if not prompts:
         raise ValueError("There are no prompts to embed.")
+    try:
+        if not files.missing(prompts):  # known without writing, which may not be allowed
+            return Embedded(files.folder, len(prompts), 0)
+    except ValueError:  # a damaged file, which is replaced
+        pass
     with files.lock():
         files.reopen()
         files.remove_damaged()

@@ -122,8 +122,14 @@ class NoiseHypernetModule(L.LightningModule):
         training batch ahead.
 
         Raises:
-            ValueError: if they cannot take one of them, before any work is done.
+            ValueError: if they cannot take one of them, before any work is done; or if the precision does not go with
+                the options.
         """
+        if self.trainer.precision == "16-mixed" and (self.score_batch_size or self.reward.balance_gradients):
+            raise ValueError(
+                "score_batch_size and balance_gradients compute gradients before the loss is scaled, and small ones are "
+                "lost in float16: use --trainer.precision bf16-mixed."
+            )
         data = self.trainer.datamodule
         if not isinstance(data, PromptDataModule):
             return

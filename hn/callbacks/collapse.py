@@ -85,7 +85,7 @@ class RewardCollapse(L.Callback):
             The alarm, if this is the validation to raise it; None otherwise.
         """
         reward, held_out = scores["reward"], scores.get("held_out_reward")
-        if self.best is None:
+        if self.best is None or (held_out is not None and "held_out_reward" not in self.best):
             self.best = {"step": 0, "reward": scores.get("base_reward", reward)}
             if held_out is not None:
                 self.best["held_out_reward"] = scores.get("base_held_out_reward", held_out)
@@ -111,6 +111,7 @@ class RewardCollapse(L.Callback):
         return (
             f"Update {step}: this looks like reward hacking. Since {since} the trained reward rose from "
             f"{self.best['reward']:.4g} to {reward:.4g}, but {' and '.join(signs)} ({self.patience} validations in a "
-            f"row). Look at the images; {since} was the best one. A smaller --model.reward_weight or learning rate, or "
-            "rewards with other blind spots, keep closer to the generator (docs/runs.md)."
+            f"row). Look at the images{'' if held_out is None else f'; {since} was the best one'}. A smaller "
+            "--model.reward_weight or learning rate, or rewards with other blind spots, keep closer to the generator "
+            "(docs/runs.md)."
         )

@@ -98,7 +98,8 @@ class SkipNonFinite(L.Callback):
     ) -> None:
         self.skipped += 1
         bad_loss = any(not bool(torch.isfinite(loss)) for loss in self._losses)
-        if bad_loss or getattr(trainer.precision_plugin, "scaler", None) is None:
+        has_scaler = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if bad_loss or not has_scaler:
             self._in_a_row += 1
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         gradients = {names.get(id(p), "?"): local(p.grad) for p in parameters}
@@ -106,8 +107,10 @@ class SkipNonFinite(L.Callback):
         rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
         cause = _of_all_processes(cause, trainer)
         self._diagnosis = f"{cause} The learning rate is {rates}.\n{advice}"
+        # A scaler skips the update of such an optimiser itself, by gradients that it has not looked at yet.
+        is_scaled = has_scaler and getattr(optimizer, "_step_supports_amp_scaling", False)
         for parameter in parameters:
-            parameter.grad = None
+            parameter.grad = torch.full_like(parameter.grad, torch.nan) if is_scaled else None
         if trainer.is_global_zero:
             step = trainer.global_step + 1
             log.warning("Update %d is skipped (%d so far): %s", step, self.skipped, cause)

@@ -98,7 +98,7 @@ def experiment_prompts(verb: str, data: Mapping[str, Any] | None, callbacks: Map
         UserError: if the data module is no `PromptDataModule`.
     """
     if data is None or not issubclass(import_class(data["class_path"], LightningDataModule), PromptDataModule):
-        raise UserError("The option `cache` of the generator needs a PromptDataModule, of which the prompts are known.")
+        raise UserError("The option `cache` needs a PromptDataModule, of which the prompts are known.")
     module = instantiate("data", PromptDataModule, data)
     if verb == "embed":
         paths = module.paths

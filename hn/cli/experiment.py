@@ -24,7 +24,7 @@ from hn.cli.embed import SUITE_VERBS, cache_of, embed_experiment
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.memory import is_out_of_memory, out_of_memory_message
 from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
-from hn.cli.plan import plan_experiment
+from hn.cli.plan import plan_experiment, without_machine
 from hn.cli.processes import (
     require_one_device,
     require_one_process,
@@ -140,7 +140,7 @@ class HnCLI(LightningCLI):
         verb, config = self.subcommand, self.config[self.subcommand]
         if config.run.experiment is None:
             config.run.experiment = Path(self.experiment_file).stem if self.experiment_file else "unnamed"
-        if verb in ("compare", "embed", "generate"):
+        if verb in ("compare", "embed", "generate", "plan"):
             require_one_process(verb)
         else:
             require_run_name(verb, config.run.name, config.trainer.num_nodes)
@@ -151,6 +151,8 @@ class HnCLI(LightningCLI):
                 for section in (generator, reward):
                     if "cache" in section.get("init_args", {}):
                         section.init_args.cache = False  # the prompts are new ones
+            elif verb == "plan":
+                without_machine(config.model)
             elif verb == "embed" and "init_args" in generator:
                 generator.init_args.cache = cache_of(generator) or True
             parts = config.clone().as_dict()

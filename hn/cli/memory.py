@@ -49,10 +49,11 @@ def _training(config: Mapping[str, Any]) -> Iterator[str]:
             f"--data.init_args.batch_size {batch_size // half} --trainer.accumulate_grad_batches {accumulated} "
             "(as many prompts an update)"
         )
-    scored = model.get("score_batch_size", 1)
     balanced = _arguments(model.get("reward")).get("balance_gradients")
-    if not balanced and (scored is None or scored > 1):
-        yield f"--model.score_batch_size {1 if scored is None else scored // 2} (decoded and scored in parts)"
+    if not balanced and isinstance(batch_size, int) and "score_batch_size" in model:
+        scored = min(model["score_batch_size"] or batch_size, batch_size)
+        if scored > 1:
+            yield f"--model.score_batch_size {scored // 2} (decoded and scored in parts)"
 
 
 def _models(config: Mapping[str, Any]) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jsonargparse import Namespace
+
 from hn.cli.parsing import Parser, UserError
 from hn.module import NoiseHypernetModule
 from hn.planning.plan import Plan, plan_update
@@ -12,6 +14,18 @@ from hn.planning.update import AUTOCAST
 
 _PRECISIONS = {None: "32-true", 32: "32-true", "32": "32-true", "bf16": "bf16-mixed", 16: "16-mixed", "16": "16-mixed"}
 """Lightning's other names."""
+
+
+def without_machine(model: Namespace) -> None:
+    """Switch off, in a configuration's model, what a plan does not need: compilers (compiled layers cannot be followed,
+    and keep much the same) and text features in files, which have no prompts of the plan's.
+    """
+    for name in ("generator", "hypernet", "reward"):
+        options = model[name].get("init_args") or {}
+        if "compile" in options:
+            options["compile"] = False
+    if "cache" in (model.reward.get("init_args") or {}):
+        model.reward.init_args.cache = False
 
 
 def plan_experiment(sections: Mapping[str, Any]) -> Plan:
@@ -36,11 +50,9 @@ def plan_experiment(sections: Mapping[str, Any]) -> Plan:
     precision = _PRECISIONS.get(trainer.get("precision"), trainer.get("precision"))
     if precision not in AUTOCAST:
         raise UserError(f"Memory can be planned for the precisions {', '.join(AUTOCAST)}, not for {precision}.")
-    generator, reward = model["generator"], model["reward"]
+    generator = model["generator"]
     changed = {
         "generator": {**generator, "init_args": {**generator["init_args"], "load_weights": False}},
-        # Compiled layers cannot be followed; what they keep is much the same.
-        "reward": {**reward, "init_args": {**reward["init_args"], "compile": False}},
     }
     parser = Parser()
     parser.add_class_arguments(NoiseHypernetModule, "model")

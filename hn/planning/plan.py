@@ -32,7 +32,8 @@ class Plan:
         gradients: of the trainable weights.
         optimizer: its state.
         update: what the forward and backward pass of `batch_size` images takes.
-        each_image: by how much that grows with an image.
+        anchor: a batch from which on it grows evenly, and what that one takes.
+        each_image: by how much it grows with an image from there on.
         accumulates: whether gradients of an earlier batch are there during an update.
     """
 
@@ -42,6 +43,7 @@ class Plan:
     gradients: int
     optimizer: int
     update: UpdateMemory
+    anchor: tuple[int, int]
     each_image: int
     accumulates: bool
 
@@ -57,8 +59,14 @@ class Plan:
 
     def largest_batch(self, memory: float) -> int:
         """The largest batch whose update takes no more than `USABLE` of so many bytes; 0 if one image does not fit."""
-        first = self.total - self.batch_size * self.each_image
-        return max(0, int((USABLE * memory - first) // self.each_image))
+        batch, peak = self.anchor
+        more = (USABLE * memory - self.fixed - peak) // self.each_image
+        if more >= 0:
+            return batch + int(more)
+        # Below the anchor a line from it is a little too high: images are not scored in parts there.
+        if self.total <= USABLE * memory:
+            return self.batch_size
+        return max(0, int((USABLE * memory - self.fixed) // (self.update.peak / self.batch_size)))
 
 
 def plan_update(module: NoiseHypernetModule, batch_size: int, precision: str = "32-true", accumulate: int = 1) -> Plan:
@@ -84,7 +92,9 @@ def plan_update(module: NoiseHypernetModule, batch_size: int, precision: str = "
     text = generator.files.outline_text_encoders(generator.family)
     sizes = {}
     try:
-        for size in dict.fromkeys([max(1, batch_size // 2), batch_size, batch_size + 1]):
+        # Memory grows by the same with each image, once there are as many as are scored at a time.
+        first = max(batch_size, module.score_batch_size or 1)
+        for size in dict.fromkeys([batch_size, first, first + 1]):
             mode = FakeTensorMode(allow_non_fake_inputs=True)
             conditioning = fake_conditioning(generator.family, text, [PROMPT] * size, mode)
             sizes[size] = update_memory(fake_copy(module, mode), conditioning, [PROMPT] * size, precision, mode)
@@ -93,7 +103,6 @@ def plan_update(module: NoiseHypernetModule, batch_size: int, precision: str = "
             f"The memory of a {type(generator.pipe).__name__} cannot be planned: how it runs depends on the values of "
             "tensors (the length of each prompt), and there are only shapes."
         ) from error
-    least = min(sizes)
     return Plan(
         batch_size=batch_size,
         weights=weights_by_part(module, {} if generator.conditioning is not None else text.components),
@@ -101,7 +110,8 @@ def plan_update(module: NoiseHypernetModule, batch_size: int, precision: str = "
         gradients=sum(parameter.numel() * parameter.element_size() for parameter in trained),
         optimizer=optimizer_bytes(module.optimizer_factory, trained),
         update=sizes[batch_size],
-        each_image=(sizes[batch_size + 1].peak - sizes[least].peak) // (batch_size + 1 - least),
+        anchor=(first, sizes[first].peak),
+        each_image=sizes[first + 1].peak - sizes[first].peak,
         accumulates=accumulate > 1,
     )
 

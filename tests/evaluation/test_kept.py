@@ -94,7 +94,8 @@ def test_other_settings_are_refused_and_named(module, measured, tmp_path):
         ValueError, match=r"settings: 2 changed \(extra was nothing and is 2, model\.seed was 0 and is 1\)\. "
     ):
         KeptRecords(tmp_path / "records", {**SETTINGS, "model": {"seed": 1, "steps": None}, "extra": 2})
-    with pytest.raises(ValueError, match=r"1 changed \(hypernetwork\.n was 3 and is 4\)\. .*remove hypernetwork.record.safetensors there"):
+    message = r"1 changed \(hypernetwork\.n was 3 and is 4\)\. .*remove hypernetwork.record.safetensors there"
+    with pytest.raises(ValueError, match=message):
         kept.load("hypernetwork", {"n": 4})
     assert kept.load("hypernetwork", {"n": 3}).name == "hypernetwork"
 
