@@ -58,7 +58,7 @@ class SettledExperiment(HnCLI):
     @property
     def settings(self) -> dict[str, Any]:
         """All that its results depend on, as `config.yaml` has it."""
-        text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
         return _without(yaml.safe_load(text))
 
 
@@ -179,10 +179,8 @@ def _step(study: Study, variant: Variant, others: Sequence[str], verb: str, trai
             raise UserError(
                 "hn study runs in one process and trains on one device: --trainer.devices 1 --trainer.num_nodes 1."
             )
-        one = {"devices": 1, "num_nodes": 1}  # where they were left to Lightning
-        command += as_arguments({f"trainer.{name}": number for name, number in one.items()})
+        command += ["--trainer.devices=1", "--trainer.num_nodes=1"]  # where they were left to Lightning
         folder, settings = settled.run.path, settled.settings
-        settings["trainer"] |= one
         config = "config.yaml" if verb == "train" else f"{verb}_config.yaml"
         if (folder / config).is_file():
             before = _without(yaml.safe_load((folder / config).read_text(encoding="utf-8")))
@@ -215,7 +213,9 @@ def _test(step: Step) -> None:
 
 
 def _without(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in _ELSEWHERE}
+    """Settings that results depend on; a study's are always of one device."""
+    trainer = {name: value for name, value in settings["trainer"].items() if name not in ("devices", "num_nodes")}
+    return {name: value for name, value in settings.items() if name not in _ELSEWHERE} | {"trainer": trainer}
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def metric_interval(entry: Mapping[str, Any], name: str) -> list[float] | None:
 def study_table(study: Study, points: Sequence[Point]) -> str:
     """A row for each point and one for each base that is another, and below the intervals of the differences."""
     varied = [axis.title for axis in study.axes]
-    values = new_table(f"{study.name}: {', '.join(study.experiments)}")
+    values = new_table(f"{study.name}: {', '.join(Path(file).stem for file in study.experiments)}")
     for header in (*varied, *study.show):
         values.add_column(header, justify="left" if header in varied else "right", no_wrap=True)
     base_rows = [_cells(point.base, study.show) for point in points]
@@ -166,12 +166,15 @@ def draw_study(study: Study, points: Sequence[Point]) -> Figure:
     axis, others = study.axes[-1], study.axes[:-1]
     names = [name for name in study.show if any(metric_value(point.trained, name) is not None for point in points)]
     width = max(2.2, 0.55 * len(axis.values) + 1.2)
-    figure = Figure(figsize=(width * max(1, len(names)), 2.6), layout="constrained")
+    columns = min(3, max(1, len(names)))
+    rows = max(1, -(-len(names) // columns))
+    figure = Figure(figsize=(width * columns, 2.4 * rows), layout="constrained")
     places = _places(axis)
     lines: dict[str, list[Point]] = {}
     for point in points:
         lines.setdefault(point.labels[0] if others else "", []).append(point)
-    for panel, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=False):
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel, name in zip(panels, names, strict=False):
         _draw_base(panel, name, points, places)
         for (label, members), color, mark in zip(
             lines.items(), cycle(COLORS[1:]), cycle(MARKERS.values()), strict=False
@@ -180,8 +183,10 @@ def draw_study(study: Study, points: Sequence[Point]) -> Figure:
         _set_ticks(panel, axis, places)
         panel.set(title=_title(name), xlabel=axis.title)
         panel.grid(axis="y", alpha=0.25, linewidth=0.5)
+    for panel in panels[len(names) :]:
+        panel.remove()
     if names:
-        figure.axes[0].legend(fontsize=7)
+        panels[0].legend(fontsize=7)
     return figure
 
 
