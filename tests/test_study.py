@@ -27,7 +27,7 @@ def write(experiment):
 
     def make(name: str = "tried", **content) -> Path:
         path = experiment.parent / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({"experiment": str(experiment), **content}))
+        path.write_text(yaml.safe_dump({"experiment": str(experiment), **content}, sort_keys=False))
         return path
 
     return make
@@ -181,10 +181,12 @@ def test_what_is_wrong_is_said_before_anything_is_trained(write, experiment, ref
     assert "`show` has GenEval; there are reward, held_out_reward, geneval," in refused(vary=rank, show=["GenEval"])
     assert "`show` has rewards; " in refused(vary=rank, show=["rewards"])
     assert "is no study: it has model, trainer" in refused(vary=rank, model={}, trainer={})
+    assert "needs the callback hn.callbacks.evaluation.Ev" in refused(vary=rank, options={"callbacks.evaluation": None})
     assert "--run.name is the study's own to set" in refused("--run.name", "x", vary=rank)
     assert "trains on one device" in refused("--trainer.devices=2", vary=rank)
     assert "--trainer.max_stesp: did you mean --trainer.max_steps?" in refused("--trainer.max_stesp=2", vary=rank)
     assert "There is no configuration file nowhere.yaml" in refuse("study", "--config", "nowhere.yaml")
+    assert "--config: expected one argument" in refuse("study", "--config")
     assert "A study is missing: hn study --config" in refuse("study")
     assert not (tmp_path / "runs").exists()
 

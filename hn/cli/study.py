@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from typing import Any
 
 import torch
 import yaml
+from lightning.pytorch import Callback
 
 from hn.callbacks.evaluation import Evaluation
+from hn.class_path import import_class
 from hn.cli.experiment import HnCLI, run_experiment, try_without_weights, without_options
-from hn.cli.parsing import Parser, UserError, user_errors, verb_parser
+from hn.cli.parsing import UserError, user_errors
 from hn.cli.processes import are_several, require_one_process
 from hn.report.results import write_results
 from hn.report.study import Point, write_study
@@ -88,9 +91,11 @@ class Step:
         return self.folder / "results.json"
 
 
-def study_parser() -> Parser:
+def study_parser() -> ArgumentParser:
     """Options of `hn study` itself."""
-    parser = verb_parser("study", STUDY_USAGE, STUDY_DESCRIPTION)
+    parser = ArgumentParser(
+        prog="hn study", usage=STUDY_USAGE, description=STUDY_DESCRIPTION, allow_abbrev=False, exit_on_error=False
+    )
     parser.add_argument("--config", "-c", help="YAML file of the study; docs/studies.md says what it has.")
     return parser
 
@@ -104,10 +109,11 @@ def run_study(arguments: Sequence[str]) -> None:
     Raises:
         UserError: if the study or one of its variants is wrong, before any of them is trained.
     """
-    others = without_options(arguments, ("config", "c"))
-    if "--help" in others or "-h" in others:
-        study_parser().parse_args(["--help"])
-    file = study_parser().parse_args([word for word in arguments if word not in others]).config
+    try:
+        known, others = study_parser().parse_known_args(list(arguments))
+    except ArgumentError as error:
+        raise UserError(str(error)) from None
+    file = known.config
     if file is None:
         there = ", ".join(sorted(path.stem for path in STUDIES.glob("*.yaml"))) or "none"
         raise UserError(f"A study is missing: {STUDY_USAGE}\nIn {STUDIES} there are: {there}.")
@@ -181,6 +187,9 @@ def _step(study: Study, variant: Variant, others: Sequence[str], verb: str, trai
             )
         command += ["--trainer.devices=1", "--trainer.num_nodes=1"]  # where they were left to Lightning
         folder, settings = settled.run.path, settled.settings
+        callbacks = [each["class_path"] for each in settings["callbacks"].values() if each is not None]
+        if not any(issubclass(import_class(path, Callback), Evaluation) for path in callbacks):
+            raise UserError("A study needs the callback hn.callbacks.evaluation.Evaluation (`callbacks.evaluation`).")
         config = "config.yaml" if verb == "train" else f"{verb}_config.yaml"
         if (folder / config).is_file():
             before = _without(yaml.safe_load((folder / config).read_text(encoding="utf-8")))
@@ -204,12 +213,10 @@ def _test(step: Step) -> None:
     training = json.loads((step.trained / "results.json").read_text(encoding="utf-8"))["training"]
     checkpoint = step.trained / CHECKPOINTS / (training["best_checkpoint"] or "last.ckpt")
     cli = run_experiment([*step.command, f"--ckpt_path={checkpoint}"])
-    evaluation = cli.trainer.callback(Evaluation)
-    if evaluation is None:
-        raise UserError("A study needs the callback hn.callbacks.evaluation.Evaluation.")
     dimensions = torch.Size(cli.model.generator.noise_shape).numel()
     name = step.folder.parent.name
-    write_results(step.results, name, evaluation.summaries("test"), dimensions, checkpoint=str(checkpoint))
+    summaries = cli.trainer.callback(Evaluation).summaries("test")
+    write_results(step.results, name, summaries, dimensions, checkpoint=str(checkpoint))
 
 
 def _without(settings: dict[str, Any]) -> dict[str, Any]:
