@@ -13,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
+from rich.table import Table
 
 from hn.files import in_one_step
 from hn.report.curves import plot_curves
@@ -134,9 +135,7 @@ def metric_interval(entry: Mapping[str, Any], name: str) -> list[float] | None:
 def study_table(study: Study, points: Sequence[Point]) -> str:
     """A row for each point and one for each base that is another, and below the intervals of the differences."""
     varied = [axis.title for axis in study.axes]
-    values = new_table(f"{study.name}: {', '.join(Path(file).stem for file in study.experiments)}")
-    for header in (*varied, *study.show):
-        values.add_column(header, justify="left" if header in varied else "right", no_wrap=True)
+    values = _table(f"{study.name}: {', '.join(Path(file).stem for file in study.experiments)}", varied, study.show)
     base_rows = [_cells(point.base, study.show) for point in points]
     matters = [_depends_on(k, points, base_rows) for k in range(len(varied))]
     shown = set()
@@ -150,9 +149,7 @@ def study_table(study: Study, points: Sequence[Point]) -> str:
     measured = [name for name in study.show if any(metric_interval(point.trained, name) for point in points)]
     if not measured:
         return as_text(values, width=_WIDE)
-    intervals = new_table("95 % intervals of the difference to the base")
-    for header in (*varied, *measured):
-        intervals.add_column(header, justify="left" if header in varied else "right", no_wrap=True)
+    intervals = _table("95 % intervals of the difference to the base", varied, measured)
     for point in points:
         intervals.add_row(*point.labels, *(_interval(metric_interval(point.trained, name)) for name in measured))
     return as_text(values, intervals, width=_WIDE)
@@ -188,6 +185,16 @@ def draw_study(study: Study, points: Sequence[Point]) -> Figure:
     if names:
         panels[0].legend(fontsize=7)
     return figure
+
+
+def _table(title: str, varied: Sequence[str], metrics: Sequence[str]) -> Table:
+    table = new_table(title)
+    table.min_width = len(title)  # which would be broken otherwise
+    for header in varied:
+        table.add_column(header, no_wrap=True)
+    for header in metrics:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
 
 
 def _draw_base(panel: Axes, name: str, points: Sequence[Point], places: Mapping[str, float]) -> None:
