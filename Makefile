@@ -7,6 +7,7 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 RUNS   ?= runs
 EXP    ?=
+STUDY  ?=
 ARGS   ?=
 PROMPT ?=
 export PROMPT
@@ -15,12 +16,12 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PIP   := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup train compare generate tensorboard miniature test bench lint format clean clean-all \
-        require-experiment require-prompt
+.PHONY: help setup train compare study generate tensorboard miniature test bench lint format clean clean-all \
+        require-experiment require-study require-prompt
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo 'Variables: EXP (a name from experiments/), ARGS (passed on as they are), PROMPT, PYTHON, VENV, RUNS.'
+	@echo 'Variables: EXP (a name from experiments/), STUDY (from experiments/studies/), ARGS (passed on as they are), PROMPT, PYTHON, VENV, RUNS.'
 
 setup: $(STAMP) ## create the virtual environment and install hn with the tested versions
 
@@ -38,6 +39,11 @@ require-experiment:
 	  { echo "EXP='$(EXP)' names no experiment; available:" \
 	         "$$(cd experiments && find . -maxdepth 1 -name '*.yaml' | sed 's|^\./||; s|\.yaml$$||' | sort | xargs)" >&2; exit 2; }
 
+require-study:
+	@[ -n '$(STUDY)' ] && [ -f 'experiments/studies/$(STUDY).yaml' ] || \
+	  { echo "STUDY='$(STUDY)' names no study; available:" \
+	         "$$(cd experiments/studies && ls *.yaml | sed 's|\.yaml$$||' | sort | xargs)" >&2; exit 2; }
+
 require-prompt:
 	@[ -n "$$PROMPT" ] || { echo 'PROMPT is empty: make generate EXP=... PROMPT="a photo of three stars"' >&2; exit 2; }
 
@@ -46,6 +52,9 @@ train: require-experiment $(STAMP) ## train an experiment: make train EXP=name [
 
 compare: require-experiment $(STAMP) ## compare an experiment with its baselines: make compare EXP=name
 	$(BIN)/hn compare --config experiments/$(EXP).yaml $(ARGS)
+
+study: require-study $(STAMP) ## train an experiment for each value of an option: make study STUDY=rank
+	$(BIN)/hn study --config experiments/studies/$(STUDY).yaml $(ARGS)
 
 generate: require-experiment require-prompt $(STAMP) ## make images: make generate EXP=name PROMPT="a photo of three stars" [ARGS=...]
 	$(BIN)/hn generate --config experiments/$(EXP).yaml --prompt "$$PROMPT" $(ARGS)

@@ -1,6 +1,7 @@
 """Words of messages."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 
 def some_of(names: Collection[str], most: int = 3) -> str:
@@ -12,3 +13,28 @@ def some_of(names: Collection[str], most: int = 3) -> str:
 def differences(by_kind: Mapping[str, Collection[str]], most: int = 3) -> str:
     """How many names of each kind there are, and the first few: "2 missing (a, b); 1 unexpected (c)". Empty if none."""
     return "; ".join(f"{len(names)} {kind} ({some_of(names, most)})" for kind, names in by_kind.items() if names)
+
+
+def changes(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """What differs between two settings, by the dotted names of nested mappings: "a.b was 1 and is 2".
+
+    Args:
+        before: values that JSON has.
+        now: likewise.
+        prefix: of the names.
+    """
+    before, now = dict(_leaves(before, prefix)), dict(_leaves(now, prefix))
+    nothing = "nothing"
+    return [
+        f"{name.rstrip('.') or 'settings'} was {before.get(name, nothing)} and is {now.get(name, nothing)}"
+        for name in dict.fromkeys([*before, *now])
+        if before.get(name, nothing) != now.get(name, nothing)
+    ]
+
+
+def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, member in value.items():
+            yield from _leaves(member, f"{prefix}{name}.")
+    else:
+        yield prefix, value

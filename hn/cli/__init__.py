@@ -2,8 +2,8 @@
 
 `hn VERB --config experiments/X.yaml [--trainer.max_steps 100 ...]` with LightningCLI's fit, validate, test, predict,
 train, compare, embed, plan and generate; without an experiment `hn generate --generator ...`, `hn score`, `hn geneval`,
-`hn judge`, `hn report` and `hn prompts`. What a user can mend is said in one message, with exit status 2;
-HN_TRACEBACK=1 in the environment adds the traceback.
+`hn judge`, `hn report` and `hn prompts`; `hn study --config experiments/studies/X.yaml` is several trainings. What a
+user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment adds the traceback.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from hn.cli.processes import leave_the_error_to_rank_zero
 from hn.cli.prompts import run_prompts
 from hn.cli.report import draw_report
 from hn.cli.score import score_folder
+from hn.cli.study import run_study
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "judge": judge_benchmark,
         "prompts": run_prompts,
         "report": draw_report,
+        "study": run_study,
     }
     if not has_config(arguments):
         others["generate"] = generate_without_experiment

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -46,13 +46,16 @@ from hn.trainer import ExperimentTrainer
 
 DESCRIPTION = """Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS].
 These need no experiment: hn generate --help, hn score --help, hn geneval --help,
-hn judge --help, hn report --help, hn prompts --help."""
+hn judge --help, hn report --help, hn prompts --help. Several trainings side by side: hn study --help."""
 WEIGHTS_CONFIG = "adapter_config.json"  # hypernetworks and fine-tunes alike have it
 USAGE = "hn {verb} --config experiments/NAME.yaml [--OPTION VALUE ...]"
 STAGES = {"train": "fit", "compare": "test", "embed": None}
 """The stage whose prompts a verb needs, where it is called otherwise."""
 WITHOUT_RUN = ("embed", "plan")
 """Verbs that make what they need of the configuration themselves, and write no run."""
+
+
+C = TypeVar("C", bound="HnCLI")
 
 
 class HnCLI(LightningCLI):
@@ -433,11 +436,18 @@ def require_budget(weights: Path, max_steps: int, option: str) -> None:
         )
 
 
-def run_experiment(arguments: Sequence[str]) -> None:
+def run_experiment(arguments: Sequence[str], kind: type[C] = HnCLI) -> C:
     """Run one verb of an experiment.
+
+    Args:
+        arguments: the command line after `hn`.
+        kind: what parses and runs it.
+
+    Returns:
+        It, with the configuration and what was made of it.
 
     Raises:
         UserError: if the command or the configuration is wrong.
     """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    HnCLI(arguments)
+    return kind(arguments)

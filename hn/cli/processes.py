@@ -67,20 +67,30 @@ def require_one_device(trained: str, devices: int | str | list[int], nodes: int)
     """Raises:
     UserError: if a comparison, which is the work of one process, would have to train something on several devices.
     """
-    if isinstance(devices, list):
-        count = len(devices)
-    elif str(devices) in ("auto", "-1"):
-        return
-    elif str(devices).isdecimal():
-        count = int(devices)
-    else:
-        count = len(str(devices).strip(",").split(","))
-    if count * nodes > 1:
+    if are_several(devices, nodes):
         raise UserError(
             f"hn compare runs in one process and would have to train {trained} first: train it with `hn train --config "
             f"{trained}` on these devices, or let the comparison do it on one (--trainer.devices 1 --trainer.num_nodes "
             "1)."
         )
+
+
+def are_several(devices: int | str | list[int], nodes: int) -> bool:
+    """Whether a configuration asks for several devices; not where it leaves their number to Lightning.
+
+    Args:
+        devices: `trainer.devices`: a number, a list of devices, or either as text.
+        nodes: number of machines.
+    """
+    if isinstance(devices, list):
+        count = len(devices)
+    elif str(devices) in ("auto", "-1"):
+        return False
+    elif str(devices).isdecimal():
+        count = int(devices)
+    else:
+        count = len(str(devices).strip(",").split(","))
+    return count * nodes > 1
 
 
 @contextmanager

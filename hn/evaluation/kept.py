@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hn.data.prompts import PromptBatch
 from hn.evaluation.record import MethodRecord
 from hn.files import in_one_step
 from hn.report.results import environment
-from hn.wording import differences
+from hn.wording import changes, differences
 
 _SETTINGS, _REFERENCE = "settings.json", "reference"
 _SHOWN = 5  # differences that an error lists
@@ -95,13 +95,7 @@ class KeptRecords:
         self._written = time.monotonic()
 
     def _require_equal(self, kept: Any, own: Any, prefix: str, stale: str = "that folder") -> None:
-        kept, own = dict(_leaves(kept, prefix)), dict(_leaves(own, prefix))
-        nothing = "nothing"
-        changed = [
-            f"{name.rstrip('.') or 'settings'} was {kept.get(name, nothing)} and is {own.get(name, nothing)}"
-            for name in dict.fromkeys([*kept, *own])
-            if kept.get(name, nothing) != own.get(name, nothing)
-        ]
+        changed = changes(kept, own, prefix)
         if changed:
             raise ValueError(
                 f"{self.folder} has what was measured with other settings: "
@@ -144,11 +138,3 @@ def measurement_settings(
 def _as_json(value: Any) -> Any:
     """The value as it is read back."""
     return json.loads(json.dumps(value, default=str))
-
-
-def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, member in value.items():
-            yield from _leaves(member, f"{prefix}{name}.")
-    else:
-        yield prefix, value

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from hn.report.styles import COLORS
+
 SCALARS = ("val/reward", "val/held_out_reward", "val/geneval", "val/fidelity")
 TRADE_OFF = ("val/reward", "val/fidelity")
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # distinguishable without colour vision too
-
+_COLORS = COLORS[1:]  # the first is the base's
 
 Scalars = dict[str, tuple[list[int], list[float]]]
 
@@ -40,13 +42,13 @@ def plot_curves(
     trade_off: tuple[str, str] | None = TRADE_OFF,
     title: str = "",
 ) -> Path | None:
-    """Draw runs side by side to a PNG: a panel per scalar over the steps, and one scalar over another.
+    """Draw runs side by side to a PNG or PDF: a panel per scalar over the steps, and one scalar over another.
 
     The generator's own value is a dashed line (a cross in the last panel) where a run logged it.
 
     Args:
         runs: label -> run directory.
-        path: of the PNG.
+        path: of the file, .png or .pdf.
         scalars: panels; those that no run has are left out.
         trade_off: scalars of the last panel's axes, x and y, a point for each step at which a run has both.
         title: of the figure.
@@ -65,7 +67,7 @@ def plot_curves(
     figure.suptitle(title)
     every_axes = figure.subplots(1, columns, squeeze=False)[0]
     for axes, name in zip(every_axes, panels, strict=False):
-        for (label, found), color in zip(curves.items(), _COLORS, strict=False):
+        for (label, found), color in zip(curves.items(), cycle(_COLORS), strict=False):
             if name in found:
                 axes.plot(*found[name], color=color, marker=".", label=label)
         base = _base_value(curves, name)
@@ -85,7 +87,7 @@ def plot_curves(
 
 
 def _draw_trade_off(axes: Axes, curves: Mapping[str, Scalars], x: str, y: str) -> None:
-    for found, color in zip(curves.values(), _COLORS, strict=False):
+    for found, color in zip(curves.values(), cycle(_COLORS), strict=False):
         if x in found and y in found:
             values = [dict(zip(*found[name], strict=True)) for name in (x, y)]
             steps = sorted(values[0].keys() & values[1].keys())

@@ -14,8 +14,8 @@ from hn.report.axes import log_axis, place_labels
 from hn.report.comparison import ComparisonFolder, Metric
 from hn.report.styles import Style, styles_of
 
-_MARKS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D", "down": "v", "cross": "P"}
-_SETTINGS = {
+MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D", "down": "v", "cross": "P"}
+SETTINGS = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -34,7 +34,7 @@ def draw_figures(comparison: ComparisonFolder, folder: Path) -> list[Path]:
     """
     styles = styles_of(comparison.methods)
     written = []
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(SETTINGS):
         figures = {
             "pareto": _pareto(comparison, styles),
             "intervals": _intervals(comparison, styles),
@@ -66,7 +66,7 @@ def _pareto(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> Figure
                     seconds += [x for x, _ in shown]
                     axes.plot(*zip(*shown, strict=True), color=styles[name].color, linewidth=0.8, alpha=0.6)
         for name, (x, y) in points.items():
-            axes.plot(x, y, _MARKS[styles[name].mark], color=styles[name].color, markersize=5)
+            axes.plot(x, y, MARKERS[styles[name].mark], color=styles[name].color, markersize=5)
         axis = log_axis(seconds)
         axes.set_xscale("log")
         axes.set_xlim(axis.low, axis.high)
@@ -121,7 +121,11 @@ def _intervals(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> Fig
             if interval is not None:
                 axes.plot(interval, [row, row], color=styles[name].color, linewidth=1.2)
             axes.plot(
-                value - metric.value(base), row, _MARKS[styles[name].mark], color=styles[name].color, markersize=4
+                value - metric.value(base),
+                row,
+                MARKERS[styles[name].mark],
+                color=styles[name].color,
+                markersize=4,
             )
         axes.set_yticks(range(len(names)), [styles[name].label for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)

@@ -20,7 +20,12 @@ def write_methods_csv(path: Path, methods: Mapping[str, Mapping[str, Any]]) -> N
     Names of nested entries are joined with dots, bounds of an interval become `_low` and `_high`; what a method does
     not have is empty.
     """
-    _write(path, [{"method": name, **_flat(entry)} for name, entry in methods.items()])
+    write_rows_csv(path, ({"method": name, **entry} for name, entry in methods.items()))
+
+
+def write_rows_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A row for each entry, its nested names as in `write_methods_csv`."""
+    _write(path, [_flat(row) for row in rows])
 
 
 def write_images_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
