@@ -271,7 +271,7 @@ class PipelineGenerator(Generator):
             expected = ", ".join(map(str, self.noise_shape))
             raise ValueError(f"noise must have shape [B, {expected}], not {list(noise.shape)}.")
         for name, tensor in conditioning.items():
-            if len(tensor) != len(noise):
+            if tensor.shape[0] != noise.shape[0]:  # not len(): it would fix the batch size where f is exported
                 raise ValueError(f"{name} is for {len(tensor)} prompts, but there are {len(noise)} noise samples.")
 
     def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
