@@ -48,7 +48,9 @@ def measure(device: torch.device, rounds: int) -> dict[str, Any]:
         generator.decode(latents)
 
     quick = side_by_side(
-        {"base": base, "hypernetwork": modulated, "merged": merged, "backbone": backbone, "decoder": decoder}, 5 * rounds, device
+        {"base": base, "hypernetwork": modulated, "merged": merged, "backbone": backbone, "decoder": decoder},
+        5 * rounds,
+        device,
     )
     searches = {"best_of_50": BestOfN(50, batch_size=BATCH), "reno_50": Reno(50, batch_size=BATCH)}
     slow = side_by_side(
@@ -67,4 +69,9 @@ def measure(device: torch.device, rounds: int) -> dict[str, Any]:
     timings = as_entries(quick) | {name: entry for name, entry in as_entries(slow).items() if name != "base"}
     for name, passes in nfe.items():
         timings[name]["nfe"] = passes
-    return {"batch": BATCH, **timings, "ratio_expected": expected, **{f"ratio{suffix}": quick[name].ratio for name, suffix in (("hypernetwork", ""), ("merged", "_merged"))}}
+    return {
+        "batch": BATCH,
+        **timings,
+        "ratio_expected": expected,
+        **{f"ratio{suffix}": quick[name].ratio for name, suffix in (("hypernetwork", ""), ("merged", "_merged"))},
+    }
