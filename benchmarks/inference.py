@@ -21,6 +21,7 @@ def measure(device: torch.device, rounds: int) -> dict[str, Any]:
     """Timings of a batch, the expected ratio and the measured one."""
     module = make_module(device)
     generator, hypernet = module.generator, module.hypernet
+    merged_hypernet = hypernet.merged()
     texts = prompts(BATCH)
     conditioning = generator.encode(texts)  # known, as after the first image of a prompt
     noise = generator.sample_noise(BATCH, torch.Generator().manual_seed(0))
@@ -35,6 +36,10 @@ def measure(device: torch.device, rounds: int) -> dict[str, Any]:
         generator.generate(hypernet.modulate(noise, conditioning), conditioning)
 
     @torch.no_grad()
+    def merged() -> None:
+        generator.generate(merged_hypernet.modulate(noise, conditioning), conditioning)
+
+    @torch.no_grad()
     def backbone() -> None:
         generator.first_step(generator.backbone, noise, conditioning)
 
@@ -43,7 +48,9 @@ def measure(device: torch.device, rounds: int) -> dict[str, Any]:
         generator.decode(latents)
 
     quick = side_by_side(
-        {"base": base, "hypernetwork": modulated, "backbone": backbone, "decoder": decoder}, 5 * rounds, device
+        {"base": base, "hypernetwork": modulated, "merged": merged, "backbone": backbone, "decoder": decoder},
+        5 * rounds,
+        device,
     )
     searches = {"best_of_50": BestOfN(50, batch_size=BATCH), "reno_50": Reno(50, batch_size=BATCH)}
     slow = side_by_side(
@@ -58,8 +65,13 @@ def measure(device: torch.device, rounds: int) -> dict[str, Any]:
         device,
     )
     expected = 1 + quick["backbone"].seconds / (quick["backbone"].seconds + quick["decoder"].seconds)
-    nfe = {"base": 1, "hypernetwork": 2, "best_of_50": 50, "reno_50": 50}
+    nfe = {"base": 1, "hypernetwork": 2, "merged": 2, "best_of_50": 50, "reno_50": 50}
     timings = as_entries(quick) | {name: entry for name, entry in as_entries(slow).items() if name != "base"}
     for name, passes in nfe.items():
         timings[name]["nfe"] = passes
-    return {"batch": BATCH, **timings, "ratio_expected": expected, "ratio": quick["hypernetwork"].ratio}
+    return {
+        "batch": BATCH,
+        **timings,
+        "ratio_expected": expected,
+        **{f"ratio{suffix}": quick[name].ratio for name, suffix in (("hypernetwork", ""), ("merged", "_merged"))},
+    }

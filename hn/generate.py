@@ -17,6 +17,7 @@ from hn.evaluation.samples import Samples
 from hn.generators.base import Generator
 from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.base import Hypernet
+from hn.hypernets.lora import LoraHypernet
 from hn.hypernets.trained import load_trained
 from hn.noise import prompt_noise
 from hn.report.grid import labelled_grid
@@ -90,16 +91,27 @@ class Trained:
         revision: branch, tag or commit on the Hub.
         last_layer_rule: for a published adapter: what becomes of the last layer, like lora_branch_only.
         alpha: for a published adapter that does not say.
+        merge: whether to merge a hypernetwork's LoRA into weights of its own, compiled if the generator is.
     """
 
     pretrained: str
     revision: str | None = None
     last_layer_rule: str | None = None
     alpha: float | None = None
+    merge: bool = False
 
     def load(self, generator: PipelineGenerator) -> Hypernet | PipelineGenerator:
-        """A hypernetwork bound to `generator`, or the generator that a fine-tune makes of it."""
-        return load_trained(self.pretrained, generator, self.revision, self.last_layer_rule, self.alpha)
+        """A hypernetwork bound to `generator`, or the generator that a fine-tune makes of it.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load_trained`, or if there is no LoRA hypernetwork to merge.
+        """
+        model = load_trained(self.pretrained, generator, self.revision, self.last_layer_rule, self.alpha)
+        if not self.merge:
+            return model
+        if not isinstance(model, LoraHypernet):
+            raise ValueError(f"{self.pretrained} is no LoRA hypernetwork, so it cannot be merged; leave merge out.")
+        return model.merged(generator.compile_networks)
 
 
 def generate_images(
@@ -145,6 +157,8 @@ def generate_images(
     elif model is not None:
         methods.append(Sampled("finetune", model, is_base=False, steps=request.steps))
     facts = {} if trained is None else {"hypernet": trained.pretrained, "hypernet_revision": trained.revision}
+    if trained is not None and trained.merge:
+        facts["merged"] = True
     write_images(methods, request, unused_directory(directory), facts)
 
 

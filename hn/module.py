@@ -127,8 +127,8 @@ class NoiseHypernetModule(L.LightningModule):
         """
         if self.trainer.precision == "16-mixed" and (self.score_batch_size or self.reward.balance_gradients):
             raise ValueError(
-                "score_batch_size and balance_gradients compute gradients before the loss is scaled, and small ones are "
-                "lost in float16: use --trainer.precision bf16-mixed."
+                "score_batch_size and balance_gradients compute gradients before the loss is scaled, and small ones "
+                "are lost in float16: use --trainer.precision bf16-mixed."
             )
         data = self.trainer.datamodule
         if not isinstance(data, PromptDataModule):

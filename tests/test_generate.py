@@ -116,6 +116,20 @@ def test_one_set_of_images_without_a_comparison_or_a_hypernetwork(generate, hype
     assert np.array_equal(pixels(both / "0000_hypernetwork.png"), pixels(alone / "0000_hypernetwork.png"))
 
 
+def test_a_merged_hypernetwork_makes_the_same_images(generate, hypernet):
+    plain, merged = (generate("--hypernet", hypernet, *more, output=f"o{len(more)}") for more in ((), ("--merge",)))
+    assert metadata(merged)["merged"] is True and "merged" not in metadata(plain)
+    for number in range(4):
+        images = [pixels(folder / f"{number:04d}_hypernetwork.png") for folder in (plain, merged)]
+        assert np.abs(images[0] - images[1]).max() <= 1
+
+
+def test_there_must_be_something_to_merge(refused, generator, tmp_path):
+    assert "--merge needs --hypernet" in refused("--merge")
+    tune = save(LoraFinetune(rank=2), generator, tmp_path / "tune")
+    assert "is no LoRA hypernetwork, so it cannot be merged" in refused("--merge", "--hypernet", tune)
+
+
 def test_an_image_depends_on_seed_and_number_alone(generate, hypernet):
     alone = generate("--hypernet", hypernet, "--count", "1", output="alone", prompt="two cube")
     company = generate("--hypernet", hypernet, "--count", "3", "--prompt", "a ball", "two cube", output="company")
@@ -330,6 +344,7 @@ def test_help_lists_the_options(capsys):
 
 
 def test_words_of_the_command_line():
+    assert with_flag_values([], ["--compare"]) == []
     assert with_flag_values(["--compare", "--a"], ["--compare"]) == ["--compare=true", "--a"]
     assert with_flag_values(["--compare", "false", "--compare"], ["--compare"]) == [
         "--compare",

@@ -1,9 +1,10 @@
 """The command line, the only place that parses arguments.
 
 `hn VERB --config experiments/X.yaml [--trainer.max_steps 100 ...]` with LightningCLI's fit, validate, test, predict,
-train, compare, embed, plan and generate; without an experiment `hn generate --generator ...`, `hn score`, `hn geneval`,
-`hn judge`, `hn report` and `hn prompts`; `hn study --config experiments/studies/X.yaml` is several trainings. What a
-user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment adds the traceback.
+train, compare, embed, plan and generate; without an experiment `hn generate --generator ...`, `hn export`, `hn score`,
+`hn geneval`, `hn judge`, `hn report` and `hn prompts`; `hn study --config experiments/studies/X.yaml` is several
+trainings. What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment adds the
+traceback.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from hn.cli.experiment import run_experiment
+from hn.cli.export import export
 from hn.cli.generate import generate_without_experiment
 from hn.cli.geneval import judge_folder
 from hn.cli.judge import judge_benchmark
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     others = {
+        "export": export,
         "score": score_folder,
         "geneval": judge_folder,
         "judge": judge_benchmark,

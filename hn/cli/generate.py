@@ -7,13 +7,12 @@ from pathlib import Path
 
 from hn.cli.experiment import USAGE
 from hn.cli.instances import instantiate, instantiate_outline
+from hn.cli.models import add_model_options, find_models
 from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
-from hn.config import generator_section
 from hn.data.prompts import read_prompts
 from hn.device import find_device
-from hn.generate import ImageRequest, Trained, generate_images
+from hn.generate import ImageRequest, generate_images
 from hn.generators.base import Generator
-from hn.pretrained import repositories_in, require_repositories
 from hn.report.images import require_unused
 from hn.run_directory import timestamp
 
@@ -28,10 +27,11 @@ def generate_parser() -> Parser:
     """Options of `hn generate` without an experiment."""
     parser = verb_parser("generate", GENERATE_USAGE, GENERATE_DESCRIPTION)
     add = parser.add_argument
-    add("--generator", help="Hub id or folder of a diffusers pipeline, or a YAML file with an experiment's "
-        "model.generator, or with such a section alone.")  # fmt: skip
-    add("--hypernet", help="Hub id or folder of a hypernetwork or fine-tune that hn saved, or of a published LoRA "
-        "adapter; without it the generator's own images are made.")  # fmt: skip
+    add_model_options(
+        parser,
+        hypernet="Hub id or folder of a hypernetwork or fine-tune that hn saved, or of a published LoRA adapter; "
+        "without it the generator's own images are made.",
+    )
     add("--prompt", nargs="+", action="extend", help="One prompt or several, each in quotes.")
     add("--prompts", help="File of prompts: .txt with one a line, or .jsonl with objects that have a `prompt`.")
     add("--compare", type=bool, default=False, help="Make the generator's own images too, from the same noise, and an "
@@ -43,16 +43,6 @@ def generate_parser() -> Parser:
         "bit, on the others.")  # fmt: skip
     add("--output", help="Folder to write to, new or empty; runs/generate/<time> if not given.")
     add("--upscale", type=int, help="Each pixel becomes so many in both directions, in the overview.")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto for the GPU if there is one.")
-    add("--dtype", help="Data type of the generator's weights: float32, bfloat16, float16 or float64.")
-    add("--variant", help='Variant of the generator\'s weight files, like "fp16".')
-    add("--revision", help="Branch, tag or commit of the generator on the Hub.")
-    add("--height", type=int, help="Height of the images in pixels; the generator's own if not given.")
-    add("--width", type=int, help="Width of the images in pixels, likewise.")
-    add("--hypernet_revision", help="Branch, tag or commit of the hypernetwork on the Hub.")
-    add("--last_layer_rule", help="What becomes of the last layer, for a published adapter that does not say: "
-        "lora_branch_only.")  # fmt: skip
-    add("--alpha", type=float, help="Alpha of a published adapter that does not say.")
     return parser
 
 
@@ -64,12 +54,12 @@ def generate_without_experiment(arguments: Sequence[str]) -> None:
     """
     parser = generate_parser()
     with helpful_parsing(parser, arguments):
-        options = parser.parse_args(with_flag_values(arguments, ("--compare",)))
+        options = parser.parse_args(with_flag_values(arguments, ("--compare", "--merge")))
         if options.generator is None:
             parser.error(f"Name a generator, or an experiment (--config): {GENERATE_USAGE}")
         if (options.prompt is None) == (options.prompts is None):
             parser.error("Give prompts, either with --prompt or in a file with --prompts.")
-        of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "compare")
+        of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "compare", "merge")
         if options.hypernet is None and any(options[name] for name in of_hypernet):
             parser.error(f"{', '.join(f'--{name}' for name in of_hypernet if options[name])} needs --hypernet.")
     with user_errors():
@@ -79,16 +69,7 @@ def generate_without_experiment(arguments: Sequence[str]) -> None:
         device = find_device(options.device)
         if options.output is not None:
             require_unused(Path(options.output))
-        own = ("variant", "revision", "dtype", "height", "width")
-        changes = {name: options[name] for name in own if options[name] is not None}
-        section = generator_section(options.generator, changes)
-        if section["init_args"].get("cache"):
-            section["init_args"]["cache"] = False  # an experiment's prompts are in it, not these
-        trained = None
-        if options.hypernet is not None:
-            trained = Trained(options.hypernet, options.hypernet_revision, options.last_layer_rule, options.alpha)
-        hypernet = {"pretrained": options.hypernet, "revision": options.hypernet_revision}
-        require_repositories(repositories_in([section, hypernet]))
+        section, trained = find_models(options)
         generate_images(
             make_generator=lambda: instantiate("generator", Generator, section),
             make_outline=lambda: instantiate_outline(section),

@@ -66,7 +66,7 @@ def helpful_parsing(parser: Parser, arguments: Sequence[str]) -> Iterator[None]:
 
 def with_flag_values(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
     """The arguments with `=true` added to each of these options that has no value."""
-    following = [*arguments[1:], "--"]
+    following = [*arguments[1:], "--"][: len(arguments)]
     return [
         f"{word}=true" if word in flags and after.startswith("-") else word
         for word, after in zip(arguments, following, strict=True)

@@ -17,6 +17,7 @@ from hn.generators.base import Conditioning, Generator
 from hn.generators.families import Family, resolve_family
 from hn.generators.families.base import FirstStep, describe_untrained_size
 from hn.generators.frozen import frozen_view
+from hn.generators.offload import OnCpu, take_out
 from hn.generators.prompt_encoder import PromptEncoder
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class PipelineGenerator(Generator):
         compile: run backbone and decoder through `torch.compile`; the first call of each size takes its time.
         strict_vocabulary: refuse prompts with words that are not in the tokenizer's vocabulary; for generators with a
             small, word-level vocabulary.
+        offload_text_encoders: keep text encoders on the CPU, and copy them to the device while prompts are encoded that
+            are not remembered. Good where prompts repeat or few are encoded, as in `hn generate`.
         prompt_cache_size: number of prompts whose conditioning is kept, on the generator's device.
         encode_batch_size: most prompts encoded in one call of the text encoder. With 1 a prompt's conditioning does not
             depend, to the last bit, on the prompts that happen to be new with it.
@@ -71,6 +74,7 @@ class PipelineGenerator(Generator):
         channels_last: bool = False,
         compile: bool = False,
         strict_vocabulary: bool = False,
+        offload_text_encoders: bool = False,
         prompt_cache_size: int = 1024,
         encode_batch_size: int = 64,
     ):
@@ -94,6 +98,7 @@ class PipelineGenerator(Generator):
             raise ValueError(f"decoder_tiling: a {type(pipe.vae).__name__} cannot decode tile by tile.")
         if compile:
             require_compile()
+        self.offload_text_encoders, self.text_encoders = offload_text_encoders, OnCpu()
         self._prompts = PromptEncoder(family, strict_vocabulary, prompt_cache_size, encode_batch_size)
         self._sampler = inspect.unwrap(type(pipe).__call__)
 
@@ -104,6 +109,9 @@ class PipelineGenerator(Generator):
     def _own(self, pipe: DiffusionPipeline) -> None:
         """Run `pipe`, which is nobody else's; it is changed as the arguments say."""
         pipe.set_progress_bar_config(disable=True)
+        if self.offload_text_encoders:
+            pipe, self.text_encoders = take_out(pipe, self.family.text_parts)
+            self._prompts.offloaded = self.text_encoders
         self._run(pipe)
         self.freeze()
         if self.gradient_checkpointing:
@@ -127,7 +135,7 @@ class PipelineGenerator(Generator):
 
         The new backbone is taken as it is: if some of its parameters take gradients, images are differentiable in them.
         """
-        shared = (self.pipe, self.family, self._prompts, *self.components.values())
+        shared = (self.pipe, self.family, self._prompts, *self.components.values(), self.text_encoders)
         other = copy.deepcopy(self, memo={id(part): part for part in shared})
         pipe = copy.copy(self.pipe)
         setattr(pipe, self.family.backbone_name, backbone)
@@ -271,7 +279,7 @@ class PipelineGenerator(Generator):
             expected = ", ".join(map(str, self.noise_shape))
             raise ValueError(f"noise must have shape [B, {expected}], not {list(noise.shape)}.")
         for name, tensor in conditioning.items():
-            if len(tensor) != len(noise):
+            if tensor.shape[0] != noise.shape[0]:  # not len(): it would fix the batch size where f is exported
                 raise ValueError(f"{name} is for {len(tensor)} prompts, but there are {len(noise)} noise samples.")
 
     def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through

@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 
 from hn.generators.base import Conditioning
 from hn.generators.families import Family
+from hn.generators.offload import OnCpu, put_in
 from hn.generators.vocabulary import require_known_words
 from hn.pretrained import parse_dtype
 from hn.prompt_cache import PromptCache
@@ -31,6 +32,9 @@ class PromptEncoder:
         batch_size: most prompts encoded in one call of the text encoder.
         files: conditioning that `hn embed` wrote.
 
+    Attributes:
+        offloaded: text encoders that the pipeline lacks, to be copied to the device while prompts are encoded.
+
     Raises:
         ValueError: if `batch_size` is below 1 or `cache_size` below 0.
     """
@@ -49,6 +53,7 @@ class PromptEncoder:
         self.strict_vocabulary = strict_vocabulary
         self.batch_size = batch_size
         self.files = files
+        self.offloaded = OnCpu()
         self._cache: PromptCache[Conditioning] = PromptCache(cache_size)
         # Two: a training step takes the one when the next batch's is under way.
         self._ahead: deque[dict[str, Future[dict[str, Conditioning]]]] = deque(maxlen=2)
@@ -136,6 +141,7 @@ class PromptEncoder:
 
     def _encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> list[Conditioning]:
         samples: list[Conditioning] = []
+        pipe = put_in(pipe, self.offloaded, device)
         for start in range(0, len(prompts), self.batch_size):
             batch = prompts[start : start + self.batch_size]
             # In the text encoders' own data type, whether or not a training in mixed precision is the first to ask.

@@ -74,6 +74,8 @@ class Family(ABC):
         text_parts: the pipeline's attributes that `encode` alone needs: tokenizers and text encoders.
         encoding_options: names of the family's options on which `encode` depends; None for all of them. A subclass with
             an `encode` of its own states them anew.
+        reads_conditioning: whether `call_backbone` depends on values of the conditioning, like the number of tokens, so
+            that it cannot be exported as a program.
     """
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
@@ -84,6 +86,7 @@ class Family(ABC):
     max_sequence_length: int | None = None
     text_parts: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder")
     encoding_options: ClassVar[tuple[str, ...] | None] = None
+    reads_conditioning: ClassVar[bool] = False
 
     def check(self, pipe: DiffusionPipeline) -> None:
         """Raises:

@@ -65,7 +65,7 @@ class Flux(PackedFlowMatching):
             # Positions: text has none, an image token its row and column.
             txt_ids=embeds.new_zeros(embeds.shape[1], 3),
             img_ids=pipe._prepare_latent_image_ids(
-                len(model_input), height // patch, width // patch, embeds.device, embeds.dtype
+                model_input.shape[0], height // patch, width // patch, embeds.device, embeds.dtype
             ),
             return_dict=False,
         )[0]

@@ -65,7 +65,7 @@ class Flux2Klein(FlowMatching):
             timestep=timestep.to(model_input.dtype),
             guidance=None,
             encoder_hidden_states=embeds,
-            txt_ids=pipe._prepare_text_ids(embeds).to(embeds.device),
+            txt_ids=pipe._prepare_text_ids(embeds[:1]).to(embeds.device).expand(embeds.shape[0], -1, -1),  # all alike
             img_ids=pipe._prepare_latent_ids(model_input).to(embeds.device),
             return_dict=False,
         )[0]

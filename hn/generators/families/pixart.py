@@ -96,8 +96,8 @@ class PixArtAlpha(Family):
         sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if backbone.config.sample_size == 128:  # the 1024-pixel model is told the size of the image
             sizes = {
-                "resolution": model_input.new_tensor([height, width]).expand(len(model_input), -1),
-                "aspect_ratio": model_input.new_tensor([height / width]).expand(len(model_input), -1),
+                "resolution": model_input.new_tensor([height, width]).expand(model_input.shape[0], -1),
+                "aspect_ratio": model_input.new_tensor([height / width]).expand(model_input.shape[0], -1),
             }
         output = backbone(
             model_input,

@@ -25,6 +25,7 @@ class QwenImage(PackedFlowMatching):
     backbone_name = "transformer"
     last_layer = "proj_out"
     encoding_options = ("max_sequence_length",)
+    reads_conditioning = True
 
     def __init__(self, max_sequence_length: int = 512):
         self.max_sequence_length = max_sequence_length

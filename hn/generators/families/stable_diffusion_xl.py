@@ -60,7 +60,7 @@ class StableDiffusionXL(StableDiffusion):
             timestep,
             encoder_hidden_states=embeds,
             timestep_cond=self._guidance_embedding(pipe, model_input),
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes.expand(len(model_input), -1)},
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes.expand(model_input.shape[0], -1)},
             return_dict=False,
         )[0]
 

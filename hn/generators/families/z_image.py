@@ -28,6 +28,7 @@ class ZImage(FlowMatching):
     latents_dtype: ClassVar[torch.dtype | None] = torch.float32
     first_timestep = 0.0
     encoding_options = ("max_sequence_length",)
+    reads_conditioning = True
 
     def __init__(self, max_sequence_length: int = 512):
         self.max_sequence_length = max_sequence_length

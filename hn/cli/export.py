@@ -1,0 +1,77 @@
+"""`hn export`: f as one file that needs no hn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hn.cli.instances import instantiate, instantiate_outline
+from hn.cli.models import add_model_options, find_models
+from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
+from hn.device import find_device
+from hn.generators.base import Generator
+from hn.hypernets.base import Hypernet
+from hn.hypernets.export import MAX_BATCH, Exported, export_hypernet, require_exportable
+
+USAGE = "hn export --hypernet ID_OR_FOLDER --generator ID_OR_FOLDER --output f.pt2 [--OPTION VALUE ...]"
+DESCRIPTION = """Write f, the perturbation of the noise at the first timestep, as a program of torch.export or an ONNX
+model: a function of noise and conditioning, weights included. The file is compared with the hypernetwork."""
+
+
+def export_parser() -> Parser:
+    """Options of `hn export`."""
+    parser = verb_parser("export", USAGE, DESCRIPTION)
+    add_model_options(
+        parser, hypernet="Hub id or folder of a hypernetwork that hn saved, or of a published LoRA adapter."
+    )
+    add = parser.add_argument
+    add("--output", help="File to write, which does not exist: .pt2, or .onnx.")
+    add("--format", default="torch", help="torch, a program of torch.export; or onnx (pip install 'hn[onnx]').")
+    add("--batch_size", type=int, help=f"The only batch size that it takes; if not given it takes 1 to {MAX_BATCH}, "
+        "or, where the backbone's code does not allow for that, 1.")  # fmt: skip
+    return parser
+
+
+def export(arguments: Sequence[str]) -> None:
+    """`hn export`.
+
+    Raises:
+        UserError: if there is something to mend, before weights are loaded as far as it can be known.
+    """
+    parser = export_parser()
+    with helpful_parsing(parser, arguments):
+        options = parser.parse_args(with_flag_values(arguments, ("--merge",)))
+        missing = [f"--{name}" for name in ("hypernet", "generator", "output") if options[name] is None]
+        if missing:
+            parser.error(f"{', '.join(missing)} is missing: {USAGE}")
+    with user_errors():
+        device, path = find_device(options.device), Path(options.output)
+        section, trained = find_models(options)
+        outline = instantiate_outline(section)
+        if outline is not None:
+            require_exportable(outline, path, options.format, options.batch_size)
+            with torch.device("meta"):
+                require_hypernet(trained.load(outline), options.hypernet)
+        generator = instantiate("generator", Generator, section).to(device)
+        hypernet = require_hypernet(trained.load(generator), options.hypernet).to(device)
+        report(export_hypernet(hypernet, path, options.format, options.batch_size))
+
+
+def require_hypernet(model: object, pretrained: str) -> Hypernet:
+    """Raises:
+    ValueError: if what was loaded is no hypernetwork.
+    """
+    if not isinstance(model, Hypernet):
+        raise ValueError(f"{pretrained} is a fine-tune; hn export writes the f of a hypernetwork.")
+    return model
+
+
+def report(exported: Exported) -> None:
+    """Say what was written."""
+    taken = f"of 1 to {MAX_BATCH}" if exported.batch_size is None else f"of {exported.batch_size} alone"
+    inputs = ", ".join(f"{name} {[*shape]}" for name, shape in exported.inputs.items())
+    print(f"exported     {exported.path}")
+    print(f"inputs       {inputs}, in batches {taken}")
+    print(f"compared     f differs by at most {exported.difference:.3g}; it is at most {exported.largest:.3g}")
