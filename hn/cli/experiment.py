@@ -245,10 +245,10 @@ class HnCLI(LightningCLI):
             "data": settings["data"],
             "evaluation": [
                 callback
-                for callback in settings["callbacks"].values()
+                for callback in (settings.get("callbacks") or {}).values()
                 if callback is not None and callback["class_path"].endswith("Evaluation")
             ],
-            "precision": settings["trainer"]["precision"],
+            "precision": settings.get("trainer", {}).get("precision"),
         }
         comparison = self._get(self.config_init, "comparison")
         self.trainer.compare(**options, comparison=comparison, settings=settings)

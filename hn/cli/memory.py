@@ -51,9 +51,10 @@ def _training(config: Mapping[str, Any]) -> Iterator[str]:
         )
     balanced = _arguments(model.get("reward")).get("balance_gradients")
     if not balanced and isinstance(batch_size, int) and "score_batch_size" in model:
-        scored = min(model["score_batch_size"] or batch_size, batch_size)
-        if scored > 1:
-            yield f"--model.score_batch_size {scored // 2} (decoded and scored in parts)"
+        scored = model["score_batch_size"]
+        if min(scored or batch_size, batch_size) > 1:
+            less = 1 if scored is None else min(scored, batch_size) // 2
+            yield f"--model.score_batch_size {less} (decoded and scored in parts)"
 
 
 def _models(config: Mapping[str, Any]) -> Iterator[str]:
