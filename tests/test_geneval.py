@@ -213,6 +213,7 @@ def test_processes_of_torchrun_share_the_work(images, experiment, judged, tmp_pa
 
 def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)  # which Lightning leaves behind when it has started processes
     assert _own_device(torch.device("cuda")) == torch.device("cuda")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert _own_device(torch.device("cuda")) == torch.device("cuda:1")
