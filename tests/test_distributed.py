@@ -92,7 +92,7 @@ def test_strategies_take_turns_and_the_run_is_that_of_one_process(hn, one_proces
 
     losses, expected = curves(run), curves(runs / "whole")
     assert len(losses["train/loss"]) == 4 and len(set(losses["train/loss"])) == 4
-    assert {"train/loss", "train/reward", "train/regulariser", "train/kl_nats", "train/reward_clip"} == losses.keys()
+    assert {"train/loss", "train/reward", "train/regulariser", "train/kl_nats", "train/reward_clip"} <= losses.keys()
     for name, values in losses.items():  # which TensorBoard keeps in single precision
         assert values == pytest.approx(expected[name], rel=1e-6, abs=1e-12)
 
