@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import hn
 from hn.cli import main
-from hn.cli.experiment import expand_configs, without_options
+from hn.cli.arguments import expand_configs, without_options
 from hn.report.result_files import read_images_csv
 
 METHOD = {

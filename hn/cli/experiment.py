@@ -3,7 +3,6 @@ plan and generate."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hn.callbacks.stopping import TrainingStopped
 from hn.callbacks.suite import suites_in
 from hn.class_path import import_class
+from hn.cli.arguments import expand_configs, without_options
 from hn.cli.embed import SUITE_VERBS, cache_of, embed_experiment
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.memory import is_out_of_memory, out_of_memory_message
@@ -32,8 +32,8 @@ from hn.cli.processes import (
     run_name_for_others,
     run_name_of_rank_zero,
 )
+from hn.cli.weights import find_weights, require_budget
 from hn.comparison import Comparison
-from hn.config import read_config
 from hn.data.module import PromptDataModule, check_names, fetch_sets
 from hn.data.store import PromptStore
 from hn.evaluation.suite import SuitePrompts
@@ -41,7 +41,7 @@ from hn.hypernets import Hypernet, LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.pretrained import locate, repositories_in, require_repositories
 from hn.report.plan import plan_table
-from hn.run_directory import CHECKPOINTS, WEIGHTS, RunDirectory, find_checkpoint, requeued_checkpoint, timestamp
+from hn.run_directory import CHECKPOINTS, RunDirectory, find_checkpoint, requeued_checkpoint, timestamp
 from hn.trainer import ExperimentTrainer
 
 DESCRIPTION = """Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS].
@@ -361,79 +361,6 @@ def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any
     network = instantiate("hypernet", Hypernet | LoraFinetune, hypernet)
     with torch.device("meta"):
         network.attach(outline) if isinstance(network, LoraFinetune) else network.build(outline)
-
-
-def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments with each `--config FILE` replaced by `--config CONTENT`, and the last file's path.
-
-    The content is that of the file over all that it extends.
-
-    Raises:
-        UserError: if a file is missing or wrong.
-    """
-    expanded: list[str] = []
-    file = None
-    words = iter(arguments)
-    for word in words:
-        option, equals, value = word.partition("=")
-        if option in ("--config", "-c"):
-            file = value if equals else next(words, "")
-            with user_errors():
-                content = read_config(file)
-            expanded += ["--config", yaml.safe_dump(content, sort_keys=False)]
-        else:
-            expanded.append(word)
-    return expanded, file
-
-
-def without_options(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The arguments without the options of these names and their values."""
-    kept: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        option, equals, _ = word.partition("=")
-        if option.startswith("-") and option.lstrip("-") in names:
-            if not equals:
-                next(words, None)
-        else:
-            kept.append(word)
-    return kept
-
-
-def find_weights(run: RunDirectory) -> str:
-    """Folder of trained weights: the named run's, else the experiment's newest, else those that come with it.
-
-    Raises:
-        UserError: if there are none.
-    """
-    folder = run.trained() or (run.pretrained if run.name is None else None)
-    if folder is None and run.name is not None:
-        names = sorted(weights.parent.name for weights in run.experiment_path.glob(f"*/{WEIGHTS}"))
-        raise UserError(
-            f"{run.path} has no trained weights ({WEIGHTS}/), which `hn train` writes at its end. Evaluate one of its "
-            f"checkpoints with --ckpt_path best or last; trained runs are: {', '.join(names) or 'none'}."
-        )
-    if folder is None:
-        raise UserError(
-            f"{run.experiment_path} has no trained run: train the experiment first (hn train), or name trained weights "
-            "(--hypernet for generate; --ckpt_path, like `best` with --run.name, for validate, test and predict)."
-        )
-    return str(folder)
-
-
-def require_budget(weights: Path, max_steps: int, option: str) -> None:
-    """Refuse weights that were trained for another number of updates than this command's.
-
-    Raises:
-        ValueError: says what to do.
-    """
-    results = weights.parent / "results.json"
-    steps = json.loads(results.read_text())["training"]["steps"] if results.is_file() else max_steps
-    if max_steps > 0 and steps != max_steps:
-        raise ValueError(
-            f"{weights.parent} was trained for {steps} updates, but trainer.max_steps is {max_steps}: compare at that "
-            f"budget with --trainer.max_steps={steps}, name weights with --{option}, or train again."
-        )
 
 
 def run_experiment(arguments: Sequence[str], kind: type[C] = HnCLI) -> C:
