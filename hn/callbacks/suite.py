@@ -214,19 +214,25 @@ def shared_out(batches: Sequence[B], rank: int, ranks: int) -> list[B]:
 
 
 def suites_in(callbacks: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The arguments of those callbacks of a configuration that are prompt suites.
+    """The arguments of those callbacks of a configuration that are prompt suites; see `arguments_of`."""
+    return arguments_of(PromptSuite, callbacks)
+
+
+def arguments_of(kind: type[L.Callback], callbacks: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The arguments of those callbacks of a configuration that are of a class, or of a subclass of it.
 
     Args:
+        kind: the class.
         callbacks: class paths and arguments by name, None for those that were dropped.
     """
     for section in callbacks.values():
         if section is None:
             continue
         try:
-            import_class(section["class_path"], PromptSuite)
+            import_class(section["class_path"], kind)
         except ValueError:  # another callback, or a function that makes one
             continue
-        yield section["init_args"]
+        yield section.get("init_args", {})
 
 
 def _as_key(category: str) -> str:

@@ -16,8 +16,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf.errors import OmegaConfBaseException
 
+from hn.callbacks.evaluation import Evaluation
 from hn.callbacks.stopping import TrainingStopped
-from hn.callbacks.suite import suites_in
+from hn.callbacks.suite import arguments_of, suites_in
 from hn.class_path import import_class
 from hn.cli.arguments import expand_configs, without_options
 from hn.cli.embed import SUITE_VERBS, cache_of, embed_experiment
@@ -243,11 +244,7 @@ class HnCLI(LightningCLI):
             "comparison": settings["comparison"],
             "model": settings["model"],
             "data": settings["data"],
-            "evaluation": [
-                callback
-                for callback in (settings.get("callbacks") or {}).values()
-                if callback is not None and callback["class_path"].endswith("Evaluation")
-            ],
+            "evaluation": [*arguments_of(Evaluation, settings.get("callbacks") or {})],
             "precision": settings.get("trainer", {}).get("precision"),
         }
         comparison = self._get(self.config_init, "comparison")
