@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -304,12 +305,22 @@ def _special_tokens(tokenizer: CLIPTokenizer) -> dict[str, int]:
 
 
 @pytest.fixture
-def small_files_only() -> Iterator[None]:
-    """No file can have more than 1 kB, as if the disk were full."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def small_files_only() -> Callable[[], AbstractContextManager[None]]:
+    """Makes a context in which no file can have more than 1 kB, as if the disk were full.
+
+    A context, not the whole test: pytest's own output may go to a file.
+    """
+
+    @contextmanager
+    def limited() -> Iterator[None]:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return limited
 
 
 @pytest.fixture

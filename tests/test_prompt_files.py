@@ -77,12 +77,10 @@ def test_another_identity_is_another_folder(cache: PromptFiles) -> None:
     assert json.loads((cache.folder / "encoder.json").read_text()) == cache.identity
 
 
-def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(cache: PromptFiles, request) -> None:
+def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(cache: PromptFiles, small_files_only) -> None:
     cache.write({"a": sample(0, 3)})
-    request.getfixturevalue("small_files_only")
-    with pytest.raises(
-        OSError, match=r"of 1 prompts cannot be written to .*00001.safetensors: .* make room, or choose"
-    ):
+    message = r"of 1 prompts cannot be written to .*00001.safetensors: .* make room, or choose"
+    with pytest.raises(OSError, match=message), small_files_only():
         cache.write({"b": {"embeds": torch.ones(1, 500)}})
     assert sorted(path.name for path in cache.folder.iterdir()) == ["00000.safetensors", "encoder.json"]
     assert_same(PromptFiles(cache.root, cache.identity).read("a"), sample(0, 3))

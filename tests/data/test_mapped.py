@@ -49,9 +49,9 @@ def test_what_is_not_whole_is_written_anew(tmp_path, name, caplog):
     assert list(written(file.parent)) == ROWS
 
 
-def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, request):
-    request.getfixturevalue("small_files_only")
-    with pytest.raises(OSError, match=r"cannot be kept in .*rows: File too large.* make room, or choose another"):
+def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, small_files_only):
+    message = r"cannot be kept in .*rows: File too large.* make room, or choose another"
+    with pytest.raises(OSError, match=message), small_files_only():
         written(tmp_path / "rows", ROWS * 100)
     assert [path.name for path in tmp_path.iterdir()] == [".rows.lock"]
 
