@@ -21,7 +21,7 @@ from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base import Hypernet
 from hn.hypernets.finetune import LoraFinetune
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
-from hn.noise import NoiseType, Share, training_noise, training_streams
+from hn.noise import NoiseType, Share, TrainingNoise, training_streams
 from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
 from hn.rewards.in_parts import score_in_parts
@@ -89,7 +89,7 @@ class NoiseHypernetModule(L.LightningModule):
         self.score_batch_size = score_batch_size
         self.optimizer_factory, self.warmup_steps, self.decay_steps = optimizer, warmup_steps, decay_steps
         self.regulariser, self.reward_weight = regulariser, reward_weight
-        self.noise_type, self.images_per_prompt = noise_type, images_per_prompt
+        self.draw_noise, self.images_per_prompt = TrainingNoise(noise_type), images_per_prompt
         self.seed, self.evaluation_seed = seed, evaluation_seed
         self.strict_loading = False  # checkpoints hold the trainable weights alone; on_load_checkpoint checks them
         self.tuned: Generator | None = None
@@ -212,7 +212,7 @@ class NoiseHypernetModule(L.LightningModule):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         prompts = batch["prompt"]
         key = self.seed, self.global_step, self._share(batch_idx)
-        noise = training_noise(self.noise_type, len(prompts), self.generator, *key)
+        noise = self.draw_noise(len(prompts), self.generator, *key)
         scores, f = self.scores(noise, self.generator.encode(prompts), prompts, training_streams(len(prompts), *key))
         terms = noise_hypernetwork_loss(scores.total, f, self.regulariser, self.reward_weight)
         logged = {"loss": terms.loss, "reward": terms.reward, "regulariser": terms.regulariser, "kl_nats": terms.kl}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -56,42 +56,59 @@ class Share:
         return [(self.part * batch_size + sample) * self.ranks + self.rank for sample in range(batch_size)]
 
 
-def training_noise(
-    noise_type: NoiseType, batch_size: int, generator: Generator, seed: int, step: int, share: Share | None = None
-) -> Tensor:
-    """Noise [B, *noise_shape] of one training batch, a function of the arguments alone.
+class TrainingNoise:
+    """Noise of training batches, a function of the arguments alone.
 
     A sample's noise depends on its number in the update, not on how many processes and accumulated batches share the
-    update: each draws the noise of all of its samples (on the CPU, 12 ns a number) and keeps its own.
+    update: a process draws the noise of all of the update's samples (on the CPU, 12 ns a number), once, and each of its
+    batches takes its own.
 
     Args:
         noise_type: "inf" fresh per sample; "batch" one noise shared by all samples of an update (those of other ranks
             and accumulated batches too), new at each update; "one" the same single noise always; "multi" the same
             noises at each update.
-        batch_size: B.
-        generator: whose noise is drawn.
-        seed: of the run.
-        step: updates done.
-        share: the batch's place in its update; all of it if not given.
 
     Raises:
         ValueError: for an unknown type.
     """
-    share = share or Share()
-    keys = {"inf": (_INF, step, 0, 0), "batch": (_BATCH, step), "one": (_ONE,), "multi": (_MULTI, 0)}
-    if noise_type not in keys:
-        raise ValueError(f"Unknown noise type {noise_type!r}; choose one of {', '.join(keys)}.")
-    rng = seeded(seed, *keys[noise_type])
-    if noise_type in ("batch", "one"):
-        noise = generator.sample_noise(1, rng)
-        return noise.expand(batch_size, *noise.shape[1:])
-    noise = generator.sample_noise(batch_size * share.parts * share.ranks, rng, device="cpu")
-    return noise[share.positions(batch_size)].to(generator.device)
+
+    def __init__(self, noise_type: NoiseType) -> None:
+        if noise_type not in get_args(NoiseType):
+            raise ValueError(f"Unknown noise type {noise_type!r}; choose one of {', '.join(get_args(NoiseType))}.")
+        self.noise_type = noise_type
+        self._drawn: tuple[tuple, Tensor] | None = None  # for the parts of an update that are still to come
+
+    def __call__(
+        self, batch_size: int, generator: Generator, seed: int, step: int, share: Share | None = None
+    ) -> Tensor:
+        """Noise [B, *noise_shape] of one batch, on the generator's device.
+
+        Args:
+            batch_size: B.
+            generator: whose noise is drawn.
+            seed: of the run.
+            step: updates done.
+            share: the batch's place in its update; all of it if not given.
+        """
+        share = share or Share()
+        keys = {"inf": (_INF, step, 0, 0), "batch": (_BATCH, step), "one": (_ONE,), "multi": (_MULTI, 0)}
+        key = (seed, *keys[self.noise_type])
+        if self.noise_type in ("batch", "one"):
+            noise = generator.sample_noise(1, seeded(*key))
+            return noise.expand(batch_size, *noise.shape[1:])
+        samples = batch_size * share.parts * share.ranks
+        draw = (*key, samples, generator)
+        if self._drawn is not None and self._drawn[0] == draw:
+            noise = self._drawn[1]
+        else:
+            noise = generator.sample_noise(samples, seeded(*key), device="cpu")
+        self._drawn = (draw, noise) if share.part < share.parts - 1 else None
+        return noise[share.positions(batch_size)].to(generator.device)
 
 
 def training_streams(batch_size: int, seed: int, step: int, share: Share | None = None) -> list[torch.Generator]:
     """One source per sample of the noise that a scheduler may draw after the first sampling step, keyed by the sample's
-    number in the update, as `training_noise` is."""
+    number in the update, as `TrainingNoise` is."""
     return [seeded(seed, _TRAINING_STEPS, step, number) for number in (share or Share()).positions(batch_size)]
 
 

@@ -297,7 +297,7 @@ def test_the_configuration_reaches_the_run(run, runs, monkeypatch):
         "--model.reward.init_args.weights.redness", "0.5")  # fmt: skip
     module = seen["module"]
     assert (seen["lr"], seen["clip"], seen["max_steps"]) == (0.25, 0.125, 2)
-    assert (module.regulariser, module.reward_weight, module.noise_type) == ("sum", 3.5, "batch")
+    assert (module.regulariser, module.reward_weight, module.draw_noise.noise_type) == ("sum", 3.5, "batch")
     assert (module.seed, seen["data_seed"], module.evaluation_seed) == (11, 11, 0)
     assert module.reward.weights == {"clip": 1.0, "redness": 0.5}
     assert module.warmup_steps == 2

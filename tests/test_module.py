@@ -8,7 +8,7 @@ from torch import nn
 
 from hn.hypernets import LoraFinetune, LoraHypernet
 from hn.module import NoiseHypernetModule
-from hn.noise import Share, training_noise
+from hn.noise import Share, TrainingNoise
 from hn.rewards import RewardEnsemble
 
 PROMPTS = ["a red ball", "two cube"]
@@ -76,7 +76,7 @@ def test_gradient_of_the_objective_is_that_of_finite_differences(make_module, ne
 
 def test_loss_is_regulariser_minus_weighted_reward(make_module):
     module = scramble(make_module(regulariser="sum", reward_weight=3.0, seed=4))
-    noise = training_noise("inf", 2, module.generator, 4, 0)
+    noise = TrainingNoise("inf")(2, module.generator, 4, 0)
     conditioning = module.generator.encode(PROMPTS)
     f = module.hypernet(noise, conditioning)
     reward = module.reward(module.generator.generate(noise + f, conditioning), PROMPTS).total.mean()
@@ -109,7 +109,7 @@ def test_training_raises_the_reward(make_module, make_data, make_trainer, networ
     data = make_data()
     data.setup("fit")
     prompts = data.datasets["train"].prompts
-    noise = training_noise("one", len(prompts), module.generator, 0, 0)
+    noise = TrainingNoise("one")(len(prompts), module.generator, 0, 0)
 
     @torch.no_grad()
     def reward():
@@ -151,11 +151,12 @@ def test_the_learning_rate_falls_to_zero_along_a_cosine(make_module, make_data, 
 def test_accumulated_batches_have_noise_of_their_own(make_module, make_data, make_trainer, monkeypatch):
     keys = []
 
-    def record(noise_type, batch_size, generator, *key):
-        keys.append(key)
-        return training_noise(noise_type, batch_size, generator, *key)
+    class Recorded(TrainingNoise):
+        def __call__(self, batch_size, generator, *key):
+            keys.append(key)
+            return super().__call__(batch_size, generator, *key)
 
-    monkeypatch.setattr("hn.module.training_noise", record)
+    monkeypatch.setattr("hn.module.TrainingNoise", Recorded)
     make_trainer(max_steps=3, accumulate_grad_batches=2).fit(make_module(seed=7), datamodule=make_data())
     # (seed, updates done, batch of the update); three batches an epoch, so the second update has one batch
     first, second = Share(0, 2), Share(1, 2)

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from hn.noise import Share, evaluation_noise, evaluation_streams, seeded, training_noise, training_streams
+from hn.noise import Share, TrainingNoise, evaluation_noise, evaluation_streams, seeded, training_streams
 
 N = 3
 
 
 def draw(noise_type, generator, step=0, seed=0, n=N, **share):
-    return training_noise(noise_type, n, generator, seed, step, Share(**share))
+    return TrainingNoise(noise_type)(n, generator, seed, step, Share(**share))
 
 
 def same(a, b) -> bool:
@@ -70,9 +70,20 @@ def test_an_update_has_the_same_noises_however_it_is_shared(generator, noise_typ
         for rank in range(ranks):
             share = Share(part, parts, rank, ranks)
             # As EpochShuffle deals out the rows of a batch: to the ranks in turn.
-            assert same(whole[batch][rank::ranks], training_noise(noise_type, N, generator, 0, 4, share))
+            assert same(whole[batch][rank::ranks], TrainingNoise(noise_type)(N, generator, 0, 4, share))
             own = [stream.initial_seed() for stream in training_streams(N, 0, 4, share)]
             assert own == streams[batch][rank::ranks]
+
+
+@pytest.mark.parametrize("noise_type", ["inf", "multi"])
+def test_the_parts_of_an_update_share_one_draw(generator, noise_type, monkeypatch):
+    drawn, sample_noise = [], generator.sample_noise
+    monkeypatch.setattr(generator, "sample_noise", lambda n, *a, **b: drawn.append(n) or sample_noise(n, *a, **b))
+    noise, parts = TrainingNoise(noise_type), [(5, 0), (5, 1), (5, 2), (6, 0), (6, 1)]
+    batches = [noise(N, generator, 0, step, Share(part, 3)) for step, part in parts]
+    assert drawn == [3 * N, 3 * N]
+    for batch, (step, part) in zip(batches, parts, strict=True):
+        assert same(batch, draw(noise_type, generator, step, part=part, parts=3))
 
 
 def test_one_process_keeps_the_noise_that_committed_results_were_trained_with(generator):
@@ -83,7 +94,7 @@ def test_one_process_keeps_the_noise_that_committed_results_were_trained_with(ge
 
 def test_an_unknown_type_is_refused(generator):
     with pytest.raises(ValueError, match="Unknown noise type 'infinite'; choose one of inf, batch, one, multi"):
-        draw("infinite", generator)
+        TrainingNoise("infinite")
 
 
 def test_evaluation_noise_is_a_matter_of_prompt_and_copy_alone(generator):
