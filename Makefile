@@ -9,6 +9,7 @@ RUNS   ?= runs
 EXP    ?=
 STUDY  ?=
 ARGS   ?=
+JOBS   ?= 2
 PROMPT ?=
 export PROMPT
 
@@ -21,7 +22,7 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo 'Variables: EXP (a name from experiments/), STUDY (from experiments/studies/), ARGS (passed on as they are), PROMPT, PYTHON, VENV, RUNS.'
+	@echo 'Variables: EXP (a name from experiments/), STUDY (from experiments/studies/), ARGS (passed on as they are), PROMPT, JOBS, PYTHON, VENV, RUNS.'
 
 setup: $(STAMP) ## create the virtual environment and install hn with the tested versions
 
@@ -65,8 +66,9 @@ tensorboard: $(STAMP) ## look at the runs in the browser
 miniature: $(STAMP) ## train what is missing of data/miniature, or all of it again, from nothing: make miniature ARGS=--force
 	$(BIN)/python -m hn.miniature.recipe $(ARGS)
 
-test: $(STAMP) ## run the tests: make test [ARGS="-m 'not slow'"]
-	$(BIN)/python -m pytest $(ARGS)
+# One thread a process: several with two each on two cores are slower than one.
+test: $(STAMP) ## run the tests: make test [JOBS=2] [ARGS="-m 'not slow'"]
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 bench: $(STAMP) ## measure speed and memory: make bench [ARGS="inference --rounds 20"]
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -1,6 +1,7 @@
 """A run that is killed with SIGKILL, again and again, ends with the weights of one that is not.
 
-HN_TEST_KILLS=10 in the environment kills it ten times rather than three.
+In the environment, HN_TEST_KILLS=10 kills it ten times rather than three, and
+HN_TEST_EXPERIMENT=experiments/miniature.yaml takes that experiment rather than the tiny one.
 """
 
 import os
@@ -34,9 +35,10 @@ KEPT = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch
 
 
 @pytest.fixture
-def arguments(experiment):
+def arguments(experiment, tmp_path):
     """The arguments of a run of a name."""
-    return lambda name, *more: ["fit", "--config", str(experiment), "--run.name", name, *OPTIONS, *more]
+    fixed = ["--config", os.environ.get("HN_TEST_EXPERIMENT", str(experiment)), "--run.root", str(tmp_path / "runs")]
+    return lambda name, *more: ["fit", *fixed, "--run.experiment", "killed", "--run.name", name, *OPTIONS, *more]
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def kill_at(process: subprocess.Popen, update: int, delay: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 60 * KILLS)
-def test_killed_at_random_updates_it_ends_with_the_same_weights(arguments, start, experiment):
+def test_killed_at_random_updates_it_ends_with_the_same_weights(arguments, start, tmp_path):
     main(arguments("whole"))
     chance = random.Random(7)
     for k in range(KILLS):
@@ -86,7 +88,7 @@ def test_killed_at_random_updates_it_ends_with_the_same_weights(arguments, start
     written = process.communicate(timeout=120)[1]
     assert process.returncode == 0, written
 
-    runs = experiment.parent / "runs" / "tiny"
+    runs = tmp_path / "runs" / "killed"
     whole, killed = (
         torch.load(runs / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "killed")
     )
