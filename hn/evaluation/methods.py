@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from hn.evaluation.peak_memory import PeakMemory
 from hn.evaluation.samples import Samples
 from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base import Hypernet
@@ -29,8 +30,7 @@ class MethodOutput:
         seconds: that the images took, prompts encoded beforehand.
         nfe: of a search, the forward passes of the backbone for one image, on average; else the method's own.
         earlier: of a search, what it had found after so many images of each sample: its `report_at`.
-        peak_memory_bytes: most that was allocated on the GPU in that time, the weights that lie there included; None
-            on other devices.
+        peak_memory_bytes: most memory that was taken in that time, see `PeakMemory`; None where that is not known.
         trace: of a search, its reward against its budget.
     """
 
@@ -63,14 +63,11 @@ class Method(ABC):
     def __call__(self, samples: Samples) -> MethodOutput:
         """Images of the samples, and the time they took; the prompts are encoded before the clock starts."""
         conditioning = self.generator.encode(samples.prompts)
-        is_cuda = samples.noise.is_cuda
-        if is_cuda:
-            torch.cuda.reset_peak_memory_stats(samples.noise.device)
+        peak = PeakMemory(samples.noise.device)
         started = _now(samples.noise)
         output = self.run(samples, conditioning)
         seconds = _now(output.images) - started
-        peak = torch.cuda.max_memory_allocated(samples.noise.device) if is_cuda else None
-        return replace(output, seconds=seconds, peak_memory_bytes=peak)
+        return replace(output, seconds=seconds, peak_memory_bytes=peak.bytes())
 
     @abstractmethod
     def run(self, samples: Samples, conditioning: Conditioning) -> MethodOutput:

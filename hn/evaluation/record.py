@@ -30,7 +30,7 @@ class MethodRecord:
         batches: number of batches appended so far.
         seconds: that the method took for them.
         earlier: records of what a search had found after so many images of each sample, see `MethodOutput.earlier`.
-        peak_memory_bytes: the largest of the batches' peaks; None off the GPU.
+        peak_memory_bytes: the largest of the batches' peaks; None where they are not known.
     """
 
     def __init__(self, name: str, nfe: float = float("nan")) -> None:

@@ -90,7 +90,8 @@ def columns_of(methods: Mapping[str, Entry], reward_weights: Mapping[str, float]
             about="Spent in noise space: half of |f| squared, in nats; for the best of N, log N - (N - 1) / N.",
         ),
         Column(
-            "memory", "Cost", "GiB", 1, _gibibytes, about="Most memory on the GPU while it made images."
+            "memory", "Cost", "GiB", 2, _gibibytes,
+            about="Most memory while it made images: the GPU's, or without one the whole process's.",
         ),
     ]  # fmt: skip
     return [column for column in columns if any(column.value(method) is not None for method in methods.values())]
