@@ -14,6 +14,7 @@ from hn.report.styles import COLORS
 
 SCALARS = ("val/reward", "val/held_out_reward", "val/geneval", "val/fidelity")
 TRADE_OFF = ("val/reward", "val/fidelity")
+_MOST_IN_A_ROW = 5
 _COLORS = COLORS[1:]  # the first is the base's
 
 Scalars = dict[str, tuple[list[int], list[float]]]
@@ -62,10 +63,15 @@ def plot_curves(
         return None
     if trade_off is not None and not any(set(trade_off) <= found.keys() for found in curves.values()):
         trade_off = None
-    columns = len(panels) + (trade_off is not None)
-    figure = Figure(figsize=(3.6 * columns, 3.2), layout="constrained")
+    count = len(panels) + (trade_off is not None)
+    rows = -(-count // _MOST_IN_A_ROW)
+    columns = -(-count // rows)
+    figure = Figure(figsize=(3.6 * columns, 3.2 * rows), layout="constrained")
     figure.suptitle(title)
-    every_axes = figure.subplots(1, columns, squeeze=False)[0]
+    every_axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in every_axes[count:]:
+        axes.remove()
+    del every_axes[count:]
     for axes, name in zip(every_axes, panels, strict=False):
         for (label, found), color in zip(curves.items(), cycle(_COLORS), strict=False):
             if name in found:

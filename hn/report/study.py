@@ -13,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.transforms import offset_copy
 from rich.table import Table
 
 from hn.files import in_one_step
@@ -173,10 +174,11 @@ def draw_study(study: Study, points: Sequence[Point]) -> Figure:
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel, name in zip(panels, names, strict=False):
         _draw_base(panel, name, points, places)
-        for (label, members), color, mark in zip(
-            lines.items(), cycle(COLORS[1:]), cycle(MARKERS.values()), strict=False
+        for k, ((label, members), color, mark) in enumerate(
+            zip(lines.items(), cycle(COLORS[1:]), cycle(MARKERS.values()), strict=False)
         ):
-            _draw_line(panel, name, members, places, color=color, marker=mark, label=label)
+            aside = offset_copy(panel.transData, figure, x=4 * (k - (len(lines) - 1) / 2), units="points")
+            _draw_line(panel, name, members, places, color=color, marker=mark, label=label, transform=aside)
         _set_ticks(panel, axis, places)
         panel.set(title=_title(name), xlabel=axis.title)
         panel.grid(axis="y", alpha=0.25, linewidth=0.5)
@@ -209,8 +211,9 @@ def _draw_base(panel: Axes, name: str, points: Sequence[Point], places: Mapping[
 
 
 def _draw_line(
-    panel: Axes, name: str, points: Sequence[Point], places: Mapping[str, float], color: str, marker: str, label: str
+    panel: Axes, name: str, points: Sequence[Point], places: Mapping[str, float], label: str, marker: str, **style: Any
 ) -> None:
+    """Its values with their intervals; `style` is of markers and bars, which lines of one figure may not share."""
     drawn = []
     for point in points:
         x, value, base = places[point.labels[-1]], metric_value(point.trained, name), metric_value(point.base, name)
@@ -219,11 +222,11 @@ def _draw_line(
         drawn.append((x, value))
         bounds = metric_interval(point.trained, name)
         if bounds is not None and base is not None:
-            panel.plot([x, x], [base + bound for bound in bounds], color=color, linewidth=1.2)
+            panel.plot([x, x], [base + bound for bound in bounds], linewidth=1.2, **style)
     if drawn:
         drawn.sort()
-        panel.plot(*zip(*drawn, strict=True), color=color, marker=marker, markersize=4, linewidth=0.8,
-                   label=label or points[0].method)  # fmt: skip
+        panel.plot(*zip(*drawn, strict=True), marker=marker, markersize=4, linewidth=0.8,
+                   label=label or points[0].method, **style)  # fmt: skip
 
 
 def _places(axis: Axis) -> dict[str, float]:

@@ -50,3 +50,16 @@ def test_the_last_panel_sets_one_scalar_against_another(tmp_path, monkeypatch):
 def test_no_plot_without_scalars(tmp_path):
     assert plot_curves({"empty": tmp_path}, tmp_path / "none.png") is None
     assert not (tmp_path / "none.png").exists()
+
+
+def test_many_panels_take_two_rows(tmp_path):
+    names = [f"val/{letter}" for letter in "abcdefg"]
+    with SummaryWriter(tmp_path / "run") as writer:
+        for name in names:
+            writer.add_scalar(name, 0.5, 1)
+    sizes = {
+        count: Image.open(plot_curves({"a": tmp_path / "run"}, tmp_path / f"{count}.png", names[:count])).size
+        for count in (1, 5, 7)
+    }
+    width, height = sizes[1]
+    assert sizes[5] == (5 * width, height) and sizes[7] == (4 * width, 2 * height)
