@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hn.generators.base import Generator
+from hn.host_copy import to_device
 
 NoiseType = Literal["inf", "batch", "one", "multi"]
 
@@ -83,10 +84,10 @@ def training_noise(
         raise ValueError(f"Unknown noise type {noise_type!r}; choose one of {', '.join(keys)}.")
     rng = seeded(seed, *keys[noise_type])
     if noise_type in ("batch", "one"):
-        noise = generator.sample_noise(1, rng)
+        noise = to_device(generator.sample_noise(1, rng, device="cpu"), generator.device)
         return noise.expand(batch_size, *noise.shape[1:])
     noise = generator.sample_noise(batch_size * share.parts * share.ranks, rng, device="cpu")
-    return noise[share.positions(batch_size)].to(generator.device)
+    return to_device(noise[share.positions(batch_size)], generator.device)
 
 
 def training_streams(batch_size: int, seed: int, step: int, share: Share | None = None) -> list[torch.Generator]:

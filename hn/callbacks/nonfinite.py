@@ -31,16 +31,16 @@ class SkipNonFinite(L.Callback):
     """Skips an update whose loss or gradient has a NaN or an infinity, on all processes, and counts it.
 
     The optimiser changes neither weights nor its own state (moments, step counts); a single bad batch would make all of
-    them NaN for good. The update is used up nevertheless: `global_step`, the learning rate's schedule, the noise and the
-    prompts go on as if it had been done, so that a run has as many batches with skipped updates as without. With
+    them NaN for good. The update is used up nevertheless: `global_step`, the learning rate's schedule, the noise and
+    the prompts go on as if it had been done, so that a run has as many batches with skipped updates as without. With
     `accumulate_grad_batches` one bad batch skips the update it is part of. `train/skipped_updates`, the number so far,
     is logged and kept in checkpoints.
 
-    The fused optimisers of PyTorch (`fused: true`) skip on the device, and nothing waits for it: the host reads what was
-    found one update later, always, and at once before a checkpoint or a validation and after the last update. So the
-    warning comes an update later, and so does the end after too many in a row; a good update may come between. (The very
-    first update of an optimiser is waited for.) For other optimisers the host has to know whether to skip, and waits at
-    each update until its gradients are there.
+    PyTorch's fused optimisers (`fused: true`) skip on the device, and the host does not wait to know whether they do.
+    It reads what was found one update later, always, and before a checkpoint, a validation and the end. So the warning
+    comes an update later, and so does the end after too many in a row, whether or not the update between is a good
+    one. (The first update of an optimiser without state is waited for.) With any other optimiser the host has to know,
+    and waits at each update until its gradients are there.
 
     Under `precision: 16-mixed` the scaler skips updates itself, and an infinite gradient of a finite loss is its
     ordinary way to find a scale; such updates are counted, but not towards the limit.
