@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,8 +27,8 @@ class HostCopy:
             self._values = tensor.to("cpu", non_blocking=True)  # which PyTorch pins
             self._done.record(torch.cuda.current_stream(tensor.device))
 
-    def read(self) -> list[float]:
-        """The numbers; waits for them, and for nothing that was queued later."""
+    def read(self) -> list[Any]:
+        """The numbers, nested as the tensor's dimensions are; waits for them, and for nothing that was queued later."""
         if self._done is not None:
             self._done.synchronize()
         return self._values.tolist()

@@ -1,5 +1,5 @@
-"""A device like a GPU as far as waiting goes, on any machine: its work is done on the CPU, and where the host would have
-to wait for a GPU, that is noted."""
+"""A device like a GPU as far as waiting goes, on any machine: its work is done on the CPU, and where the host would
+have to wait for a GPU, that is noted."""
 
 from __future__ import annotations
 

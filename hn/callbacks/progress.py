@@ -14,8 +14,8 @@ from hn.data.prompts import PromptBatch
 
 
 class StepProgressBar(ProgressBar):
-    """One bar over all updates of a run, with reward, regulariser, what the module logs for it (`prog_bar`) and training
-    images per second (of all devices), and a line with the scores after each validation.
+    """One bar over all updates of a run, with reward, regulariser, what else the module logs for it (`prog_bar`) and
+    training images per second (of all devices), and a line with the scores after each validation.
 
     A bar needs a terminal. Elsewhere, in a log file or a pipe, a line is written every `line_every` updates.
     Everything goes to the standard error stream.
@@ -79,7 +79,9 @@ class StepProgressBar(ProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)  # the logger's version; a run is known by its directory
         logged = trainer.callback_metrics
-        metrics |= {name: float(logged[key]) for name in ("reward", "regulariser") if (key := f"train/{name}") in logged}
+        metrics |= {
+            name: float(logged[key]) for name in ("reward", "regulariser") if (key := f"train/{name}") in logged
+        }
         now = time.perf_counter()
         metrics["images/s"] = round(self._images / (now - self._since))
         self._images, self._since = 0, now

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.plugins import MixedPrecision
 
 from hn.callbacks.diagnosis import diagnose
 from hn.callbacks.last_checkpoint import LastCheckpoint
@@ -52,7 +53,7 @@ class Poison(Callback):
 
 
 class History(Callback):
-    """Weights, optimiser and learning rate after each update, how many the metrics and the host's count have skipped."""
+    """Weights, optimiser and learning rate after each update, and how many were skipped: logged and known to the host."""
 
     def __init__(self):
         self.states, self.rates, self.logged, self.known = [], [], [], []
@@ -170,7 +171,7 @@ def test_it_stops_after_so_many_in_a_row_with_a_diagnosis(fit, tmp_path):
 
 def test_what_a_fused_optimiser_skips_is_known_an_update_later_but_in_checkpoints_at_once(fit, tmp_path, caplog):
     last = LastCheckpoint(every_n_steps=3)
-    history, skip, _ = fit(Poison([1, 2, 4]), optimizer=FUSED_ADAMW, more=[last], max_steps=5)
+    history, _, _ = fit(Poison([1, 2, 4]), optimizer=FUSED_ADAMW, more=[last], max_steps=5)
     assert history.logged == [0, 1, 2, 2, 3]
     assert history.known == [0, 0, 1, 2, 3]  # of the last update at once
     assert [f"Update {number} is skipped" in caplog.text for number in (1, 2, 3, 4, 5)] == [0, 1, 1, 0, 1]
@@ -197,6 +198,20 @@ def test_a_run_with_a_fused_optimiser_stops_an_update_later(fit, tmp_path):
 def test_a_run_with_a_fused_optimiser_stops_before_a_validation_and_at_the_end(fit, bad, options):
     with pytest.raises(TrainingStopped, match=f"up to update {bad + 1}:"):
         fit(Poison([bad]), 1, FUSED_ADAMW, [NoValidation()], **options)
+
+
+@pytest.mark.parametrize("optimizer", [FUSED_ADAMW, FUSED_SGD, ADAMW])
+def test_under_a_scaler_infinite_gradients_do_not_count_towards_the_limit(fit, optimizer, make_module):
+    # Two scales are too large, the third one fits; then a gradient is infinite by itself.
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**80, backoff_factor=2.0**-36, growth_interval=100)
+    options = {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)], "gradient_clip_val": None}
+    history, skip, _ = fit(Poison([4], "gradient", INF), 1, optimizer, max_steps=6, **options)
+    assert history.logged == [1, 2, 2, 2, 3, 3] and skip.skipped == 3
+    assert [same(history.states[k + 1], history.states[k]) for k in range(5)] == [True, False, False, True, False]
+    assert all(torch.isfinite(weight).all() for weight in history.states[-1][0].values())
+    assert scaler.get_scale() == 2.0**-28
+    with pytest.raises(TrainingStopped, match="The last 1 updates were skipped"):
+        fit(Poison([1]), 1, optimizer, **options)
 
 
 class NoValidation(Callback):
@@ -258,10 +273,12 @@ def test_the_diagnosis_names_the_first_cause(terms, bad_gradients, bad_weights, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("value", [INF, NAN])  # infinite: the gradient is finite, and the other process knows nothing
-def test_two_processes_skip_the_same_update(fit, tmp_path, value):
+# Infinite: the gradient is finite, and the other process knows nothing.
+@pytest.mark.parametrize(("value", "optimizer"), [(INF, ADAMW), (NAN, ADAMW), (INF, FUSED_ADAMW)])
+def test_two_processes_skip_the_same_update(fit, tmp_path, value, optimizer):
     fit(
         Poison([1], "loss", value, rank=1),
+        optimizer=optimizer,
         more=[LastCheckpoint(), PerProcess(tmp_path)],
         devices=2,
         strategy="ddp_fork",
