@@ -53,7 +53,7 @@ class Poison(Callback):
 
 
 class History(Callback):
-    """Weights, optimiser and learning rate after each update, and how many were skipped: logged and known to the host."""
+    """Weights, optimiser, learning rate after each update, and how many were skipped, as logged and as the host knows."""
 
     def __init__(self):
         self.states, self.rates, self.logged, self.known = [], [], [], []
