@@ -53,7 +53,7 @@ class Poison(Callback):
 
 
 class History(Callback):
-    """Weights, optimiser, learning rate after each update, and how many were skipped, as logged and as the host knows."""
+    """Weights, optimiser, learning rate and number of skipped updates (logged, known to the host) after each update."""
 
     def __init__(self):
         self.states, self.rates, self.logged, self.known = [], [], [], []
