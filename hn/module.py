@@ -218,8 +218,7 @@ class NoiseHypernetModule(L.LightningModule):
         logged = {"loss": terms.loss, "reward": terms.reward, "regulariser": terms.regulariser, "kl_nats": terms.kl}
         logged |= {f"reward_{name}": score.mean() for name, score in scores.components.items()}
         self.terms = logged = self._mean_over_ranks({name: value.detach() for name, value in logged.items()})
-        shown = {name: logged[name] for name in ("reward", "regulariser")}
-        self.log_dict(shown, prog_bar=True, logger=False, batch_size=len(prompts))
+        # Not for Lightning's progress bar (`prog_bar`), which has them read off the device at each update.
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(prompts))
         return terms.loss
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hn.generators.base import Generator
+from hn.host_copy import to_device
 
 NoiseType = Literal["inf", "batch", "one", "multi"]
 
@@ -94,7 +95,7 @@ class TrainingNoise:
         keys = {"inf": (_INF, step, 0, 0), "batch": (_BATCH, step), "one": (_ONE,), "multi": (_MULTI, 0)}
         key = (seed, *keys[self.noise_type])
         if self.noise_type in ("batch", "one"):
-            noise = generator.sample_noise(1, seeded(*key))
+            noise = to_device(generator.sample_noise(1, seeded(*key), device="cpu"), generator.device)
             return noise.expand(batch_size, *noise.shape[1:])
         samples = batch_size * share.parts * share.ranks
         draw = (*key, samples, generator)
@@ -103,7 +104,7 @@ class TrainingNoise:
         else:
             noise = generator.sample_noise(samples, seeded(*key), device="cpu")
         self._drawn = (draw, noise) if share.part < share.parts - 1 else None
-        return noise[share.positions(batch_size)].to(generator.device)
+        return to_device(noise[share.positions(batch_size)], generator.device)
 
 
 def training_streams(batch_size: int, seed: int, step: int, share: Share | None = None) -> list[torch.Generator]:

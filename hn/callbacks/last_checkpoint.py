@@ -71,7 +71,7 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         # Not in on_train_end: by then Lightning has closed the epoch, and would begin the next one.
         self._is_updating = False
-        if trainer.global_step > self._saved_step and _is_last_update(trainer):
+        if trainer.global_step > self._saved_step and is_last_update(trainer):
             self._save(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -197,6 +197,7 @@ def settle_validation(progress: dict[str, Any], is_under_way: bool) -> None:
         counts |= {"processed": finished, "completed": finished}
 
 
-def _is_last_update(trainer: L.Trainer) -> bool:
+def is_last_update(trainer: L.Trainer) -> bool:
+    """Whether the training ends with the update that was just done, as far as is known."""
     epochs_done = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
     return trainer.should_stop or trainer.global_step == trainer.max_steps or epochs_done

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
 
+from hn.callbacks.device_skip import DeviceSkip, skips_on_device
+from hn.callbacks.diagnosis import diagnose
+from hn.callbacks.last_checkpoint import is_last_update
 from hn.callbacks.stopping import TrainingStopped
-from hn.wording import some_of
+from hn.host_copy import HostCopy
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +30,20 @@ SKIPPED = "train/skipped_updates"
 class SkipNonFinite(L.Callback):
     """Skips an update whose loss or gradient has a NaN or an infinity, on all processes, and counts it.
 
-    The gradients are dropped, so the optimiser changes neither weights nor its own state (moments, step counts); a
-    single bad batch would make all of them NaN for good. The update is used up nevertheless: `global_step`, the
-    learning rate's schedule, the noise and the prompts go on as if it had been done, so that a run has as many batches
-    with skipped updates as without. With `accumulate_grad_batches` one bad batch skips the update it is part of.
-    `train/skipped_updates`, the number so far, is logged and kept in checkpoints.
+    The optimiser changes neither weights nor its own state (moments, step counts); a single bad batch would make all of
+    them NaN for good. The update is used up nevertheless: `global_step`, the learning rate's schedule, the noise and
+    the prompts go on as if it had been done, so that a run has as many batches with skipped updates as without. With
+    `accumulate_grad_batches` one bad batch skips the update it is part of. `train/skipped_updates`, the number so far,
+    is logged and kept in checkpoints.
 
-    Whether to skip has to be known on the host: one number is read off the device for each update, when its gradients
-    are there. Under `precision: 16-mixed` the scaler skips updates itself, and an infinite gradient of a finite loss is
-    its ordinary way to find a scale; such updates are counted, but not towards the limit.
+    PyTorch's fused optimisers (`fused: true`) skip on the device, and the host does not wait to know whether they do.
+    It reads what was found one update later, always, and before a checkpoint, a validation and the end. So the warning
+    comes an update later, and so does the end after too many in a row, whether or not the update between is a good
+    one. (The first update of an optimiser without state is waited for.) With any other optimiser the host has to know,
+    and waits at each update until its gradients are there.
+
+    Under `precision: 16-mixed` the scaler skips updates itself, and an infinite gradient of a finite loss is its
+    ordinary way to find a scale; such updates are counted, but not towards the limit.
 
     Args:
         max_skipped_updates: skipped in a row, after which training stops with a diagnosis.
@@ -45,14 +58,28 @@ class SkipNonFinite(L.Callback):
         self.max_skipped_updates = max_skipped_updates
         self.skipped, self._in_a_row = 0, 0
         self._losses: list[Tensor] = []
-        self._terms: list[dict[str, Tensor]] = []
-        self._diagnosis = ""
+        self._terms: list[Mapping[str, Tensor]] = []
+        self._trainer: L.Trainer | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._count: Tensor | None = None  # `skipped` on the device, and ahead of it
+        self._unread: deque[_Update] = deque()
+        self._skip: DeviceSkip | None = None
+        self._has_stepped = False
+        self._stop = ""
 
     def state_dict(self) -> dict[str, Any]:
+        self._read()
         return {"skipped": self.skipped, "in_a_row": self._in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
+        self._trainer = trainer
+        self._count = torch.full((), float(self.skipped), device=trainer.strategy.root_device)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -69,67 +96,151 @@ class SkipNonFinite(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        is_bad = not_finite([*self._losses, *(p.grad for p in parameters)], trainer.strategy.root_device)
+        here = [p for p in parameters if local(p.grad).numel() > 0]  # of a sharded one there may be nothing
+        gradients = [local(p.grad) for p in here]
+        finite = torch.isfinite(torch.stack([*self._losses, *magnitudes(gradients)]))
+        is_bad = (~finite.all()).float()
         if trainer.world_size > 1:  # a loss, or a shard of the gradients, may be bad on one process alone
             torch.distributed.all_reduce(is_bad, torch.distributed.ReduceOp.MAX)
-        if is_bad.item():
-            self._skip(trainer, pl_module, parameters, optimizer)
-        else:
-            self._in_a_row = 0
-        pl_module.log(SKIPPED, float(self.skipped))
+        self._count = self._count + is_bad
+        pl_module.log(SKIPPED, self._count)  # a number of the host would have to be sent to the device
+        values = [value for terms in self._terms for value in terms.values()]
+        self._unread.append(
+            _Update(
+                number=trainer.global_step + 1,
+                rates=[group["lr"] for group in optimizer.param_groups],
+                parameters=here,
+                terms=[tuple(terms) for terms in self._terms],
+                n_losses=len(self._losses),
+                found=HostCopy(torch.cat([torch.stack([is_bad, *values]), finite])),
+            )
+        )
+        has_scaler = _has_scaler(trainer)
+        if skips_on_device(optimizer, has_scaler):
+            self._skip = DeviceSkip(optimizer, is_bad, gradients, parameters, has_scaler)
+        elif self._read():
+            for parameter in parameters:
+                parameter.grad = None
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self._skip is not None:
+            self._end_skip(trainer)
         # Here and not when it is found: the batch is over, and a checkpoint of it can be continued from.
+        self._stop_if_found()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._read()
+        self._stop_if_found()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._read()
+        self._trainer = None
+
+    def _end_skip(self, trainer: L.Trainer) -> None:
+        """After a step that the device may have left out: read about the one before, or about this one too."""
+        skip, self._skip = self._skip, None
+        skip.end()
+        if skip.made_state and not self._has_stepped:
+            if self._read():
+                skip.forget_new_state()
+            else:
+                self._has_stepped = True
+        else:
+            self._read(but=0 if is_last_update(trainer) else 1)
+
+    def _stop_if_found(self) -> None:
+        if self._stop:
+            message, self._stop = self._stop, ""
+            raise TrainingStopped(message)
+
+    def _read(self, but: int = 0) -> bool:
+        """Read what was found of the updates that it has not been read of, `but` for the last so many; whether the last
+        one that was read is bad."""
+        is_bad = False
+        while len(self._unread) > but:
+            is_bad = self._take_in(self._unread.popleft())
+        return is_bad
+
+    def _take_in(self, update: _Update) -> bool:
+        found = update.read()
+        if not found.is_bad:
+            self._in_a_row = 0
+            return False
+        trainer = self._trainer
+        self.skipped += 1
+        if found.has_bad_loss or not _has_scaler(trainer):
+            self._in_a_row += 1
+        all_names = {id(parameter): name for name, parameter in trainer.lightning_module.named_parameters()}
+        names = [all_names.get(id(parameter), "?") for parameter in update.parameters]
+        # Looked at now: if they are bad, every update since then was skipped, and if not, this one did not change it.
+        weights = magnitudes([local(parameter.detach()) for parameter in update.parameters])
+        bad_weights = [name for name, size in zip(names, weights, strict=True) if not math.isfinite(size)]
+        bad_gradients = [name for name, is_finite in zip(names, found.gradients, strict=True) if not is_finite]
+        cause, advice = diagnose(found.terms, bad_gradients, bad_weights, len(names))
+        cause = _of_all_processes(cause, trainer)
+        if trainer.is_global_zero:
+            log.warning("Update %d is skipped (%d so far): %s", update.number, self.skipped, cause)
         if self._in_a_row >= self.max_skipped_updates:
             self._in_a_row = 0  # a run that is continued, with other settings, has all its attempts again
-            raise TrainingStopped(
-                f"The last {self.max_skipped_updates} updates were skipped, up to update {trainer.global_step}: "
-                f"{self._diagnosis}"
+            rates = ", ".join(f"{float(rate):.3g}" for rate in update.rates)
+            self._stop = (
+                f"The last {self.max_skipped_updates} updates were skipped, up to update {update.number}: {cause} "
+                f"The learning rate is {rates}.\n{advice}"
             )
-
-    def _skip(
-        self,
-        trainer: L.Trainer,
-        module: L.LightningModule,
-        parameters: list[torch.nn.Parameter],
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        self.skipped += 1
-        bad_loss = any(not bool(torch.isfinite(loss)) for loss in self._losses)
-        has_scaler = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if bad_loss or not has_scaler:
-            self._in_a_row += 1
-        names = {id(parameter): name for name, parameter in module.named_parameters()}
-        gradients = {names.get(id(p), "?"): local(p.grad) for p in parameters}
-        cause, advice = diagnose(self._terms, gradients, {names.get(id(p), "?"): local(p) for p in parameters})
-        rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
-        cause = _of_all_processes(cause, trainer)
-        self._diagnosis = f"{cause} The learning rate is {rates}.\n{advice}"
-        # A scaler skips the update of such an optimiser itself, by gradients that it has not looked at yet.
-        is_scaled = has_scaler and getattr(optimizer, "_step_supports_amp_scaling", False)
-        for parameter in parameters:
-            parameter.grad = torch.full_like(parameter.grad, torch.nan) if is_scaled else None
-        if trainer.is_global_zero:
-            step = trainer.global_step + 1
-            log.warning("Update %d is skipped (%d so far): %s", step, self.skipped, cause)
+        return True
 
 
-def not_finite(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
-    """Whether any number of any tensor is NaN or infinite: 1.0 or 0.0, float32 [], on the device, without waiting.
+@dataclass(frozen=True)
+class _Update:
+    """An update whose gradients are there, and what is found of it on the device.
+
+    Attributes:
+        number: counted from 1.
+        rates: learning rates of the optimiser's groups.
+        parameters: those with gradients on this process.
+        terms: names of the terms of each batch's loss.
+        n_losses: number of batches.
+        found: 1 if the update is bad on any process, the values of the terms, and 1 for each finite one of the losses
+            and gradients of this process.
+    """
+
+    number: int
+    rates: Sequence[float | Tensor]
+    parameters: Sequence[Parameter]
+    terms: Sequence[Sequence[str]]
+    n_losses: int
+    found: HostCopy
+
+    def read(self) -> _Found:
+        """Wait for what is found, if need be."""
+        is_bad, *numbers = self.found.read()
+        values = iter(numbers)
+        terms = [dict(zip(names, islice(values, len(names)), strict=True)) for names in self.terms]
+        has_bad_loss = not all([*islice(values, self.n_losses)])
+        return _Found(is_bad > 0, has_bad_loss, terms, [*values])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """`_Update.found` on the host; of the gradients, 1 for each finite one."""
+
+    is_bad: bool
+    has_bad_loss: bool
+    terms: Sequence[Mapping[str, float]]
+    gradients: Sequence[float]
+
+
+def magnitudes(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The largest magnitude in each of some tensors, NaN where there is one, on their device, without waiting.
+
+    Unlike the Euclidean norm it overflows for no finite numbers.
 
     Args:
-        tensors: of any shape and floating dtype; of a sharded one this process's part counts.
-        device: where they are.
+        tensors: of any shape but empty ones, and any floating dtype, which the magnitudes have too.
     """
-    tensors = [local(tensor) for tensor in tensors]
-    tensors = [tensor for tensor in tensors if tensor.numel() > 0]
-    if not tensors:
-        return torch.zeros((), device=device)
-    # The largest magnitude: unlike the Euclidean norm it overflows for no finite numbers, and NaN gets through.
-    largest = torch.nn.utils.get_total_norm(tensors, norm_type=float("inf"))
-    return (~torch.isfinite(largest)).float().to(device)
+    return torch._foreach_norm(tensors, float("inf")) if tensors else ()
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -137,53 +248,8 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def diagnose(
-    terms: Iterable[Mapping[str, Tensor]], gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor]
-) -> tuple[str, str]:
-    """What was not finite first, in a sentence, and what to try.
-
-    Args:
-        terms: of each batch of the update: `loss`, `regulariser`, `reward_<name>` and others, each a number.
-        gradients: of the trained parameters by name, in the model's order.
-        weights: those parameters.
-    """
-    bad_terms: dict[str, float] = {}
-    for batch in terms:
-        for name, value in batch.items():
-            if not bool(torch.isfinite(value)):
-                bad_terms.setdefault(name, float(value))
-    bad_weights = [name for name, weight in weights.items() if not bool(torch.isfinite(weight).all())]
-    bad_gradients = [name for name, gradient in gradients.items() if not bool(torch.isfinite(gradient).all())]
-    found = []
-    if bad_weights:
-        found.append(f"the weights themselves are not finite ({some_of(bad_weights)})")
-    rewards = {name: value for name, value in bad_terms.items() if name.startswith("reward_")}
-    # The parts of a sum say more than the sum.
-    parts = rewards | {name: bad_terms[name] for name in ("regulariser",) if name in bad_terms} or bad_terms
-    if parts:
-        found.append(", ".join(f"{name} is {value}" for name, value in parts.items()))
-    if bad_gradients:
-        share = f"{len(bad_gradients)} of {len(gradients)} parameters"
-        after = "the gradient" if found else "the loss is finite, but its gradient"
-        found.append(f"{after} is not finite for {share}, first {bad_gradients[0]}")
-    return f"{'; '.join(found) or 'nothing on this process'}.", "\n".join(_advice(bad_weights, rewards, bad_terms))
-
-
-def _advice(bad_weights: list[str], rewards: Mapping[str, float], terms: Mapping[str, float]) -> list[str]:
-    if bad_weights:
-        return [
-            "Try: continue from an earlier checkpoint (--ckpt_path best), or start anew with a lower learning rate."
-        ]
-    advice = ["Try: a lower learning rate (--model.optimizer.init_args.lr) or a longer --model.warmup_steps;"]
-    advice.append("  gradient clipping (--trainer.gradient_clip_val 1.0), if it is not set;")
-    if rewards and "regulariser" not in terms:
-        name = next(iter(rewards)).removeprefix("reward_")
-        advice.append(f"  the run without the reward {name} (--model.reward.init_args.weights.{name} 0);")
-    elif "regulariser" in terms:
-        advice.append("  a smaller --model.reward_weight: f has grown without bounds;")
-    advice.append("  float32 (--trainer.precision 32-true, and float32 as the dtype of generator and rewards);")
-    advice.append("  --trainer.detect_anomaly true, which is slow and names the operation.")
-    return advice
+def _has_scaler(trainer: L.Trainer) -> bool:
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
 def _of_all_processes(cause: str, trainer: L.Trainer) -> str:

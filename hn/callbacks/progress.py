@@ -14,8 +14,8 @@ from hn.data.prompts import PromptBatch
 
 
 class StepProgressBar(ProgressBar):
-    """One bar over all updates of a run, with what the module logs for it and training images per second (of all
-    devices), and a line with the scores after each validation.
+    """One bar over all updates of a run, with reward, regulariser, what else the module logs for it (`prog_bar`) and
+    training images per second (of all devices), and a line with the scores after each validation.
 
     A bar needs a terminal. Elsewhere, in a log file or a pipe, a line is written every `line_every` updates.
     Everything goes to the standard error stream.
@@ -75,9 +75,13 @@ class StepProgressBar(ProgressBar):
         self._training.close()
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """What the module logs for the bar, and images per second since the last time."""
+        """What the module logs for the bar, reward and regulariser, and images per second since the last time."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)  # the logger's version; a run is known by its directory
+        logged = trainer.callback_metrics
+        metrics |= {
+            name: float(logged[key]) for name in ("reward", "regulariser") if (key := f"train/{name}") in logged
+        }
         now = time.perf_counter()
         metrics["images/s"] = round(self._images / (now - self._since))
         self._images, self._since = 0, now

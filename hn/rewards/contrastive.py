@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hn.host_copy import to_device
 from hn.precision import full_precision
 from hn.prompt_cache import PromptCache
 from hn.prompt_files import PromptFiles
@@ -140,7 +141,7 @@ class ContrastiveReward(PreprocessedReward):
         self._files.require(prompts)
         scale = self.model.logit_scale  # what the text tower's device and data type would be now
         read = torch.cat([self._files.read(prompt)[FEATURES] for prompt in prompts])
-        return [row.clone() for row in read.to(scale.device, scale.dtype)]
+        return [row.clone() for row in to_device(read.to(scale.dtype), scale.device)]
 
     def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
         self._prompt_cache.clear()

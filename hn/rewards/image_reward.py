@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import BertTokenizer
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from hn.host_copy import to_device
 from hn.pretrained import (
     TOKENIZER_FILES,
     Repository,
@@ -110,7 +111,7 @@ class ImageReward(PreprocessedReward):
             prompts, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt"
         )
         stacked = torch.stack([tokens.input_ids, tokens.attention_mask], dim=1)
-        return list(stacked.to(self.model.visual_encoder.device))
+        return list(to_device(stacked, self.model.visual_encoder.device))
 
     def _check_text(self, vocabulary: int, positions: int, tokenizer: str, folder: Path) -> None:
         if len(self.tokenizer) != vocabulary:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+import lightning as L
+import torch
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -47,6 +49,16 @@ class ShardedStrategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
+    def setup_optimizers(self, trainer: L.Trainer) -> None:
+        """Make the optimisers.
+
+        Raises:
+            ValueError: if PyTorch cannot use one with weights that are shared out.
+        """
+        super().setup_optimizers(trainer)
+        for optimizer in self.optimizers:
+            check_optimizer(optimizer)
+
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Nothing: the module puts its trainable weights into the checkpoint, and the frozen ones must not be
         gathered for that."""
@@ -63,13 +75,31 @@ class ShardedStrategy(ModelParallelStrategy):
         return super(ModelParallelStrategy, self).load_checkpoint(checkpoint_path, weights_only)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take each process's part of the states that `optimizer_state` gave."""
+        """Take each process's part of the states that `optimizer_state` gave, but for whether kernels are fused."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             numbers = [number for group in state["param_groups"] for number in group["params"]]
             by_number = dict(zip(numbers, own, strict=True))
             parts = {number: _parts(values, by_number[number]) for number, values in state["state"].items()}
-            optimizer.load_state_dict({**state, "state": parts})
+            groups = [
+                {**saved, "fused": group["fused"]} if "fused" in group else saved
+                for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
+            ]
+            optimizer.load_state_dict({"state": parts, "param_groups": groups})
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Refuse an optimiser whose fused kernel PyTorch (2.14) does not run on a part of the weights.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    is_fused = any(group.get("fused") for group in optimizer.param_groups)
+    if is_fused and isinstance(optimizer, (torch.optim.Adagrad, torch.optim.SGD)):
+        raise ValueError(
+            f"PyTorch's fused {type(optimizer).__name__} does not work on weights that FSDP2 shares out: "
+            "add --model.optimizer.init_args.fused=false, or take AdamW."
+        )
 
 
 def _parts(values: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
