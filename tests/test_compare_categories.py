@@ -22,7 +22,7 @@ def comparison(experiment, make_module, tmp_path):
     """`hn compare` of base and hypernetwork, as arguments."""
     make_module().hypernet.save_pretrained(tmp_path / "runs" / "tiny" / "one" / "hypernet")
     (tmp_path / "drawn.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    options = {"data.init_args.test": tmp_path / "drawn.jsonl", "run.name": "x", "comparison.gallery": 2}
+    options = {"data.init_args.test": tmp_path / "drawn.jsonl", "run.name": "x", "comparison.gallery": 4}
     options |= {f"comparison.searches.{name}": "null" for name in (
         "best_of_8", "best_of_50", "zero_order_17", "reno_50", "hypernetwork_reno_5",
     )}  # fmt: skip
@@ -62,7 +62,7 @@ def test_a_set_is_grouped_by_its_own_field_and_by_another_without_measuring(comp
     results = checked(folder, "category")
     assert results["methods"]["base"]["geneval"] is None
     gallery = {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.glob("gallery/*/*.png")}
-    assert len(gallery) == 4
+    assert len(gallery) == 8
     records = {path.name: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
     main([*comparison, "--comparison.category=challenge"])
     again = checked(folder, "challenge")
