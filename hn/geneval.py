@@ -29,7 +29,7 @@ class GenevalVerdicts(Judging[GenevalSummary]):
 
     name = "geneval"
     fields = FIELDS
-    judge = ("detector", "options")
+    depends_on = ("detector", "options")
 
     def __init__(self, make_detector: Callable[[], Detector], options: VerdictOptions | None = None) -> None:
         self.make_detector, self.options = make_detector, options

@@ -29,7 +29,7 @@ class JudgeScores(Judging[list[ScoreGroup]]):
 
     name = "judge"
     fields = FIELDS
-    judge = ("judge",)
+    depends_on = ("judge",)
 
     def __init__(self, judge_class: type[Judge], make_judge: Callable[[], Judge]) -> None:
         self.judge_class, self.make_judge = judge_class, make_judge

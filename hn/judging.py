@@ -30,12 +30,12 @@ class Judging(ABC, Generic[Summary]):
     Attributes:
         name: for the progress.
         fields: of every line, in their order; `filename` and `metadata` are among them.
-        judge: entries of the summary's file that results depend on: those of two judges are not mixed in one file.
+        depends_on: entries of the summary's file that make a judge: results of two are not mixed in one file.
     """
 
     name: ClassVar[str]
     fields: ClassVar[Sequence[str]]
-    judge: ClassVar[Sequence[str]]
+    depends_on: ClassVar[Sequence[str]]
 
     @abstractmethod
     def load(self, files: Sequence[ImageFile], device: torch.device | str) -> None:
@@ -92,7 +92,7 @@ def judge_files(
         files: what to judge, with the rows of the prompts.
         sizes: height and width of each, or what is wrong with it; such images are left out and named.
         output: of JSON lines.
-        facts: entries of the summary's file: those of `judging.judge` and others.
+        facts: entries of the summary's file: those of `judging.depends_on` and others.
         folder: that files are named relative to, those in it.
         batch_size: images judged at once; images of different sizes are never.
         device: where to compute.
@@ -106,7 +106,7 @@ def judge_files(
             is none that this one can judge.
     """
     shard = Shard() if shard is None else shard
-    require_same_judge(output, facts, judging.judge)
+    require_same_judge(output, facts, judging.depends_on)
     by_name = _by_name(files, folder)
     size_of = dict(zip(by_name, sizes, strict=True))
     unreadable = {name: size for name, size in size_of.items() if isinstance(size, str)}

@@ -165,8 +165,8 @@ class ExperimentTrainer(L.Trainer):
             i: text for batch in batches for i, text in zip(batch["index"].tolist(), batch["prompt"], strict=True)
         }
         rows = [row for batch in batches for row in batch["metadata"]]
-        files = getattr(getattr(loader, "dataset", None), "files", None)  # of a `PromptDataset`, whose order is kept
-        grouped = Categories.of(comparison.category, rows, files or None)
+        files = getattr(getattr(loader, "dataset", None), "files", None)  # of a `PromptDataset`
+        grouped = Categories.of(comparison.category, rows, [files[i] for i in prompts] if files else None)
         categories = dict(zip(prompts, grouped.names, strict=True))
         model.generator.check_prompts([*prompts.values()])
         weights = {"hypernetwork": hypernet, "finetune": finetune}

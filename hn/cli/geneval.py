@@ -61,7 +61,7 @@ def judge_folder(arguments: Sequence[str]) -> None:
         section = config.clone().as_dict()["detector"]
         judging = GenevalVerdicts(lambda: detectors.instantiate(config).detector, options)
         facts: dict[str, Any] = {"detector": section, "options": asdict(options), "images": given.images, **how.facts}
-        require_same_judge(how.output, facts, judging.judge)
+        require_same_judge(how.output, facts, judging.depends_on)
         require_right_clauses(files)
         require_repositories(repositories_in(section))
         judge_files(

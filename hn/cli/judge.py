@@ -68,7 +68,7 @@ def judge_benchmark(arguments: Sequence[str]) -> None:
         folder = source.parent if source.suffix == ".json" else source
         how = JudgingOptions.read(given, folder / f"{_short_name(judge_class)}.jsonl")
         facts = {"judge": section, "images": given.images, "prompts": given.prompts, **how.facts}
-        require_same_judge(how.output, facts, judging.judge)
+        require_same_judge(how.output, facts, judging.depends_on)
         files = _files_to_judge(source, given.prompts, judge_class)
         if not given.allow_uneven:
             require_even(files)

@@ -50,7 +50,7 @@ class Categories:
                 f"no prompt has a {field!r} to make categories of; there are {some_of(known) if known else 'no fields'}"
                 + (f", and {FILE!r} for the file that a prompt comes from" if files is not None else "")
             )
-        return cls([str(row.get(field, "") or NONE) for row in rows], [field])
+        return cls([_value(row, field) or NONE for row in rows], [field])
 
     @classmethod
     def found(cls, rows: Sequence[Mapping[str, Any]], files: Sequence[str] | None) -> Self:
@@ -63,17 +63,23 @@ class Categories:
             files: the file or set that each is from; None if that is not known.
         """
         by_file = files is not None and len(set(files)) > 1
-        fields = [next((name for name in FIELDS if row.get(name)), FILE if by_file else None) for row in rows]
+        fields = [next((name for name in FIELDS if _value(row, name)), FILE if by_file else None) for row in rows]
         used = [name for name in (*FIELDS, FILE) if name in fields]
         names = []
         for place, field in enumerate(fields):
             if field is None:
                 names.append(NONE if used else ALL)
             else:
-                names.append(files[place] if field == FILE else str(rows[place][field]))
+                names.append(files[place] if field == FILE else _value(rows[place], field))
         return cls(names, used)
 
     @classmethod
     def of(cls, field: str | None, rows: Sequence[Mapping[str, Any]], files: Sequence[str] | None) -> Self:
         """`by` that field, or `found` if it is None."""
         return cls.found(rows, files) if field is None else cls.by(field, rows, files)
+
+
+def _value(row: Mapping[str, Any], field: str) -> str:
+    """A field of a row as text; empty where it has none."""
+    value = row.get(field)
+    return "" if value is None else str(value)

@@ -9,14 +9,14 @@ ROWS = [
     {"prompt": "a", "tag": "counting", "category": "x"},
     {"prompt": "b", "category": "Colors", "challenge": "basic"},
     {"prompt": "c", "style": "anime", "category": ""},
-    {"prompt": "d", "challenge": 3},
+    {"prompt": "d", "style": None, "challenge": 0},
     {"prompt": "e"},
 ]
 
 
 def test_each_prompt_has_the_first_field_that_its_row_has():
     found = Categories.found(ROWS, None)
-    assert found.names == ["counting", "Colors", "anime", "3", "none"]
+    assert found.names == ["counting", "Colors", "anime", "0", "none"]
     assert found.fields == ["tag", "category", "style", "challenge"]
 
 
@@ -33,7 +33,7 @@ def test_prompts_without_categories_are_one(files):
 
 
 def test_one_field_may_be_named():
-    assert Categories.of("challenge", ROWS, None) == Categories(["none", "basic", "none", "3", "none"], ["challenge"])
+    assert Categories.of("challenge", ROWS, None) == Categories(["none", "basic", "none", "0", "none"], ["challenge"])
     assert Categories.of("file", ROWS[:2], ["x", "y"]) == Categories(["x", "y"], ["file"])
     assert Categories.of(None, ROWS, None) == Categories.found(ROWS, None)
 
