@@ -22,6 +22,10 @@ class Comparison:
         steps: numbers of sampling steps at which base, hypernetwork and fine-tune are measured besides the generator's
             own, as `base_2_steps` and so on. A search has an option of its own.
         gallery: prompts, spread over the categories, of which every method's first image is kept for the report.
+        category: field of the test prompts' rows that results are grouped by, in lower case, like `challenge` of
+            PartiPrompts; "file" for the file or set that a prompt is from, like hpdv2/anime. If not given, the first of
+            tag, category, style and challenge that a row has; for rows without, where there are several files, those.
+            A comparison that is there can be grouped anew without measuring: give it the same `--run.name`.
 
     Raises:
         ValueError: if a search has the name of another method, or one that no file can have, or a number is too small.
@@ -31,6 +35,7 @@ class Comparison:
     finetune: str | None = None
     steps: list[int] | None = None
     gallery: int = 48
+    category: str | None = None
 
     def __post_init__(self) -> None:
         for name in self.searches:

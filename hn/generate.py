@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import hn
+from hn.compilation import compile_layers
 from hn.evaluation.methods import Method, Modulated, Sampled
 from hn.evaluation.samples import Samples
 from hn.generators.base import Generator
@@ -91,7 +92,7 @@ class Trained:
         revision: branch, tag or commit on the Hub.
         last_layer_rule: for a published adapter: what becomes of the last layer, like lora_branch_only.
         alpha: for a published adapter that does not say.
-        merge: whether to merge a hypernetwork's LoRA into weights of its own, compiled if the generator is.
+        merge: whether to merge a hypernetwork's LoRA into weights of its own.
     """
 
     pretrained: str
@@ -103,15 +104,20 @@ class Trained:
     def load(self, generator: PipelineGenerator) -> Hypernet | PipelineGenerator:
         """A hypernetwork bound to `generator`, or the generator that a fine-tune makes of it.
 
+        If the generator's backbone is compiled, so is the one with LoRA, a copy of its own that would not be otherwise.
+
         Raises:
             FileNotFoundError, ValueError: as `load_trained`, or if there is no LoRA hypernetwork to merge.
         """
         model = load_trained(self.pretrained, generator, self.revision, self.last_layer_rule, self.alpha)
-        if not self.merge:
-            return model
-        if not isinstance(model, LoraHypernet):
-            raise ValueError(f"{self.pretrained} is no LoRA hypernetwork, so it cannot be merged; leave merge out.")
-        return model.merged(generator.compile_networks)
+        if self.merge:
+            if not isinstance(model, LoraHypernet):
+                raise ValueError(f"{self.pretrained} is no LoRA hypernetwork, so it cannot be merged; leave merge out.")
+            return model.merged(generator.compile_networks)
+        compile = generator.compile_networks and not generator.is_outline
+        if compile and isinstance(model, LoraHypernet | PipelineGenerator):
+            compile_layers([model.backbone])
+        return model
 
 
 def generate_images(

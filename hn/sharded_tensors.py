@@ -10,6 +10,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def is_shared_out(module: nn.Module) -> bool:
+    """Whether processes hold parts of the module's weights (FSDP2)."""
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
 def as_part_of(tensor: Tensor, other: Tensor) -> Tensor:
     """A whole tensor, the same in all processes, shared out as `other` of the same shape is; nothing is sent."""
     if not isinstance(other, DTensor):

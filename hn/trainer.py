@@ -19,6 +19,7 @@ from hn.callbacks.images import ImageGrid
 from hn.checkpoint_io import TrainingCheckpointIO
 from hn.comparison import Comparison, name_at
 from hn.embed import Embedded, embed_prompts
+from hn.evaluation.categories import Categories
 from hn.evaluation.compare import measure, reference_features
 from hn.evaluation.details import details, image_rows
 from hn.evaluation.gallery import Gallery, choose_prompts
@@ -129,13 +130,13 @@ class ExperimentTrainer(L.Trainer):
 
         What is measured is kept in the directory's `records`, batch by batch, and images in `gallery`. Started again in
         the same directory, an interrupted comparison goes on from there, and one with more searches or numbers of steps
-        measures those alone. Its results are `results.json`, `results.csv` and `images.csv`, drawn in `report.html` and
-        `figures`.
+        measures those alone; prompts may be grouped by another category. Its results are `results.json`, `results.csv`
+        and `images.csv`, drawn in `report.html` and `figures`.
 
         Args:
             model: the module; its hypernetwork is replaced by the trained one.
             datamodule: its prompts.
-            comparison: the searches, numbers of steps and the size of the gallery.
+            comparison: the searches, numbers of steps, categories and the size of the gallery.
             hypernet: folder of the trained hypernetwork; by default the newest run's, trained if there is none.
             finetune: folder of the trained fine-tune; by default the newest run's of the comparison's experiment,
                 trained if there is none; without such an experiment there is no fine-tune.
@@ -144,7 +145,8 @@ class ExperimentTrainer(L.Trainer):
 
         Raises:
             ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, the generator
-                cannot do so many steps, or what the directory has was measured with other settings.
+                cannot do so many steps, no prompt has the category's field, or what the directory has was measured with
+                other settings.
         """
         evaluation, grid = self.callback(Evaluation), self.callback(ImageGrid)
         if evaluation is None:
@@ -157,17 +159,26 @@ class ExperimentTrainer(L.Trainer):
         model.load_trained(hypernet)
         methods = self._compared_methods(model, comparison, finetune)
         datamodule.setup("test")
-        batches = list(datamodule.test_dataloader())
-        model.generator.check_prompts([prompt for batch in batches for prompt in batch["prompt"]])
+        loader = datamodule.test_dataloader()
+        batches = list(loader)
+        prompts = {
+            i: text for batch in batches for i, text in zip(batch["index"].tolist(), batch["prompt"], strict=True)
+        }
+        rows = [row for batch in batches for row in batch["metadata"]]
+        files = getattr(getattr(loader, "dataset", None), "files", None)  # of a `PromptDataset`
+        grouped = Categories.of(comparison.category, rows, [files[i] for i in prompts] if files else None)
+        categories = dict(zip(prompts, grouped.names, strict=True))
+        model.generator.check_prompts([*prompts.values()])
         weights = {"hypernetwork": hypernet, "finetune": finetune}
         kept, own, started = None, {}, dict.fromkeys(method.name for method in methods)
-        gallery = Gallery(self.directory / GALLERY, choose_prompts(batches, comparison.gallery))
+        choose = partial(choose_prompts, categories, comparison.gallery)
         if settings is not None:
             own = settings["comparison"].get("searches") or {}
             shared = {**settings, "comparison": {"gallery": comparison.gallery}}
             kept = KeptRecords(self.directory / "records", measurement_settings(shared, weights, batches))
             # refused now, not after hours
             started = {method.name: kept.load(method.name, own.get(method.name)) for method in methods}
+        gallery = Gallery(self.directory / GALLERY, choose() if kept is None else kept.gallery(choose))
         for callback in self.callbacks:
             callback.setup(self, model, "test")
 
@@ -203,22 +214,18 @@ class ExperimentTrainer(L.Trainer):
         summaries = {}
         for name, record in records.items():
             against = None if record is base else base
-            summaries[name] = record.summary(against, reference) | details(record, against)
+            summaries[name] = record.summary(against, reference) | details(record, categories, against)
         runs = {name: Path(folder).parent for name, folder in weights.items() if folder is not None}
         results = self._report(
             model,
             summaries,
             weights=weights,
             reward_weights=dict(model.reward.weights),
+            grouped_by=grouped.fields,
             curves={name: validation_curves(run) for name, run in runs.items()},
         )
-        prompts = {
-            index: prompt
-            for batch in batches
-            for index, prompt in zip(batch["index"].tolist(), batch["prompt"], strict=True)
-        }
         write_methods_csv(self.directory / METHODS_CSV, results["methods"])
-        rows = (row for record in records.values() for row in image_rows(record, prompts))
+        rows = (row for record in records.values() for row in image_rows(record, prompts, categories))
         write_images_csv(self.directory / IMAGES_CSV, rows)
         traces = {name: record.trace() for name, record in records.items() if record.trace()}
         # Not in results.json, which is the same for the same measurements but for the seconds of each image.

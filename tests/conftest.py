@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hn.cli import main
+from hn.compilation import compile_layers
 from hn.data import PromptDataModule
 from hn.evaluation.geneval import COLORS
 from hn.generators import DiffusersGenerator
@@ -24,6 +25,7 @@ from hn.module import NoiseHypernetModule
 from hn.rewards import ClipReward, RednessReward, RewardEnsemble
 from hn.trainer import ExperimentTrainer
 from tests import tiny_rewards
+from tests.counting_backend import CountingBackend
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -302,6 +304,17 @@ def _special_tokens(tokenizer: CLIPTokenizer) -> dict[str, int]:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> CountingBackend:
+    """Compiles generators and hypernetworks in the place of inductor."""
+    torch.compiler.reset()
+    backend = CountingBackend()
+    users = ("generate", "generators.pipeline_generator", "hypernets.lora_backbone", "hypernets.merged")
+    for user in users:
+        monkeypatch.setattr(f"hn.{user}.compile_layers", lambda layers: compile_layers(layers, backend))
+    return backend
 
 
 @pytest.fixture

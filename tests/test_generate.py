@@ -14,7 +14,7 @@ import hn
 from hn.cli import has_config, main
 from hn.cli.parsing import with_flag_values
 from hn.evaluation.methods import Sampled
-from hn.generate import ImageRequest, write_images
+from hn.generate import ImageRequest, Trained, write_images
 from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet
 from tests.tiny_pipelines import CASES
 
@@ -122,6 +122,31 @@ def test_a_merged_hypernetwork_makes_the_same_images(generate, hypernet):
     for number in range(4):
         images = [pixels(folder / f"{number:04d}_hypernetwork.png") for folder in (plain, merged)]
         assert np.abs(images[0] - images[1]).max() <= 1
+
+
+@pytest.mark.slow
+def test_with_a_compiled_generator_the_pass_with_lora_is_compiled_too(
+    hypernet, tiny_pipeline_folder, tmp_path, monkeypatch, backend
+):
+    monkeypatch.chdir(tmp_path)
+    images = []
+    for compile, runs in ((False, 0), (True, 3)):  # backbone with LoRA, backbone, decoder
+        Path("x.yaml").write_text(yaml.safe_dump({"pretrained": str(tiny_pipeline_folder), "compile": compile}))
+        options = ["--generator", "x.yaml", "--hypernet", str(hypernet), "--prompt", PROMPT, "--count", "1"]
+        main(["generate", *options, "--output", f"compile_{compile}"])
+        assert backend.runs == runs
+        images.append(pixels(tmp_path / f"compile_{compile}" / "0000_hypernetwork.png"))
+    assert np.abs(images[0] - images[1]).max() <= 1
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_what_was_trained_is_compiled_as_its_generator_is(hypernet, make_generator, tmp_path, backend, compile):
+    generator = make_generator(compile=compile)
+    tune = save(LoraFinetune(rank=2), generator, tmp_path / "tune")
+    for trained in (Trained(str(hypernet)), Trained(str(hypernet), merge=True), Trained(str(tune))):
+        backbone = trained.load(generator).backbone
+        assert backbone is not generator.backbone
+        assert (backbone._compiled_call_impl is not None) == compile
 
 
 def test_there_must_be_something_to_merge(refused, generator, tmp_path):

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,8 @@ import yaml
 from huggingface_hub import constants
 from PIL import Image
 
-import hn.geneval
+import hn.judging
 from hn.cli import main
-from hn.cli.geneval import _own_device
 from hn.data.images import load_image
 from hn.evaluation.detectors import judge
 from hn.evaluation.detectors.coco import OBJECTS
@@ -24,6 +21,7 @@ from hn.evaluation.geneval_results import read_results, result_row, summarize
 from hn.miniature.detector import GridDetector
 from hn.shard import Shard
 from tests import tiny_detectors
+from tests.two_processes import torchrun
 
 ROOT = Path(__file__).parents[1]
 
@@ -132,7 +130,7 @@ def test_shards_give_the_file_of_one_run(judged, images, judged_batches, tmp_pat
     assert judged_batches == [4] and not shared.exists()
     own = tmp_path / "shared.shard-1-of-2.jsonl"
     assert read_results(own) == read_results(whole)[4:8]
-    assert capsys.readouterr().out == "shard 1/2 is done; 6 images of the others have no verdict yet\n"
+    assert capsys.readouterr().out == "shard 1/2 is done; 6 images of the others are not judged yet\n"
     judged("--output", shared, "--shard", "0/2")
     assert judged_batches == [4, 4, 2]
     assert shared.read_bytes() == whole.read_bytes()
@@ -163,16 +161,16 @@ def test_shards_that_end_at_once_may_both_join_the_file(judged, images, judged_b
     whole, shared = tmp_path / "whole.jsonl", tmp_path / "shared.jsonl"
     judged("--output", whole)
     judged("--output", shared, "--shard", "0/2")
-    join, joined = hn.geneval._join, []
+    join, joined = hn.judging._join, []
 
-    def join_twice(output, shard, *others):
+    def join_twice(judging, output, shard, *others):
         if not joined:
             joined.append(shard)
-            join(output, Shard(0, 2), *others)
+            join(judging, output, Shard(0, 2), *others)
             assert shared.read_bytes() == whole.read_bytes() and len(list(tmp_path.glob("shared*"))) == 2
-        return join(output, shard, *others)
+        return join(judging, output, shard, *others)
 
-    monkeypatch.setattr("hn.geneval._join", join_twice)
+    monkeypatch.setattr("hn.judging._join", join_twice)
     judged("--output", shared, "--shard", "1/2")
     assert joined == [Shard(1, 2)]
     assert shared.read_bytes() == whole.read_bytes() and len(list(tmp_path.glob("shared*"))) == 2
@@ -198,30 +196,10 @@ def test_a_shard_goes_on_and_leaves_the_others_files_alone(judged, images, judge
 def test_processes_of_torchrun_share_the_work(images, experiment, judged, tmp_path):
     whole, shared = tmp_path / "whole.jsonl", tmp_path / "shared.jsonl"
     judged("--output", whole)
-    command = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hn", "geneval"]
     options = ["--images", images, "--detector", experiment, "--batch_size", "4", "--device", "cpu", "--output", shared]
-    subprocess.run(
-        [sys.executable, "-m", *map(str, [*command, *options])],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=300,
-    )
+    torchrun("geneval", *options)
     assert shared.read_bytes() == whole.read_bytes()
     assert len(list(tmp_path.glob("shared*"))) == 2
-
-
-def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)  # which Lightning leaves behind when it has started processes
-    assert _own_device(torch.device("cuda")) == torch.device("cuda")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert _own_device(torch.device("cuda")) == torch.device("cuda:1")
-    assert _own_device(torch.device("cuda:0")) == torch.device("cuda:0")
-    assert _own_device(torch.device("cpu")) == torch.device("cpu")
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ValueError, match="There is no device 'cuda:2' here"):
-        _own_device(torch.device("cuda"))
 
 
 def test_images_that_changed_are_judged_again(judged, images):

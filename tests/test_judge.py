@@ -16,8 +16,10 @@ from hn.cli.judge import JUDGES
 from hn.data.images import load_image
 from hn.evaluation.compbench import BlipVqaJudge, SpatialJudge
 from hn.evaluation.geneval2 import SoftTifaJudge
-from hn.judge import read_lines
+from hn.evaluation.geneval_results import read_results
+from hn.judge import FIELDS
 from tests import tiny_judges, tiny_vlms
+from tests.two_processes import torchrun
 
 ROOT = Path(__file__).parents[1]
 PHRASES = {
@@ -60,22 +62,22 @@ def picture(path, width=40):
     Image.fromarray(torch.randint(0, 256, (48, width, 3), dtype=torch.uint8).numpy()).save(path)
 
 
+def read_lines(path):
+    return read_results(path, fields=FIELDS)
+
+
 @pytest.fixture
-def judged(images, describe, blip):
-    """Runs the verb on the images with BLIP-VQA."""
+def command(images, describe, blip):
+    """The verb on the images with BLIP-VQA."""
+    given = {"judge": describe(BlipVqaJudge, **blip), "images": images, "prompts": images.parent / "prompts.jsonl"}
+    options = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return ["judge", *options, "--batch_size", "2", "--device", "cpu"]
 
-    def call(*options):
-        given = (
-            "--judge",
-            describe(BlipVqaJudge, **blip),
-            "--images",
-            images,
-            "--prompts",
-            images.parent / "prompts.jsonl",
-        )
-        main(["judge", *map(str, given), "--batch_size", "2", "--device", "cpu", *map(str, options)])
 
-    return call
+@pytest.fixture
+def judged(command):
+    """Runs it."""
+    return lambda *options: main([*command, *map(str, options)])
 
 
 @pytest.fixture
@@ -129,6 +131,42 @@ def test_an_interrupted_run_continues_to_the_same_file(judged, tmp_path, monkeyp
     monkeypatch.setattr(BlipVqaJudge, "__init__", lambda *_, **__: pytest.fail("no weights are needed any more"))
     judged("--output", cut)
     assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_shards_give_the_file_of_one_run(judged, tmp_path, monkeypatch, capsys):
+    whole, shared = tmp_path / "whole.jsonl", tmp_path / "shared.jsonl"
+    judged("--output", whole)
+    seen, judge = [], BlipVqaJudge.judge
+    monkeypatch.setattr(
+        BlipVqaJudge, "judge", lambda self, batch, rows: seen.append(len(rows)) or judge(self, batch, rows)
+    )
+    capsys.readouterr()
+    judged("--output", shared, "--shard", "1/2")
+    assert seen == [2] and not shared.exists()
+    assert read_lines(tmp_path / "shared.shard-1-of-2.jsonl") == read_lines(whole)[2:4]
+    assert "shard 1/2 is done; 4 images of the others are not judged yet" in capsys.readouterr().out
+    judged("--output", shared, "--shard", "0/2")
+    assert seen == [2, 2, 2] and shared.read_bytes() == whole.read_bytes()
+    summaries = [json.loads(path.with_suffix(".summary.json").read_text()) for path in (shared, whole)]
+    assert summaries[0] == summaries[1] and len(list(tmp_path.glob("shared*"))) == 2
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_share_the_work(judged, command, tmp_path):
+    whole, shared = tmp_path / "whole.jsonl", tmp_path / "shared.jsonl"
+    judged("--output", whole)
+    torchrun(*command, "--output", shared)
+    assert shared.read_bytes() == whole.read_bytes()
+    assert len(list(tmp_path.glob("shared*"))) == 2
+
+
+def test_an_image_that_is_said_to_be_of_two_prompts(describe, blip, images, refused):
+    picture(images / "0.png")
+    (images / "paths.json").write_text(json.dumps({"a red cube": "0.png", "the ball": "0.png"}))
+    given = ("--judge", describe(BlipVqaJudge, **blip), "--prompts", images.parent / "prompts.jsonl")
+    message = refused(*given, "--images", images / "paths.json", "--device", "cpu", silent=False)
+    assert "0.png is said to be of two prompts, 'a red cube' and 'the ball'; name each image once." in message
+    assert not list(images.glob("*.jsonl"))
 
 
 def test_images_that_changed_are_judged_again(judged, images):

@@ -1,5 +1,8 @@
-"""Runs a function in two processes that can talk to each other."""
+"""Runs a function in two processes that can talk to each other, or a command in two that torchrun starts."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+ROOT = Path(__file__).parents[1]
 
 
 def in_two_processes(function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
@@ -19,6 +24,17 @@ def in_two_processes(function: Callable[..., Any], folder: Path, *arguments: Any
     store.unlink(missing_ok=True)
     mp.start_processes(_run, (function, folder, arguments), nprocs=2, start_method="fork")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def torchrun(*arguments: Any) -> None:
+    """`hn` with these arguments in two processes that torchrun starts.
+
+    Raises:
+        subprocess.CalledProcessError: if one of them fails.
+    """
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hn"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launched, *map(str, arguments)], cwd=ROOT, env=environment, check=True, timeout=300)
 
 
 def _run(rank: int, function: Callable[..., Any], folder: Path, arguments: tuple[Any, ...]) -> None:

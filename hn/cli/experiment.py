@@ -36,7 +36,9 @@ from hn.cli.processes import (
 from hn.cli.weights import find_weights, require_budget
 from hn.comparison import Comparison
 from hn.data.module import PromptDataModule, check_names, fetch_sets
+from hn.data.prompts import PromptDataset
 from hn.data.store import PromptStore
+from hn.evaluation.categories import Categories
 from hn.evaluation.suite import SuitePrompts
 from hn.hypernets import Hypernet, LoraFinetune
 from hn.module import NoiseHypernetModule
@@ -197,6 +199,8 @@ class HnCLI(LightningCLI):
                 # With suites a test has to know what is trained on.
                 fetch_sets(prompts, "fit" if suites else STAGES.get(verb, verb), store)
             fetch_suites(suites, store)
+            if verb == "compare" and prompts:
+                check_category(config.comparison.category, prompts, store)
             if verb != "generate":
                 embed_experiment(verb, parts)
         if verb == "compare":
@@ -344,6 +348,22 @@ def fetch_suites(suites: Sequence[Mapping[str, Any]], store: PromptStore) -> Non
     for suite in suites:
         fetch_sets({"test": suite["prompts"]}, "test", store)
         SuitePrompts.read(suite["prompts"], suite.get("category"), suite.get("limit"), store=store)
+
+
+def check_category(category: str | None, prompts: Mapping[str, Any], store: PromptStore) -> None:
+    """Whether the prompts of a test can be grouped so, before anything is trained or measured.
+
+    Args:
+        category: of `Comparison`.
+        prompts: arguments of a `PromptDataModule`.
+        store: where named sets are kept.
+
+    Raises:
+        FileNotFoundError, ValueError, DownloadError: as `PromptDataset` and `Categories.by`.
+    """
+    if category is not None and prompts.get("test"):
+        dataset = PromptDataset(prompts["test"], prompts.get("limit_test"), store=store)
+        Categories.by(category, dataset.rows, dataset.files)
 
 
 def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any]) -> None:

@@ -49,6 +49,7 @@ def export(arguments: Sequence[str]) -> None:
     with user_errors():
         device, path = find_device(options.device), Path(options.output)
         section, trained = find_models(options)
+        section["init_args"].pop("compile", None)  # who runs the program compiles it
         outline = instantiate_outline(section)
         if outline is not None:
             require_exportable(outline, path, options.format, options.batch_size)

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from hn.class_path import class_path, import_class
-from hn.cli.parsing import Parser, UserError, helpful_parsing, user_errors, verb_parser, with_flag_values
-from hn.cli.processes import require_one_process
+from hn.cli.judging import SHARING, JudgingOptions, add_judging_options
+from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
 from hn.config import read_section
 from hn.data.benchmark_images import read_benchmark_images, require_even, with_rows
 from hn.data.images import ImageFile, image_sizes
-from hn.device import find_device
 from hn.evaluation.compbench import BlipVqaJudge, SpatialJudge
 from hn.evaluation.geneval2 import SoftTifaJudge
 from hn.evaluation.judges import Judge
-from hn.geneval import require_same_judge
-from hn.judge import JUDGE, judge_images
+from hn.judge import JudgeScores
+from hn.judged_lines import require_same_judge
+from hn.judging import judge_files
 from hn.pretrained import repositories_in, require_repositories
 
 JUDGE_USAGE = "hn judge --judge NAME|FILE.yaml --images FOLDER|FILE.json [--prompts SET ...] [--OPTION VALUE ...]"
-JUDGE_DESCRIPTION = """Score images as GenEval 2 (soft_tifa) and T2I-CompBench (blip_vqa for attributes; spatial) do.
+JUDGE_DESCRIPTION = f"""Score images as GenEval 2 (soft_tifa) and T2I-CompBench (blip_vqa for attributes; spatial) do.
 
-Run again, it continues where it was interrupted."""
+{SHARING}judge --judge NAME --images FOLDER"""
 SECTION = "judge"
 """Where a YAML file names its judge."""
 
@@ -41,10 +41,7 @@ def judge_parser() -> Parser:
         "000000.png); or GenEval 2's JSON file of prompts and paths.")  # fmt: skip
     add("--prompts", nargs="+", action="extend", help="Prompt sets by name, like geneval2 or t2i_compbench/color/val, "
         "or files: only their images are judged, by these rows; by those of the folder if not given.")  # fmt: skip
-    add("--output", help="JSON lines to write or to continue; <judge>.jsonl beside the images if not given.")
-    add("--allow_uneven", type=bool, default=False, help="Take prompts with different numbers of images.")
-    add("--batch_size", type=int, default=8, help="Images judged at once.")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto for the GPU if there is one.")
+    add_judging_options(parser, "<judge>.jsonl beside the images")
     return parser
 
 
@@ -54,7 +51,6 @@ def judge_benchmark(arguments: Sequence[str]) -> None:
     Raises:
         UserError: if there is something to mend, before weights are loaded as far as it can be known.
     """
-    require_one_process("judge")
     parser = judge_parser()
     with helpful_parsing(parser, arguments):
         given = parser.parse_args(with_flag_values(arguments, ("--allow_uneven",)))
@@ -62,42 +58,24 @@ def judge_benchmark(arguments: Sequence[str]) -> None:
             if given[name] is None:
                 parser.error(f"Give --{name}: {JUDGE_USAGE}")
     with user_errors():
-        if given.batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, not {given.batch_size}.")
-        device = find_device(given.device)
         judges = Parser()
         judges.add_argument("--judge", type=Judge)
         config = judges.parse_object({"judge": judge_section(given.judge)})
         section = config.clone().as_dict()["judge"]
         judge_class = import_class(section["class_path"], Judge)
+        judging = JudgeScores(judge_class, lambda: judges.instantiate(config).judge)
         source = Path(given.images)
         folder = source.parent if source.suffix == ".json" else source
-        output = Path(given.output or folder / f"{_short_name(judge_class)}.jsonl")
-        if output.is_dir() or output.suffix != ".jsonl":
-            raise UserError(f"--output {output} has to be a file that ends in .jsonl.")
-        facts = {
-            "judge": section,
-            "images": given.images,
-            "prompts": given.prompts,
-            "device": str(device),
-            "batch_size": given.batch_size,
-        }
-        require_same_judge(output, facts, JUDGE)
+        how = JudgingOptions.read(given, folder / f"{_short_name(judge_class)}.jsonl")
+        facts = {"judge": section, "images": given.images, "prompts": given.prompts, **how.facts}
+        require_same_judge(how.output, facts, judging.depends_on)
         files = _files_to_judge(source, given.prompts, judge_class)
         if not given.allow_uneven:
             require_even(files)
         judge_class.check_rows([file.metadata for file in files], section.get("init_args", {}))
         require_repositories(repositories_in(section))
-        judge_images(
-            files,
-            image_sizes(files),
-            judge_class,
-            make_judge=lambda: judges.instantiate(config).judge,
-            output=output,
-            facts=facts,
-            folder=folder,
-            batch_size=given.batch_size,
-            device=device,
+        judge_files(
+            judging, files, image_sizes(files), how.output, facts, folder, how.batch_size, how.device, how.shard
         )
 
 

@@ -70,6 +70,7 @@ class PromptDataset(Dataset[Prompt]):
         rows: the rows kept; a list, or `MappedRows`.
         in_memory: which of them.
         fingerprint: SHA-256 of all prompts in their order.
+        files: name of the set or path of the file that each row is from; of rows in memory alone.
         parts: the rows that came from each source, with its weight.
         n_excluded: number of rows left out because of `exclude`.
         n_repeated: as repetitions.
@@ -102,6 +103,7 @@ class PromptDataset(Dataset[Prompt]):
         self.sources = parse_sources(paths, purpose)
         self.purpose, self.deduplicate, self.filter_unsafe = purpose, deduplicate, filter_unsafe
         self.n_excluded = self.n_repeated = self.n_unsafe = 0
+        self.files: list[str] = []
         self.parts: list[Part] = []
         self.in_memory = not memory_map
         self.store = store or PromptStore()
@@ -140,19 +142,22 @@ class PromptDataset(Dataset[Prompt]):
         n = 0
         for source in self.sources:
             start = n
-            for row in self._repeated(source, self._of_source(source, unwanted, seen)):
+            for name, row in self._repeated(source, self._of_source(source, unwanted, seen)):
                 if limit is not None and n == limit:
                     break
+                if self.in_memory:
+                    self.files.append(name)
                 digest.update(b"\n" * (n > 0) + row["prompt"].encode())
                 n += 1
                 yield row
             if n > start:
                 self.parts.append(Part(start, n, source.weight if self.purpose == "train" else 1.0))
 
-    def _of_source(self, source: Source, unwanted: set[str], seen: set[str]) -> Iterator[Row]:
-        """The rows of a source that are not left out; `seen` learns of them."""
+    def _of_source(self, source: Source, unwanted: set[str], seen: set[str]) -> Iterator[tuple[str, Row]]:
+        """The rows of a source that are not left out, each with the name of its file; `seen` learns of them."""
         for file in source.files:
             is_named = isinstance(file, PromptFile)
+            name = file.name if is_named else str(file)
             filtered = is_named and file.filter_unsafe if self.filter_unsafe is None else self.filter_unsafe
             for row in self._rows(file):
                 key = normalised(row["prompt"])
@@ -163,7 +168,7 @@ class PromptDataset(Dataset[Prompt]):
                 elif self._is_unique(file) and key in seen:
                     self.n_repeated += 1
                 else:
-                    yield row
+                    yield name, row
                 if self._compares:
                     seen.add(key)
 
@@ -193,7 +198,7 @@ class PromptDataset(Dataset[Prompt]):
         """Whether repeated prompts of any file are left out: what was seen has to be remembered then."""
         return any(self._is_unique(file) for source in self.sources for file in source.files)
 
-    def _repeated(self, source: Source, rows: Iterator[Row]) -> Iterable[Row]:
+    def _repeated(self, source: Source, rows: Iterator[tuple[str, Row]]) -> Iterable[tuple[str, Row]]:
         if self.purpose == "train":
             return rows
         if source.weight != int(source.weight):

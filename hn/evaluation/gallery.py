@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from hn.data.prompts import PromptBatch
 from hn.evaluation.samples import Samples
 from hn.report.images import save_png
 
 log = logging.getLogger(__name__)
 
 
-def choose_prompts(batches: Iterable[PromptBatch], count: int) -> set[int]:
-    """Numbers of at most `count` prompts: as many of each tag as can be, those of one tag evenly spaced."""
-    by_tag: dict[str, list[int]] = defaultdict(list)
-    for batch in batches:
-        for index, row in zip(batch["index"].tolist(), batch["metadata"], strict=True):
-            by_tag[row.get("tag", "all")].append(index)
-    quota = dict.fromkeys(by_tag, 0)
-    left = min(count, sum(map(len, by_tag.values())))
+def choose_prompts(categories: Mapping[int, str], count: int) -> set[int]:
+    """Numbers of at most `count` prompts: as many of each category as can be, those of one evenly spaced.
+
+    Args:
+        categories: of all prompts, by number.
+        count: of prompts.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, category in categories.items():
+        members[category].append(index)
+    quota = dict.fromkeys(members, 0)
+    left = min(count, len(categories))
     while left:
-        for tag in [tag for tag, members in by_tag.items() if quota[tag] < len(members)][:left]:
-            quota[tag] += 1
+        for category in [name for name, own in members.items() if quota[name] < len(own)][:left]:
+            quota[category] += 1
             left -= 1
     return {
-        members[(2 * k + 1) * len(members) // (2 * quota[tag])]
-        for tag, members in by_tag.items()
-        for k in range(quota[tag])
+        own[(2 * k + 1) * len(own) // (2 * quota[category])]
+        for category, own in members.items()
+        for k in range(quota[category])
     }
 
 

@@ -58,11 +58,11 @@ def result_row(filename: str, metadata: Mapping[str, Any], verdict: Verdict) -> 
     }
 
 
-def write_results(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows of `result_row` as JSON lines."""
+def write_results(path: str | Path, rows: Iterable[Mapping[str, Any]], fields: Sequence[str] = FIELDS) -> None:
+    """Write these fields of rows, like those of `result_row`, as JSON lines."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({name: row[name] for name in FIELDS}) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(json.dumps({name: row[name] for name in fields}) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_results(path: str | Path, is_growing: bool = False, fields: Sequence[str] = FIELDS) -> list[dict[str, Any]]:

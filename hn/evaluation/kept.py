@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from hn.files import in_one_step
 from hn.report.results import environment
 from hn.wording import changes, differences
 
-_SETTINGS, _REFERENCE = "settings.json", "reference"
+_SETTINGS, _REFERENCE, _GALLERY = "settings.json", "reference", "gallery.json"
 _SHOWN = 5  # differences that an error lists
 
 
@@ -76,6 +76,21 @@ class KeptRecords:
         """Write the features [N, D] that fidelity is measured against, by name."""
         self._write(_REFERENCE, features, {})
 
+    def gallery(self, choose: Callable[[], set[int]]) -> set[int]:
+        """Numbers of the prompts whose images are kept: those that were chosen first, however they are grouped now.
+
+        Args:
+            choose: gives them.
+        """
+        path = self.folder / _GALLERY
+        if path.is_file():
+            return set(json.loads(path.read_text(encoding="utf-8")))
+        chosen = choose()
+        self._begin()
+        with in_one_step(path) as partial:
+            partial.write_text(json.dumps(sorted(chosen)) + "\n", encoding="utf-8")
+        return chosen
+
     def _read(self, stem: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         path = self.folder / f"{stem}.safetensors"
         if not path.is_file():
@@ -84,15 +99,19 @@ class KeptRecords:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])  # noqa: SIM118
 
     def _write(self, stem: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        self._begin()
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with in_one_step(self.folder / f"{stem}.safetensors") as partial:
+            save_file(whole, partial, metadata={"facts": json.dumps(facts)})
+        self._written = time.monotonic()
+
+    def _begin(self) -> None:
+        """Make the folder, with the settings."""
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / _SETTINGS
         if not settings.is_file():
             with in_one_step(settings) as partial:
                 partial.write_text(json.dumps(self._settings, indent=2) + "\n", encoding="utf-8")
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        with in_one_step(self.folder / f"{stem}.safetensors") as partial:
-            save_file(whole, partial, metadata={"facts": json.dumps(facts)})
-        self._written = time.monotonic()
 
     def _require_equal(self, kept: Any, own: Any, prefix: str, stale: str = "that folder") -> None:
         changed = changes(kept, own, prefix)

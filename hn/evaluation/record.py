@@ -229,7 +229,7 @@ class MethodRecord:
         return {name: self.mean(prefix + name) for name in self._named(prefix)}
 
     def interval(
-        self, name: str, base: MethodRecord | None = None, by_tag: bool = False, tag: str | None = None
+        self, name: str, base: MethodRecord | None = None, by_tag: bool = False, prompts: np.ndarray | None = None
     ) -> list[float] | None:
         """Bounds of the 95 % bootstrap interval of a score's mean over prompts.
 
@@ -239,7 +239,7 @@ class MethodRecord:
             name: of the score.
             base: another method's record of the same samples: the interval is of the advantage over it, prompts paired.
             by_tag: whether the mean is that of the tags' means, as GenEval's is.
-            tag: of these prompts alone.
+            prompts: numbers of those that it is of; all of them if not given.
 
         Returns:
             Low and high; None if the score was not recorded, is no finite number, as of a run that diverged, or there
@@ -249,7 +249,9 @@ class MethodRecord:
             return None
         ours, tags = self.per_prompt(name)
         theirs = np.zeros_like(ours) if base is None else base.per_prompt(name)[0]
-        kept = np.ones(len(tags), dtype=bool) if tag is None else tags == tag
+        kept = np.ones(len(tags), dtype=bool)
+        if prompts is not None:
+            kept = np.isin(np.unique(self.column("index").numpy()), prompts)
         if name == "correct":
             kept &= ~np.isnan(ours if base is None else theirs)
         ours, theirs, tags = ours[kept], theirs[kept], tags[kept]

@@ -8,16 +8,11 @@ from typing import Any, Self
 
 import torch
 
-from hn.data.formats import Row
-from hn.data.manifest import PromptFile
 from hn.data.prompts import Prompt, PromptBatch, PromptDataset, collate_prompts, normalised
-from hn.data.sources import Sources, parse_sources
+from hn.data.sources import Sources
 from hn.data.store import PromptStore
+from hn.evaluation.categories import Categories
 from hn.evaluation.record import MethodRecord
-from hn.wording import some_of
-
-FILE = "file"
-"""The category of a prompt by the file or set that it comes from, like hpdv2/anime."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +54,9 @@ class SuitePrompts:
         """
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, or None for all prompts, not {limit}")
-        rows: list[Row] = []
-        files: list[str] = []
-        for source in parse_sources(sources, "test"):
-            for file in source.files:
-                name = file.name if isinstance(file, PromptFile) else str(file)
-                found = PromptDataset({name: source.weight}, store=store).rows
-                rows += found
-                files += [name] * len(found)
-        categories = files if category == FILE else _categories(rows, category)
+        dataset = PromptDataset(sources, store=store)
+        rows, files = dataset.rows, dataset.files
+        categories = None if category is None else Categories.by(category, rows, files).names
         unwanted = {normalised(prompt) for prompt in exclude}
         kept = [i for i, row in enumerate(rows) if normalised(row["prompt"]) not in unwanted]
         if not kept:
@@ -110,15 +99,3 @@ class SuitePrompts:
             }
             summary[name] = {"prompts": self.categories.count(name), "images": int(mask.sum()), **means}
         return summary
-
-
-def _categories(rows: list[Row], field: str | None) -> list[str] | None:
-    if field is None:
-        return None
-    if not any(field in row for row in rows):
-        known = sorted({name for row in rows for name in row} - {"prompt"})
-        raise ValueError(
-            f"no prompt has a {field!r} to make categories of; there are {some_of(known) if known else 'no fields'}, "
-            f"and {FILE!r} for the file that a prompt comes from"
-        )
-    return [str(row.get(field, "") or "none") for row in rows]

@@ -157,7 +157,7 @@ class LoraHypernet(LoraBackbone, Hypernet):
 
         Raises:
             RuntimeError: before `build`.
-            ValueError: if torch.compile does not run here.
+            ValueError: if torch.compile does not run here, or processes hold parts of the weights (FSDP2).
         """
         compile = self.compile_backbone if compile is None else compile
         return MergedHypernet(self.backbone, self.last_layer, self.generator, compile)

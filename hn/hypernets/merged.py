@@ -12,6 +12,7 @@ from hn.generators.frozen import frozen_view
 from hn.hypernets.adapter import ADAPTER
 from hn.hypernets.base import Hypernet
 from hn.precision import full_precision
+from hn.sharded_tensors import is_shared_out
 
 
 class MergedHypernet(Hypernet):
@@ -31,7 +32,7 @@ class MergedHypernet(Hypernet):
         compile: run it through `torch.compile`; the first call of each size takes its time.
 
     Raises:
-        ValueError: if torch.compile does not run here.
+        ValueError: if torch.compile does not run here, or processes hold parts of the weights.
     """
 
     def __init__(self, backbone: nn.Module, last_layer: str, generator: Generator, compile: bool = False):
@@ -87,7 +88,15 @@ def merge_lora(backbone: nn.Module, last_layer: str) -> nn.Module:
         backbone: with LoRA, and a `LowRankBranch` for the last layer; not changed, and shares all tensors but the
             merged ones with the copy.
         last_layer: name of the last layer.
+
+    Raises:
+        ValueError: if processes hold parts of its weights (FSDP2).
     """
+    if is_shared_out(backbone):
+        raise ValueError(
+            "The weights of this hypernetwork are shared out over processes (FSDP2), and merged ones would be whole on "
+            "each. Save it with save_pretrained, load it in one process, and merge it there (hn generate --merge)."
+        )
     merged = frozen_view(backbone)
     for name, layer in list(merged.named_modules()):
         if isinstance(layer, LoraLayer):

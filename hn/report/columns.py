@@ -69,7 +69,7 @@ def columns_of(methods: Mapping[str, Entry], reward_weights: Mapping[str, float]
         *(
             Column(
                 f"geneval.{tag}", "GenEval", tag_title(tag), 2, _member("geneval", tag),
-                _member("categories", tag, "geneval_ci95"), "high", f"Share of correct images of {tag}.",
+                _tag_interval(tag), "high", f"Share of correct images of {tag}.",
             )
             for tag in tags
             if tag != "overall"
@@ -167,6 +167,12 @@ def _member(*names: str) -> Callable[[Entry], Any]:
         return method
 
     return found
+
+
+def _tag_interval(tag: str) -> Callable[[Entry], list[float] | None]:
+    """Of a tag's share of correct images; results that do not have it by itself are grouped by tags."""
+    alone, of_category = _member("geneval_tags_ci95", tag), _member("categories", tag, "geneval_ci95")
+    return lambda method: alone(method) if "geneval_tags_ci95" in method else of_category(method)
 
 
 def _gibibytes(method: Entry) -> float | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hn.evaluation.categories import ALL
 from hn.report.result_files import IMAGES_CSV, TIMING_JSON, read_images_csv
 
 RESULTS, GALLERY = "results.json", "gallery"
@@ -66,7 +67,7 @@ class GalleryPrompt:
 
     index: int
     prompt: str
-    tag: str
+    category: str
     images: Mapping[str, GalleryImage]
 
 
@@ -99,10 +100,10 @@ class ComparisonFolder:
         return [metric for metric in METRICS if any(metric.value(entry) is not None for entry in self.methods.values())]
 
     @property
-    def tags(self) -> list[str]:
-        """The categories; none where prompts have no tags."""
-        tags = dict.fromkeys(tag for entry in self.methods.values() for tag in entry.get("categories") or {})
-        return [] if list(tags) == ["all"] else list(tags)
+    def categories(self) -> list[str]:
+        """The categories of prompts; none where all are one."""
+        names = dict.fromkeys(name for entry in self.methods.values() for name in entry.get("categories") or {})
+        return [] if list(names) == [ALL] else list(names)
 
 
 def read_comparison(folder: Path) -> ComparisonFolder:
@@ -139,8 +140,8 @@ def _read_gallery(folder: Path, methods: Sequence[str]) -> list[GalleryPrompt]:
         path = paths.get((row["method"], row["index"]))
         if row["copy"] == 0 and path is not None:
             image = GalleryImage(path, row.get("correct"), row.get("reward"), row.get("held_out"))
-            own = prompts.setdefault(row["index"], GalleryPrompt(row["index"], row["prompt"], row["tag"], {}))
-            prompts[row["index"]] = GalleryPrompt(own.index, own.prompt, own.tag, {**own.images, row["method"]: image})
+            own = prompts.setdefault(row["index"], GalleryPrompt(row["index"], row["prompt"], row["category"], {}))
+            prompts[row["index"]] = replace(own, images={**own.images, row["method"]: image})
     return [prompts[index] for index in sorted(prompts)]
 
 

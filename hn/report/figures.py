@@ -139,17 +139,17 @@ def _intervals(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> Fig
 def _categories(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> Figure | None:
     """GenEval (without verdicts: the trained reward) in each category, a panel each."""
     metric = next((m for m in reversed(comparison.metrics) if _has_categories(comparison, m)), None)
-    tags = [t for t in comparison.tags if metric is not None and _of(comparison, metric, t)]
-    if metric is None or not tags:
+    categories = [name for name in comparison.categories if metric is not None and _of(comparison, metric, name)]
+    if metric is None or not categories:
         return None
-    columns = min(3, len(tags))
-    lines = -(-len(tags) // columns)
+    columns = min(3, len(categories))
+    lines = -(-len(categories) // columns)
     names = list(comparison.methods)
     size = (1.8 + 2.1 * columns, 0.4 + lines * (0.6 + 0.17 * len(names)))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True, sharex=True).flat
-    for axes, tag in zip(panels, tags, strict=False):
-        for name, entry in _of(comparison, metric, tag).items():
+    for axes, category in zip(panels, categories, strict=False):
+        for name, entry in _of(comparison, metric, category).items():
             row, style, interval = names.index(name), styles[name], metric.interval(entry)
             axes.barh(row, metric.value(entry), color=style.color, alpha=0.75, height=0.7)
             if interval is not None:
@@ -157,20 +157,20 @@ def _categories(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> Fi
         axes.set_yticks(range(len(names)), [styles[name].label for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
-        axes.set_title(tag.replace("_", " "))
+        axes.set_title(category.replace("_", " "))
         if metric.key == "geneval":
             axes.set_xlim(0, 1)
-    for axes in list(panels)[len(tags) :]:
+    for axes in list(panels)[len(categories) :]:
         axes.set_visible(False)
     figure.supxlabel("share of correct images" if metric.key == "geneval" else metric.title, fontsize=8)
     return figure
 
 
 def _has_categories(comparison: ComparisonFolder, metric: Metric) -> bool:
-    return any(_of(comparison, metric, tag) for tag in comparison.tags)
+    return any(_of(comparison, metric, name) for name in comparison.categories)
 
 
-def _of(comparison: ComparisonFolder, metric: Metric, tag: str) -> dict[str, dict]:
+def _of(comparison: ComparisonFolder, metric: Metric, category: str) -> dict[str, dict]:
     """Entries of one category by method, where the metric was measured."""
-    entries = {name: (method.get("categories") or {}).get(tag) for name, method in comparison.methods.items()}
+    entries = {name: (method.get("categories") or {}).get(category) for name, method in comparison.methods.items()}
     return {name: entry for name, entry in entries.items() if entry and metric.value(entry) is not None}

@@ -6,6 +6,7 @@ import base64
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from hn.evaluation.categories import ALL
 from hn.files import in_one_step
 from hn.report.axes import linear_axis
-from hn.report.columns import Column, columns_of, tag_title
+from hn.report.columns import Column, columns_of
 from hn.report.comparison import ComparisonFolder, GalleryPrompt, Metric, read_comparison
 from hn.report.figures import draw_figures
 from hn.report.styles import Style, styles_of
@@ -114,9 +116,9 @@ def render(comparison: ComparisonFolder) -> str:
         gallery=[
             (row, {name: _embedded(image.path) for name, image in row.images.items()}) for row in comparison.gallery
         ],
-        gallery_tags=_gallery_tags(comparison.gallery),
+        gallery_categories=_gallery_categories(comparison.gallery),
+        grouped_by=comparison.results.get("grouped_by") or [],
         gallery_methods=[name for name in comparison.methods if any(name in row.images for row in comparison.gallery)],
-        tag_title=tag_title,
         number=number,
     )
 
@@ -144,20 +146,20 @@ def category_strips(comparison: ComparisonFolder, metric: Metric, styles: Mappin
     entries = {name: method.get("categories") or {} for name, method in comparison.methods.items()}
     found: dict[str, dict[str, tuple[float, list[float] | None]]] = {}
     notes = {}
-    for tag in comparison.tags:
-        of_tag = {name: categories[tag] for name, categories in entries.items() if tag in categories}
-        values = {name: metric.value(entry) for name, entry in of_tag.items()}
-        found[tag] = {n: (v, metric.interval(of_tag[n])) for n, v in values.items() if v is not None}
-        first = next(iter(of_tag.values()))
-        notes[tag] = f"{first['prompts']} prompts, {first['images']} images"
+    for category in comparison.categories:
+        own = {name: categories[category] for name, categories in entries.items() if category in categories}
+        values = {name: metric.value(entry) for name, entry in own.items()}
+        found[category] = {n: (v, metric.interval(own[n])) for n, v in values.items() if v is not None}
+        first = next(iter(own.values()))
+        notes[category] = f"{first['prompts']} prompts, {first['images']} images"
     ends = [end for rows in found.values() for value, interval in rows.values() for end in (value, *(interval or ()))]
     if not ends:
         return []
     bounds = (0.0, 1.0) if metric.key == "geneval" else (min(ends), max(ends))
     return [
-        _strip(tag.replace("_", " "), notes[tag], rows, styles, 2 if metric.key == "geneval" else 3, bounds=bounds,
-               is_bar=metric.key == "geneval")
-        for tag, rows in found.items()
+        _strip(category.replace("_", " "), notes[category], rows, styles, 2 if metric.key == "geneval" else 3,
+               bounds=bounds, is_bar=metric.key == "geneval")
+        for category, rows in found.items()
         if rows
     ]  # fmt: skip
 
@@ -290,11 +292,10 @@ def _findings(comparison: ComparisonFolder) -> list[str]:
     return found
 
 
-def _gallery_tags(gallery: Sequence[GalleryPrompt]) -> dict[str, int]:
-    tags: dict[str, int] = {}
-    for row in gallery:
-        tags[row.tag] = tags.get(row.tag, 0) + 1
-    return tags if list(tags) != ["all"] else {}
+def _gallery_categories(gallery: Sequence[GalleryPrompt]) -> dict[str, int]:
+    """Categories and their prompts' number; none where all prompts are one."""
+    counts = Counter(row.category for row in gallery)
+    return {} if list(counts) == [ALL] else dict(counts)
 
 
 def _embedded(path: Path) -> dict[str, Any]:

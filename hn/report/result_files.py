@@ -48,11 +48,12 @@ def read_images_csv(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_row(row: Mapping[str, str]) -> dict[str, Any]:
-    read: dict[str, Any] = {name: row[name] for name in ("method", "tag", "prompt")}
+    category = row["category"] if "category" in row else row["tag"]  # as it was called before
+    read: dict[str, Any] = {"method": row["method"], "category": category, "prompt": row["prompt"]}
     read |= {"index": int(row["index"]), "copy": int(row["copy"])}
     if "correct" in row:
         read["correct"] = {"True": True, "False": False, "": None}[row["correct"]]
-    return read | {name: float(text) if text else None for name, text in row.items() if name not in read}
+    return read | {name: float(text) if text else None for name, text in row.items() if name not in (*read, "tag")}
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

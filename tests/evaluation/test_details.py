@@ -16,6 +16,9 @@ NAN = float("nan")
 TAGS = ["colors", "colors", "counting", "counting", "other"]
 
 
+CATEGORIES = dict(enumerate(TAGS))
+
+
 def record_of(name, scores, kl=None):
     index, copy = [i for i in range(5) for _ in range(2)], [0, 1] * 5
     samples = Samples(["x"] * 10, [{"tag": TAGS[i]} for i in index], index, copy, 0, torch.zeros(10, 1))
@@ -40,7 +43,7 @@ def better():
 
 
 def test_intervals_of_a_method_are_of_its_prompts_means(base):
-    found = details(base)
+    found = details(base, CATEGORIES)
     means = np.arange(10.0).reshape(5, 2).mean(1)
     expected = paired_bootstrap(np.zeros(5), means)
     assert found["reward_ci95"] == [expected.low, expected.high]
@@ -54,7 +57,7 @@ def test_intervals_of_a_method_are_of_its_prompts_means(base):
 
 
 def test_every_reward_has_its_difference_to_the_base(base, better):
-    found = details(better, base)
+    found = details(better, CATEGORIES, base)
     ours = np.array([k**1.5 for k in range(10)], dtype=np.float32).astype(float).reshape(5, 2).mean(1)
     expected = paired_bootstrap(np.arange(10.0).reshape(5, 2).mean(1), ours)
     assert found["rewards_delta_ci95"]["clip"] == pytest.approx([expected.low, expected.high])
@@ -62,7 +65,7 @@ def test_every_reward_has_its_difference_to_the_base(base, better):
 
 
 def test_categories_are_counted_and_averaged(base):
-    found = categories_of(base)
+    found = categories_of(base, CATEGORIES)
     assert list(found) == ["colors", "counting", "other"]
     assert (found["colors"]["images"], found["colors"]["prompts"]) == (4, 2)
     assert [found[tag]["reward"] for tag in found] == [1.5, 5.5, 8.5]
@@ -73,21 +76,33 @@ def test_categories_are_counted_and_averaged(base):
     assert found["other"]["reward_ci95"] is None  # of one prompt
 
 
+def test_categories_need_not_be_geneval_s_tags(base):
+    found = details(base, {0: "easy", 1: "hard", 2: "easy", 3: "hard", 4: "hard"})
+    assert {name: (entry["prompts"], entry["geneval"]) for name, entry in found["categories"].items()} == {
+        "easy": (2, 0.25), "hard": (3, 0.75),
+    }  # fmt: skip
+    interval = paired_bootstrap([0.0, 0.0], [0.5, 0.0])
+    assert found["categories"]["easy"]["geneval_ci95"] == [interval.low, interval.high]
+    tags = {"colors": [0.5, 1.0], "counting": [0.0, 0.5]}
+    of_tags = {tag: paired_bootstrap([0.0, 0.0], shares) for tag, shares in tags.items()}
+    assert found["geneval_tags_ci95"] == {tag: [one.low, one.high] for tag, one in of_tags.items()}
+
+
 def test_a_method_that_diverged_has_no_interval_in_that_category():
     reward = [NAN, *map(float, range(9))]
-    found = categories_of(record_of("x", {"reward": reward}))
+    found = categories_of(record_of("x", {"reward": reward}), CATEGORIES)
     assert math.isnan(found["colors"]["reward"]) and found["colors"]["reward_ci95"] is None
     assert found["counting"]["reward_ci95"] is not None
 
 
 def test_every_image_has_a_row(base):
-    rows = list(image_rows(base, dict(enumerate("pqrst"))))
+    rows = list(image_rows(base, dict(enumerate("pqrst")), CATEGORIES))
     assert len(rows) == 10
-    own = {"method": "base", "index": 1, "copy": 1, "tag": "colors", "prompt": "q"}
+    own = {"method": "base", "index": 1, "copy": 1, "category": "colors", "prompt": "q"}
     assert rows[3] == {**own, "reward": 3.0, "reward/clip": 3.0, "held_out/other": 3.0, "correct": True}
     assert [row["correct"] for row in rows[6:]] == [True, False, None, None]
 
 
 def test_features_are_no_column_of_images():
     record = record_of("x", {"reward": [0.0] * 10, "features": [[0.0, 1.0]] * 10}, kl=torch.ones(10))
-    assert list(next(image_rows(record, dict.fromkeys(range(5), "p"))))[5:] == ["kl_nats", "reward"]
+    assert list(next(image_rows(record, dict.fromkeys(range(5), "p"), CATEGORIES)))[5:] == ["kl_nats", "reward"]

@@ -5,30 +5,21 @@ import logging
 import torch
 from PIL import Image
 
-from hn.data.prompts import PromptBatch
 from hn.evaluation.gallery import Gallery, choose_prompts
 from hn.evaluation.samples import Samples
 
 
-def batches(tags):
-    rows = [{"prompt": "x", **({"tag": tag} if tag else {})} for tag in tags]
-    return [
-        PromptBatch(prompt=["x"] * 2, metadata=rows[k : k + 2], index=torch.arange(k, k + 2))
-        for k in range(0, len(rows), 2)
-    ]
-
-
 def test_categories_have_equal_shares_as_far_as_they_can():
-    tags = ["a"] * 6 + ["b"] * 2 + ["c"] * 4
-    chosen = choose_prompts(batches(tags), 8)
-    assert [sum(tags[k] == tag for k in chosen) for tag in "abc"] == [3, 2, 3]
-    assert choose_prompts(batches(tags), 100) == set(range(12))
-    assert choose_prompts(batches(tags), 0) == set()
-    assert len(choose_prompts(batches(tags), 1)) == 1
+    categories = dict(enumerate("aaaaaabbcccc"))
+    chosen = choose_prompts(categories, 8)
+    assert [sum(categories[k] == name for k in chosen) for name in "abc"] == [3, 2, 3]
+    assert choose_prompts(categories, 100) == set(range(12))
+    assert choose_prompts(categories, 0) == set()
+    assert len(choose_prompts(categories, 1)) == 1
 
 
 def test_prompts_of_a_category_are_evenly_spaced():
-    assert choose_prompts(batches([None] * 12), 3) == {2, 6, 10}
+    assert choose_prompts(dict.fromkeys(range(12), "all"), 3) == {2, 6, 10}
 
 
 def test_the_first_image_of_chosen_prompts_is_kept(tmp_path):

@@ -113,3 +113,11 @@ def test_settings_follow_weights_and_prompts(measured, tmp_path):
     other = measurement_settings(SETTINGS, weights, measured.batches)
     assert other["weights"] != one["weights"]
     assert {**other, "weights": None} == {**one, "weights": None}
+
+
+def test_the_gallery_is_chosen_once(tmp_path):
+    kept = KeptRecords(tmp_path / "records", SETTINGS)
+    assert kept.gallery(lambda: {3, 1}) == {1, 3}
+    assert KeptRecords(tmp_path / "records", SETTINGS).gallery(lambda: pytest.fail("chosen already")) == {1, 3}
+    with pytest.raises(ValueError, match="prompts was abc and is d"):
+        KeptRecords(tmp_path / "records", SETTINGS | {"prompts": "d"})

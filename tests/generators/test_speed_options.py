@@ -9,9 +9,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
-from hn.compilation import compile_layers
 from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraHypernet
+from tests.counting_backend import CountingBackend
 
 PROMPTS = ["a red cube", "two blue ball"]
 
@@ -60,39 +60,15 @@ def test_tiles_are_decoded_as_the_stock_pipeline_does(
     torch.testing.assert_close((gradient * direction).sum(), (ahead - behind) / 2e-6, rtol=1e-5, atol=0)
 
 
-class Backend:
-    """Runs graphs as they are, and counts how often."""
-
-    def __init__(self) -> None:
-        self.runs = 0
-
-    def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
-            self.runs += 1
-            return graph.forward(*args)
-
-        return run
-
-
-@pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """In the place of inductor, which takes a minute."""
-    torch.compiler.reset()
-    backend = Backend()
-    for user in ("hn.generators.pipeline_generator", "hn.hypernets.lora_backbone"):
-        monkeypatch.setattr(f"{user}.compile_layers", lambda layers: compile_layers(layers, backend))
-    return backend
-
-
 def test_compiled_networks_are_the_same_functions(
-    run: Callable[..., tuple[torch.Tensor, torch.Tensor]], backend: Backend
+    run: Callable[..., tuple[torch.Tensor, torch.Tensor]], backend: CountingBackend
 ) -> None:
     for compiled, plain in zip(run(compile=True), run(), strict=True):
         torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
     assert backend.runs >= 2  # backbone and decoder
 
 
-def test_a_compiled_hypernetwork_is_the_same_function(generator: DiffusersGenerator, backend: Backend) -> None:
+def test_a_compiled_hypernetwork_is_the_same_function(generator: DiffusersGenerator, backend: CountingBackend) -> None:
     def f_and_gradient(**options: Any) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
         hypernet = LoraHypernet(rank=2, **options).build(generator)

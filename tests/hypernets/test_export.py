@@ -162,6 +162,17 @@ def test_the_verb_writes_a_file_that_says_what_it_is_for(
     assert not any("lora" in name for name in program.state_dict)
 
 
+def test_a_generator_that_is_compiled_elsewhere_is_exported_as_it_is(
+    folder: Path, tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    for user in ("hn.generate", "hn.generators.pipeline_generator", "hn.hypernets.merged"):
+        monkeypatch.setattr(f"{user}.compile_layers", lambda layers: pytest.fail("compiled"))
+    (tmp_path / "x.yaml").write_text(f"pretrained: {tiny_pipeline_folder}\ncompile: true\n")
+    options = ("--hypernet", folder, "--generator", tmp_path / "x.yaml", "--output", tmp_path / "f.pt2")
+    main(["export", *map(str, options), "--merge", "--batch_size", "1", "--device", "cpu"])
+    assert (tmp_path / "f.pt2").is_file()
+
+
 def test_what_is_wrong_is_said_before_weights_are_loaded(
     folder: Path, generator: PipelineGenerator, tiny_pipeline_folder: Path, tmp_path: Path, refuse, monkeypatch
 ) -> None:

@@ -23,6 +23,7 @@ PROMPTS = {
     2: ("counting", "two cube"),
     3: ("counting", "three ball"),
 }
+CATEGORIES = {index: category for index, (category, _) in PROMPTS.items()}
 CORRECT = {
     "base": [1, 0, 0, 0, 0, 0, 1, 0],
     "base_2_steps": [1, 0, 0, 0, 0, 0, 1, 1],
@@ -67,14 +68,20 @@ def comparison_folder(tmp_path: Path) -> Path:
     summaries = {}
     for name, record in records.items():
         against = None if record is base else base
-        summaries[name] = record.summary(against) | details(record, against)
+        summaries[name] = record.summary(against) | details(record, CATEGORIES, against)
     curve = {"step": [0, 50, 100], "value": [0.5, 0.55, 0.6]}
     curves = {"val/reward": curve, "val/base_reward": {"step": [0], "value": [0.5]}}
-    facts = {"weights": {"hypernetwork": "runs/tiny/one/hypernet"}, "reward_weights": {"clip": 1.0, "redness": 0.0}}
+    facts = {
+        "grouped_by": ["tag"],
+        "weights": {"hypernetwork": "runs/tiny/one/hypernet"},
+        "reward_weights": {"clip": 1.0, "redness": 0.0},
+    }
     results = write_results(folder / "results.json", "tiny", summaries, 64, curves={"hypernetwork": curves}, **facts)
     write_methods_csv(folder / METHODS_CSV, results["methods"])
     prompts = {index: prompt for index, (_, prompt) in PROMPTS.items()}
-    write_images_csv(folder / IMAGES_CSV, (row for record in records.values() for row in image_rows(record, prompts)))
+    write_images_csv(
+        folder / IMAGES_CSV, (row for record in records.values() for row in image_rows(record, prompts, CATEGORIES))
+    )
     traces = {name: record.trace() for name, record in records.items() if record.trace()}
     write_json(folder / TIMING_JSON, {"finished": "2026-01-02T03:04:05+00:00", "traces": traces})
     return folder

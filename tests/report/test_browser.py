@@ -120,7 +120,7 @@ def test_what_was_not_measured_comes_last(look, change_results):
 
 
 def test_the_gallery_is_filtered(look):
-    assert look("#tag=counting")["prompts"] == [2]
+    assert look("#category=counting")["prompts"] == [2]
     told = look("#q=BALL&hide=finetune,best_of_8")
     assert told["prompts"] == [0] and told["count"] == "1 of 3 prompts"
     assert told["columns"] == ["base", "base_2_steps", "hypernetwork"]
@@ -130,9 +130,11 @@ def test_the_gallery_is_filtered(look):
 
 def test_clicks_do_what_the_address_does(look):
     click = "document.querySelector('{}').click();"
-    script = click.format("th[data-sort=reward] button") * 2 + click.format("[data-filter=tag] [data-value=counting]")
+    script = click.format("th[data-sort=reward] button") * 2 + click.format(
+        "[data-filter=category] [data-value=counting]"
+    )
     told = look(script=script + click.format("[data-filter=hide] [data-value=base]"))
-    assert told["large"][2] == "#sort=reward&dir=asc&tag=counting&hide=base"
+    assert told["large"][2] == "#sort=reward&dir=asc&category=counting&hide=base"
     assert told["rows"][0] == "base_2_steps" and told["prompts"] == [2] and told["columns"][0] == "base_2_steps"
 
 

@@ -10,7 +10,7 @@ from hn.report.comparison import read_comparison
 def test_everything_is_found(comparison_folder):
     found = read_comparison(comparison_folder)
     assert found.finished.isoformat() == "2026-01-02T03:04:05+00:00"
-    assert found.tags == ["colors", "counting"]
+    assert found.categories == ["colors", "counting"]
     assert [metric.key for metric in found.metrics] == ["reward", "held_out_reward", "geneval"]
     assert [point["nfe"] for point in found.traces["best_of_8"]] == [1, 2, 4, 8]
     assert [(row.index, row.prompt) for row in found.gallery][::2] == [(0, "a red ball"), (2, "two cube")]

@@ -33,10 +33,16 @@ def test_what_is_missing_keeps_its_columns(tmp_path):
 
 
 def test_images_are_read_as_they_were_written(tmp_path):
-    own = {"method": "base", "index": 3, "copy": 1, "tag": "all", "prompt": 'a "b", c\nd'}
+    own = {"method": "base", "index": 3, "copy": 1, "category": "all", "prompt": 'a "b", c\nd'}
     rows = [{**own, "reward": 0.5, "correct": True}, {**own, "reward": float("nan"), "correct": None}]
     write_images_csv(tmp_path / "images.csv", rows)
     assert read_images_csv(tmp_path / "images.csv") == [rows[0], {**rows[1], "reward": None}]
+
+
+def test_images_of_earlier_versions_have_tags(tmp_path):
+    (tmp_path / "images.csv").write_text("method,index,copy,tag,prompt,reward\nbase,0,1,counting,a,0.5\n")
+    own = {"method": "base", "index": 0, "copy": 1, "category": "counting", "prompt": "a"}
+    assert read_images_csv(tmp_path / "images.csv") == [{**own, "reward": 0.5}]
 
 
 @pytest.mark.parametrize("text", ["method,index\nbase,0\n", "method,index,copy,tag,prompt,reward\nbase,0,0,a,b,high\n"])

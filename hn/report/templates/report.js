@@ -1,5 +1,5 @@
 "use strict";
-// What is sorted, shown and hidden is in the page's address: #sort=reward&dir=asc&tag=counting&q=star&hide=reno_50
+// What is sorted, shown and hidden is in the page's address: #sort=reward&dir=asc&category=counting&q=star&hide=reno_50
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const state = () => new URLSearchParams(location.hash.slice(1));
@@ -53,11 +53,11 @@
   const hidden = (options) => new Set((options.get("hide") || "").split(",").filter(Boolean));
 
   function filterGallery(options) {
-    const [tag, words, away] = [options.get("tag") || "", (options.get("q") || "").toLowerCase().trim(), hidden(options)];
+    const [category, words, away] = [options.get("category") || "", (options.get("q") || "").toLowerCase().trim(), hidden(options)];
     for (const cell of all("[data-method]", gallery)) cell.hidden = away.has(cell.dataset.method);
     for (const row of rows) {
       const verdicts = new Set(all("td:not([hidden])", row).map((cell) => cell.dataset.correct).filter(Boolean));
-      row.hidden = (tag && row.dataset.tag !== tag) || !row.dataset.prompt.includes(words)
+      row.hidden = (category && row.dataset.category !== category) || !row.dataset.prompt.includes(words)
         || (options.has("differ") && verdicts.size < 2);
     }
     const shown = rows.filter((row) => !row.hidden).length;
@@ -66,7 +66,7 @@
     const search = gallery.querySelector("[data-filter=q]");
     if (document.activeElement !== search) search.value = options.get("q") || "";
     gallery.querySelector("[data-filter=differ]").checked = options.has("differ");
-    for (const button of all("[data-filter=tag] button", gallery)) button.setAttribute("aria-pressed", button.dataset.value === tag);
+    for (const button of all("[data-filter=category] button", gallery)) button.setAttribute("aria-pressed", button.dataset.value === category);
     for (const button of all("[data-filter=hide] button", gallery)) button.setAttribute("aria-pressed", !away.has(button.dataset.value));
   }
 
@@ -74,8 +74,8 @@
     gallery.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
     gallery.querySelector("[data-filter=q]").addEventListener("input", (event) => change({ q: event.target.value }));
     gallery.querySelector("[data-filter=differ]").addEventListener("change", (event) => change({ differ: event.target.checked ? "1" : "" }));
-    gallery.querySelector("[data-reset]").addEventListener("click", () => change({ q: "", tag: "", differ: "" }));
-    for (const button of all("[data-filter=tag] button", gallery)) button.addEventListener("click", () => change({ tag: button.dataset.value }));
+    gallery.querySelector("[data-reset]").addEventListener("click", () => change({ q: "", category: "", differ: "" }));
+    for (const button of all("[data-filter=category] button", gallery)) button.addEventListener("click", () => change({ category: button.dataset.value }));
     for (const button of all("[data-filter=hide] button", gallery)) button.addEventListener("click", () => {
       const away = hidden(state());
       if (!away.delete(button.dataset.value)) away.add(button.dataset.value);

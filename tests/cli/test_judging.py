@@ -1,0 +1,37 @@
+"""What each of several processes judges, and where."""
+
+import pytest
+import torch
+
+from hn.cli.judging import own_device, own_shard
+from hn.cli.parsing import UserError
+from hn.shard import Shard
+
+
+def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)  # which Lightning leaves behind when it has started processes
+    assert own_device(torch.device("cuda")) == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device(torch.device("cuda")) == torch.device("cuda:1")
+    assert own_device(torch.device("cuda:0")) == torch.device("cuda:0")
+    assert own_device(torch.device("cpu")) == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="There is no device 'cuda:2' here"):
+        own_device(torch.device("cuda"))
+
+
+def test_the_share_is_given_or_torchrun_s(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert own_shard(None) == Shard(0, 1) and own_shard("1/3") == Shard(1, 3)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert own_shard(None) == Shard(1, 2) and own_shard("1/3") == Shard(1, 3)
+
+
+def test_tasks_of_srun_have_to_be_given_their_share(monkeypatch):
+    monkeypatch.setattr("hn.cli.judging.launcher", lambda: "srun")
+    assert own_shard("1/2") == Shard(1, 2)
+    with pytest.raises(UserError, match="SLURM_PROCID/\\$SLURM_NTASKS"):
+        own_shard(None)
