@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import BatchEncoding
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +58,14 @@ class TextWindow:
         )
 
 
-def uncut_lengths(tokenizer: PreTrainedTokenizerBase, tokens: BatchEncoding) -> list[int]:
+def uncut_lengths(tokens: BatchEncoding) -> list[int]:
     """Numbers of tokens that B prompts had before they were cut, special ones included.
 
     Args:
-        tokenizer: one of the `tokenizers` library.
-        tokens: what it made of them, cut or not, padded or not.
+        tokens: of a tokenizer of the `tokenizers` library; cut or not, padded or not.
     """
-    special = tokenizer.num_special_tokens_to_add()
     # What was cut off is kept in pieces, with special tokens and padding of their own.
-    pieces = ((each, *each.overflowing) for each in tokens.encodings)
-    return [special + sum(piece.special_tokens_mask.count(0) for piece in each) for each in pieces]
+    return [
+        sum(each.attention_mask) + sum(piece.special_tokens_mask.count(0) for piece in each.overflowing)
+        for each in tokens.encodings
+    ]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hn.rewards.image_reward import load_tokenizer
 from hn.text_window import TextWindow, uncut_lengths
 from tests.tiny_pipelines import clip_tokenizer
 from tests.tiny_rewards import bert_tokenizer
@@ -36,12 +37,10 @@ def test_lengths_are_known_of_what_was_cut(kind: str, window: int, tmp_path: Pat
     if kind == "clip":
         tokenizer = clip_tokenizer()
     else:
-        from hn.rewards.image_reward import load_tokenizer
-
         bert_tokenizer(tmp_path)
         tokenizer = load_tokenizer(str(tmp_path))
     prompts = ["a ball", "a red ball above the", "a red ball above the cube", "a red " * 20, ""]
     tokens = tokenizer(prompts, padding="max_length", max_length=window, truncation=True, return_tensors="pt")
     assert tokens.input_ids.shape == (5, window)
-    assert uncut_lengths(tokenizer, tokens) == [4, 7, 8, 42, 2]
-    assert uncut_lengths(tokenizer, tokenizer(prompts)) == [4, 7, 8, 42, 2]
+    assert uncut_lengths(tokens) == [4, 7, 8, 42, 2]
+    assert uncut_lengths(tokenizer(prompts)) == [4, 7, 8, 42, 2]

@@ -114,7 +114,7 @@ class ClipReward(ContrastiveReward):
             truncation=True,
             return_tensors="pt",
         )
-        self.text_window.count(prompts, uncut_lengths(self.tokenizer, tokens))
+        self.text_window.count(prompts, uncut_lengths(tokens))
         tokens = tokens.to(self.model.device)
         return self.encode_tokens(tokens.input_ids, tokens.attention_mask)
 

@@ -111,7 +111,7 @@ class ImageReward(PreprocessedReward):
         tokens = self.tokenizer(
             prompts, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt"
         )
-        self.text_window.count(prompts, uncut_lengths(self.tokenizer, tokens))
+        self.text_window.count(prompts, uncut_lengths(tokens))
         self.text_window.warn()
         stacked = torch.stack([tokens.input_ids, tokens.attention_mask], dim=1)
         return list(stacked.to(self.model.visual_encoder.device))
