@@ -67,8 +67,11 @@ class PromptFiles:
         Raises:
             ValueError: if a shard is damaged or not of these encoders.
         """
-        places = self._places()
-        return [prompt for prompt in dict.fromkeys(prompts) if prompt_key(prompt) not in places]
+        return [prompt for prompt in dict.fromkeys(prompts) if not self.has(prompt_key(prompt))]
+
+    def has(self, key: str) -> bool:
+        """Whether the prompt of a `prompt_key` is in the files. Raises what `missing` does."""
+        return key in self._places()
 
     def require(self, prompts: Iterable[str]) -> None:
         """Raises:
@@ -205,8 +208,8 @@ class PromptFiles:
     def _places(self) -> dict[str, Path]:
         """Which shard a prompt's tensors are in, by the prompt's key."""
         if self._place_of is None:
-            names = {path: read_header(path, self.key)[0] for path in self._shards()}
-            self._place_of = {name.partition("/")[0]: path for path in names for name in names[path]}
+            headers = ((path, read_header(path, self.key)[0]) for path in self._shards())
+            self._place_of = {name.partition("/")[0]: path for path, names in headers for name in names}
         return self._place_of
 
     def __getstate__(self) -> dict[str, Any]:

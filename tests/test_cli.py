@@ -382,7 +382,19 @@ def test_an_unknown_experiment_lists_those_there_are(refused, experiment):
         (["--run.name", "a/b"], ["must be the name of one folder"]),
         (["--trainer.max_stepz", "4"], ["--trainer.max_stepz", "did you mean --trainer.max_steps?"]),
         (["--model.reward_wieght", "4"], ["did you mean --model.reward_weight?"]),
-        (["--model.hypernet.init_args.rnk", "4"], ["model.hypernet", "Option 'rnk' is not accepted"]),
+        (
+            ["--model.hypernet.init_args.rnk", "4"],
+            [
+                "Option 'rnk' is not accepted",
+                "init_args.rnk: did you mean --model.hypernet.init_args.rank?\n",
+            ],
+        ),
+        (["--data.memory_mapp=true"], ["--data.memory_mapp: did you mean --data.memory_map?\n"]),
+        (["--callbacks.images.prompt=a"], ["--callbacks.images.prompt: did you mean --callbacks.images.prompts?\n"]),
+        (
+            ["--model.reward.rewards.clip.dtyp", "float16"],
+            ["--model.reward.rewards.clip.dtyp: did you mean --model.reward.rewards.clip.dtype?\n"],
+        ),
         (["--model.regulariser", "median"], ["model.regulariser", "'mean', 'sum'", "median"]),
         (["--trainer.max_steps", "many"], ["trainer.max_steps", "many"]),
         (["--vars.rank", "${vars.rnk}"], ["cannot be resolved", "vars.rnk"]),
@@ -429,6 +441,14 @@ def test_a_misspelt_key_in_a_file_is_named(refused, experiment):
     child = experiment.parent / "child.yaml"
     child.write_text("extends: tiny.yaml\ntrainer: {max_stepz: 3}\n")
     assert "max_stepz" in refused("train", "--config", str(child))
+    child.write_text("extends: tiny.yaml\ndata: {init_args: {memory_mapp: true}}\n")
+    message = refused("train", "--config", str(child))
+    assert "\nmemory_mapp: did you mean memory_map?\n" in message
+
+
+@pytest.mark.parametrize("option", ["--data.entirely_other=1", "--vars.anything=1", "--data=nonsense"])
+def test_nothing_is_suggested_where_nothing_is_near(refused, experiment, option):
+    assert "did you mean" not in refused("train", "--config", str(experiment), option, "--run.name", "a/b")
 
 
 def test_weights_of_another_rank_are_not_continued_with(refused, run, runs, experiment):

@@ -154,7 +154,7 @@ class PromptSuite(L.Callback):
         others = [each for each in trainer.callbacks if isinstance(each, PromptSuite) and each is not self]
         if any(other.name == self.name for other in others):
             raise ValueError(f"Two prompt suites are called {self.name}; give one of them another name.")
-        data, training, store = trainer.datamodule, [], None
+        data, training, store = trainer.datamodule, (), None
         if isinstance(data, PromptDataModule):
             training, store = data.training_prompts(), data.store
         else:

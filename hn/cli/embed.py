@@ -4,7 +4,8 @@ loaded."""
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from hn.class_path import import_class
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.parsing import UserError
 from hn.data.module import PromptDataModule
+from hn.data.prompts import PromptDataset
 from hn.device import find_device
 from hn.embed import Embedded, embed_prompts, embed_text_features
 from hn.evaluation.suite import SuitePrompts
@@ -86,8 +88,27 @@ def _free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def experiment_prompts(verb: str, data: Mapping[str, Any] | None, callbacks: Mapping[str, Any]) -> list[str]:
-    """The prompts that a verb needs, each as often as it comes: those of the data module, and of callbacks.
+@dataclass(frozen=True)
+class ExperimentPrompts(Iterable[str]):
+    """Prompts of an experiment, each as often as it comes; they can be gone through again and again. Those of a
+    memory-mapped set are not in memory together.
+
+    Attributes:
+        datasets: of the data module.
+        others: those of callbacks.
+    """
+
+    datasets: Sequence[PromptDataset]
+    others: Sequence[str]
+
+    def __iter__(self) -> Iterator[str]:
+        for dataset in self.datasets:
+            yield from dataset.iterate_texts()
+        yield from self.others
+
+
+def experiment_prompts(verb: str, data: Mapping[str, Any] | None, callbacks: Mapping[str, Any]) -> ExperimentPrompts:
+    """The prompts that a verb needs: those of the data module, and of callbacks.
 
     Args:
         verb: "embed" for those of all stages that the data module has prompts for.
@@ -108,11 +129,12 @@ def experiment_prompts(verb: str, data: Mapping[str, Any] | None, callbacks: Map
         stages = list(STAGES.get(verb, (verb,)))
     for stage in stages:
         module.setup(stage)
-    prompts = [prompt for dataset in module.datasets.values() for prompt in dataset.prompts]
+    prompts: list[str] = []
     suites = [*suites_in(callbacks)]
     if verb in SUITE_VERBS:
         for suite in suites:
             options = (suite.get("category"), suite.get("limit"), module.training_prompts(), module.store)
             prompts += SuitePrompts.read(suite["prompts"], *options).texts
     arguments = [(callback or {}).get("init_args", {}) for callback in callbacks.values()]
-    return prompts + [prompt for own in arguments if own not in suites for prompt in own.get("prompts") or []]
+    prompts += [prompt for own in arguments if own not in suites for prompt in own.get("prompts") or []]
+    return ExperimentPrompts([*module.datasets.values()], prompts)

@@ -3,7 +3,6 @@ plan and generate."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,7 +135,7 @@ class HnCLI(LightningCLI):
             hint = "The options of a verb are listed by: hn VERB --help"
             if self.experiment_file is None and self.arguments[0] in self._subcommand_parsers:
                 raise UserError(f"An experiment is missing: {USAGE.format(verb=self.arguments[0])}\n{hint}") from None
-            raise UserError(f"{error}\n{self._nearest_options()}{hint}") from None
+            raise UserError(f"{error}\n{self._nearest_options(str(error))}{hint}") from None
         verb = self.config.get("subcommand")
         if verb is not None and self.config[verb].seed_everything < 0:
             raise UserError(f"seed_everything must not be negative, but is {self.config[verb].seed_everything}.")
@@ -319,13 +318,12 @@ class HnCLI(LightningCLI):
             run_experiment(["train", "--config", file, "--run.experiment", newest.experiment, *overrides])
             config[option] = str(newest.trained())
 
-    def _nearest_options(self) -> str:
-        """Known options that are spelled like unknown ones of the command line."""
+    def _nearest_options(self, message: str) -> str:
+        """Known options that are spelled like unknown ones of the command line, after this error."""
         verb = next((word for word in self.arguments if word in self._subcommand_parsers), None)
         if verb is None:
             return ""
-        free = re.compile(r"\.(init_args|class_path)\b|^--(callbacks|vars|comparison\.searches)\.")
-        return nearest_options(self._subcommand_parsers[verb], self.arguments, free)
+        return nearest_options(self._subcommand_parsers[verb], self.arguments, message)
 
 
 def prompt_options(config: Namespace) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from hn.class_path import import_class
+
 # What these say is known, wanted here, or of no use to who runs an experiment.
 UNHELPFUL_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the generator stays in eval mode on purpose
@@ -27,6 +29,7 @@ UNHELPFUL_WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",  # a run that continues
     r"`torch.jit.script` is deprecated",  # within PyTorch's forward differentiation
 )
+_UNKNOWN_ARGUMENT = re.compile(r"given class_path '([^']+)':\s+Option '([^']+)' is not accepted")
 UNHELPFUL_INFORMATION = ("litlogger", "TPU available", "`weights_only` was not set")
 
 
@@ -61,7 +64,7 @@ def helpful_parsing(parser: Parser, arguments: Sequence[str]) -> Iterator[None]:
         yield
     except UserError as error:
         hint = f"The options are listed by: {parser.prog} --help"
-        raise UserError(f"{error}\n{nearest_options(parser, arguments)}{hint}") from None
+        raise UserError(f"{error}\n{nearest_options(parser, arguments, str(error))}{hint}") from None
 
 
 def with_flag_values(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
@@ -73,13 +76,43 @@ def with_flag_values(arguments: Sequence[str], flags: Sequence[str]) -> list[str
     ]
 
 
-def nearest_options(parser: ArgumentParser, arguments: Sequence[str], free: re.Pattern[str] | None = None) -> str:
-    """Known options that are spelled like unknown ones, a line each; those that fit `free` cannot be known."""
-    known = [option for action in parser._actions for option in action.option_strings]
+def nearest_options(parser: ArgumentParser, arguments: Sequence[str], message: str = "") -> str:
+    """Known options that are spelled like unknown ones, a line each.
+
+    Args:
+        parser: what knows options.
+        arguments: that it was given.
+        message: its error, which says what arguments are unknown to a class that a configuration names.
+    """
+    options = [option for action in parser._actions for option in action.option_strings]
+    options = [option for option in options if not option.endswith(".help")]
+    # What is below an option, like --data.memory_map, is known to the class that is chosen there alone.
+    ends = [option + "." for option in options]
+    ends = tuple(end for end in ends if not any(option.startswith(end) for option in options))
     given = [word.partition("=")[0] for word in arguments if word.startswith("--")]
-    unknown = [word for word in given if word not in known and not (free and free.search(word))]
-    nearest = {word: difflib.get_close_matches(word, known, n=1) for word in unknown}
-    return "".join(f"{word}: did you mean {found[0]}?\n" for word, found in nearest.items() if found)
+    unknown = [word for word in given if word not in options and not word.startswith(ends)]
+    nearest = {word: difflib.get_close_matches(word, options, n=1) for word in unknown}
+    lines = {word: found[0] for word, found in nearest.items() if found}
+    lines |= _nearest_arguments(given, message)
+    return "".join(f"{word}: did you mean {meant}?\n" for word, meant in lines.items())
+
+
+def _nearest_arguments(given: Sequence[str], message: str) -> dict[str, str]:
+    """What may have been meant by arguments that classes do not have, as they are called on the command line; or by
+    their own names, if they are not there but in a file."""
+    meant = {}
+    for path, name in _UNKNOWN_ARGUMENT.findall(message):
+        try:
+            kind = import_class(path, object)
+        except ValueError:  # a function
+            continue
+        known = Parser()
+        known.add_class_arguments(kind, "own", fail_untyped=False)
+        names = [option.removeprefix("--own.") for action in known._actions for option in action.option_strings]
+        for found in difflib.get_close_matches(name, names, n=1):
+            words = [word for word in given if word.endswith(f".{name}")] or [name]
+            meant |= {word: word.removesuffix(name) + found for word in words}
+    return meant
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Prompt sets for training, validation, testing and prediction."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -193,15 +193,16 @@ class PromptDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._eval_loader("predict")
 
-    def training_prompts(self) -> list[str]:
-        """The prompts that are trained on, whether or not this process trains; none without `train`.
+    def training_prompts(self) -> Iterator[str]:
+        """The prompts that are trained on, whether or not this process trains; none without `train`. With `memory_map`
+        they are not in memory together.
 
         Raises:
             ValueError, FileNotFoundError, DownloadError: as `setup`.
         """
         if not self.paths["train"]:
-            return []
-        return (self.datasets.get("train") or self._training_dataset()).prompts
+            return iter(())
+        return (self.datasets.get("train") or self._training_dataset()).iterate_texts()
 
     def _batches_done(self) -> int:
         """Number of training batches done in the running epoch; more than 0 only where a run resumes."""

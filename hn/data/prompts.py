@@ -129,7 +129,11 @@ class PromptDataset(Dataset[Prompt]):
     @property
     def prompts(self) -> list[str]:
         """All prompts, in order."""
-        return [row["prompt"] for row in self.rows]
+        return [*self.iterate_texts()]
+
+    def iterate_texts(self) -> Iterator[str]:
+        """All prompts, in order, one after the other: with `memory_map` they are not in memory together."""
+        return (row["prompt"] for row in self.rows)
 
     @property
     def epoch_length(self) -> int:

@@ -57,8 +57,9 @@ class SuitePrompts:
         dataset = PromptDataset(sources, store=store)
         rows, files = dataset.rows, dataset.files
         categories = None if category is None else Categories.by(category, rows, files).names
-        unwanted = {normalised(prompt) for prompt in exclude}
-        kept = [i for i, row in enumerate(rows) if normalised(row["prompt"]) not in unwanted]
+        own = [normalised(row["prompt"]) for row in rows]
+        unwanted = {*own}.intersection(map(normalised, exclude))  # which may be more than fit into memory
+        kept = [i for i, prompt in enumerate(own) if prompt not in unwanted]
         if not kept:
             raise ValueError(f"{', '.join(dict.fromkeys(files))}: every prompt is trained on, none is left")
         n_excluded = len(rows) - len(kept)

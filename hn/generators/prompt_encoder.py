@@ -1,13 +1,13 @@
 """Prompts on their way to a pipeline's text encoders: checked, encoded in batches, and kept for the next time."""
 
-import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from torch.utils.data import BatchSampler
 
 from hn.generators.base import Conditioning
 from hn.generators.families import Family
@@ -16,8 +16,9 @@ from hn.generators.vocabulary import require_known_words
 from hn.pretrained import parse_dtype
 from hn.prompt_cache import PromptCache
 from hn.prompt_files import PromptFiles
+from hn.text_window import TextWindow
 
-log = logging.getLogger(__name__)
+COUNTED_AT_ONCE = 4096  # prompts whose tokens are in memory together
 
 
 class PromptEncoder:
@@ -82,7 +83,7 @@ class PromptEncoder:
         self._ahead.append(dict.fromkeys(wanted, executor.submit(self._read_all, wanted, device.type == "cuda")))
         executor.shutdown(wait=False)
 
-    def check(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> None:
+    def check(self, pipe: DiffusionPipeline, prompts: Iterable[str]) -> None:
         """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`; without text encoders and
         tokenizers, prompts that are not in the files. (What is there was looked at when it was written.) The first time
         that some are longer than a text encoder takes, a warning says how many.
@@ -97,8 +98,7 @@ class PromptEncoder:
             for tokenizer in self.family.tokenizers(pipe):
                 for prompt in prompts:
                     require_known_words(tokenizer, prompt)
-        if prompts:
-            self._warn_of_long_prompts(pipe, prompts)
+        self._warn_of_long_prompts(pipe, prompts)
 
     def encode(self, pipe: DiffusionPipeline, prompts: Sequence[str], device: torch.device) -> Conditioning:
         """Conditioning of B prompts, batch first, on `device`.
@@ -151,27 +151,16 @@ class PromptEncoder:
             samples += [{k: v[i : i + 1].clone() for k, v in encoded.items()} for i in range(len(batch))]
         return samples
 
-    def _warn_of_long_prompts(self, pipe: DiffusionPipeline, prompts: Sequence[str]) -> None:
+    def _warn_of_long_prompts(self, pipe: DiffusionPipeline, prompts: Iterable[str]) -> None:
         """Say how many prompts are cut, the first time that there are some."""
         if self._warned_of_long_prompts:
             return
         for tokenizer in self.family.tokenizers(pipe):
-            window = self.family.max_tokens(tokenizer)
-            lengths = [len(ids) for ids in tokenizer(list(prompts), verbose=False).input_ids]
-            n_cut = sum(length > window for length in lengths)
-            if n_cut:
-                self._warned_of_long_prompts = True
-                longest = max(range(len(lengths)), key=lengths.__getitem__)
-                log.warning(
-                    "%d of %d prompts are cut to the %d tokens that a text encoder takes (%s); their ends do not "
-                    "count. The longest has %d: %r (said once, there may be others later)",
-                    n_cut,
-                    len(lengths),
-                    window,
-                    type(tokenizer).__name__,
-                    lengths[longest],
-                    prompts[longest],
-                )
+            window = TextWindow(self.family.max_tokens(tokenizer), "a text encoder", type(tokenizer).__name__)
+            for some in BatchSampler(prompts, COUNTED_AT_ONCE, drop_last=False):
+                window.count(some, [len(ids) for ids in tokenizer(some, verbose=False).input_ids])
+            window.warn()
+            self._warned_of_long_prompts |= window.cut > 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_ahead": deque(maxlen=2)}  # threads stay with their process

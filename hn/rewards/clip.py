@@ -16,6 +16,7 @@ from hn.identity import version
 from hn.pretrained import explain_missing, locate, locate_tokenizer, parse_dtype
 from hn.rewards.contrastive import ContrastiveReward, Scale
 from hn.rewards.preprocess import ClipPreprocess
+from hn.text_window import TextWindow, uncut_lengths
 from hn.weight_files import load_transformers_model
 
 _VOCABULARY = ("vocab.json", "merges.txt")
@@ -68,6 +69,8 @@ class ClipReward(ContrastiveReward):
         found = locate_tokenizer(tokenizer, _VOCABULARY, tokenizer_revision)
         with explain_missing(tokenizer, tokenizer_revision):
             self.tokenizer = CLIPTokenizer.from_pretrained(found, revision=tokenizer_revision)
+        window = self.model.config.text_config.max_position_embeddings
+        self.text_window = TextWindow(window, f"the text encoder of {type(self).__name__}", pretrained)
         self.logit_scale = self.model.logit_scale.item()
         self.model.to(torch_dtype)
         self.preprocess = ClipPreprocess(self.model.config.vision_config.image_size, mean, std)
@@ -107,10 +110,12 @@ class ClipReward(ContrastiveReward):
         tokens = self.tokenizer(
             prompts,
             padding="max_length",
-            max_length=self.model.config.text_config.max_position_embeddings,
+            max_length=self.text_window.tokens,
             truncation=True,
             return_tensors="pt",
-        ).to(self.model.device)
+        )
+        self.text_window.count(prompts, uncut_lengths(tokens))
+        tokens = tokens.to(self.model.device)
         return self.encode_tokens(tokens.input_ids, tokens.attention_mask)
 
 

@@ -14,6 +14,7 @@ from hn.precision import full_precision
 from hn.prompt_cache import PromptCache
 from hn.prompt_files import PromptFiles
 from hn.rewards.base import PreprocessedReward
+from hn.text_window import TextWindow
 
 Scale = Literal["logit", "percent", "cosine"]
 FEATURES = "text_features"  # the only tensor of a prompt in files
@@ -29,8 +30,8 @@ def cosine_scores(image_features: Tensor, text_features: Tensor) -> Tensor:
 class ContrastiveReward(PreprocessedReward):
     """scale * cos(image features, text features); text features are cached by prompt.
 
-    Subclasses load their towers, set `model`, `preprocess`, `logit_scale` and `text_source`, and say how images and
-    prompts are encoded, and by what text features are known to be the same.
+    Subclasses load their towers, set `model`, `preprocess`, `logit_scale`, `text_source` and `text_window`, and say how
+    images and prompts are encoded, and by what text features are known to be the same.
 
     Text features are computed outside autocast, so that they do not depend on who asks first, and may come from files
     (`use_files`): then the text tower is not needed.
@@ -43,6 +44,7 @@ class ContrastiveReward(PreprocessedReward):
     Attributes:
         model: both towers, with the parameter `logit_scale` between them.
         text_source: those of the arguments that `text_identity` reads.
+        text_window: counts prompts as they are encoded; one warning says how many were cut.
         logit_scale: the published model's, a number: half precision would round exp(logit_scale) by one percent.
 
     Raises:
@@ -51,6 +53,7 @@ class ContrastiveReward(PreprocessedReward):
 
     model: nn.Module
     text_source: dict[str, Any]
+    text_window: TextWindow
     logit_scale: float
 
     def __init__(self, scale: Scale, prompt_cache_size: int, encode_batch_size: int):
@@ -89,7 +92,7 @@ class ContrastiveReward(PreprocessedReward):
 
     @abstractmethod
     def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """Features [n, D] of n prompts, in one call of the text tower."""
+        """Features [n, D] of n prompts, in one call of the text tower; `text_window` counts them."""
 
     @classmethod
     @abstractmethod
@@ -129,15 +132,18 @@ class ContrastiveReward(PreprocessedReward):
             self._files.require(prompts)
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Features [n, D] of n prompts, in batches, without gradients and outside autocast, on the reward's device."""
+        """Features [n, D] of n prompts, in batches, without gradients and outside autocast, on the reward's device.
+        What `text_window` counted is left to the caller to say."""
         size, device = self.encode_batch_size, self.model.logit_scale.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return torch.cat([self.encode_prompts(prompts[at : at + size]) for at in range(0, len(prompts), size)])
 
     def _features_of_prompts(self, prompts: list[str]) -> list[Tensor]:
         if self._files is None:
+            features = self.encode_text(prompts)
+            self.text_window.warn()
             # Cloned: a view would keep the whole batch alive as long as one of its prompts is cached.
-            return [row.clone() for row in self.encode_text(prompts)]
+            return [row.clone() for row in features]
         self._files.require(prompts)
         scale = self.model.logit_scale  # what the text tower's device and data type would be now
         read = torch.cat([self._files.read(prompt)[FEATURES] for prompt in prompts])

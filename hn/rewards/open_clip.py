@@ -19,6 +19,7 @@ from hn.precision import full_precision
 from hn.pretrained import Repository, locate_file, parse_dtype
 from hn.rewards.contrastive import ContrastiveReward, Scale
 from hn.rewards.preprocess import ClipPreprocess
+from hn.text_window import TextWindow
 from hn.weight_files import assign_state_dict, read_state_dict
 
 _VOCABULARY = 49408  # of CLIP, and of open_clip's bundled tokenizer
@@ -79,7 +80,9 @@ class OpenClipReward(ContrastiveReward):
         assign_state_dict(self.model, weights, pretrained, f"open_clip's {architecture}")
         self.logit_scale = full_precision(self.model.logit_scale).item()
         self.model.to(torch_dtype)
-        self.tokenizer = open_clip.SimpleTokenizer(context_length=self.model.context_length)
+        window = self.model.context_length
+        self.tokenizer = CountingTokenizer(context_length=window)
+        self.text_window = TextWindow(window, f"the text encoder of {type(self).__name__}", pretrained)
         self.preprocess = ClipPreprocess(described.image_size, described.mean, described.std)
         if gradient_checkpointing:
             checkpoint_layers(self.model.visual.transformer.resblocks)
@@ -124,7 +127,27 @@ class OpenClipReward(ContrastiveReward):
         return self.model.encode_text(input_ids)
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
-        return self.encode_tokens(self.tokenizer(prompts).to(self.model.logit_scale.device))
+        self.tokenizer.lengths.clear()
+        tokens = self.tokenizer(prompts)
+        self.text_window.count(prompts, self.tokenizer.lengths)
+        return self.encode_tokens(tokens.to(self.model.logit_scale.device))
+
+
+class CountingTokenizer(open_clip.SimpleTokenizer):
+    """open_clip's tokenizer, which cuts prompts without saying so.
+
+    Attributes:
+        lengths: numbers of tokens of the texts so far, with start and end, before they were cut.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.lengths: list[int] = []
+
+    def encode(self, text: str) -> list[int]:
+        tokens = super().encode(text)
+        self.lengths.append(len(tokens) + 2)
+        return tokens
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def test_conditioning_covers_suites(make_data, prompts, tiny_prompts):
     assert [own["name"] for own in suites_in(callbacks)] == ["words"]
     own = {row["prompt"] for row in ROWS} - {"the blue ball"}
     for verb, expected in (("train", True), ("embed", True), ("test", True), ("compare", False), ("validate", False)):
-        found = experiment_prompts(verb, data, callbacks)
+        found = [*experiment_prompts(verb, data, callbacks)]
         assert (own <= set(found)) is expected
         assert found[-1] == "two cube"
 
