@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hn.generators.base import Conditioning
 from hn.generators.families import Family
 from hn.planning.fake import fake_copy
+from hn.planning.values import KnownValues
 
 
 def fake_conditioning(
@@ -30,5 +31,5 @@ def fake_conditioning(
     for name in family.text_parts:
         if isinstance(part := getattr(pipe, name), nn.Module):
             setattr(pipe, name, fake_copy(part, mode))
-    with mode, torch.no_grad():
+    with mode, KnownValues(), torch.no_grad():
         return family.encode(pipe, list(prompts), torch.device("cpu"))
