@@ -14,7 +14,7 @@ from hn.checkpointing import checkpoint_layers
 from hn.class_path import class_path
 from hn.identity import version
 from hn.pretrained import explain_missing, locate, locate_tokenizer, parse_dtype
-from hn.rewards.contrastive import ContrastiveReward, Scale
+from hn.rewards.contrastive import ContrastiveReward, Scale, number
 from hn.rewards.preprocess import ClipPreprocess
 from hn.weight_files import load_transformers_model
 
@@ -68,7 +68,7 @@ class ClipReward(ContrastiveReward):
         found = locate_tokenizer(tokenizer, _VOCABULARY, tokenizer_revision)
         with explain_missing(tokenizer, tokenizer_revision):
             self.tokenizer = CLIPTokenizer.from_pretrained(found, revision=tokenizer_revision)
-        self.logit_scale = self.model.logit_scale.item()
+        self.logit_scale = number(self.model.logit_scale)
         self.model.to(torch_dtype)
         self.preprocess = ClipPreprocess(self.model.config.vision_config.image_size, mean, std)
         if gradient_checkpointing:
