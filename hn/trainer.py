@@ -284,7 +284,11 @@ class ExperimentTrainer(L.Trainer):
         return embed_prompts(generator, prompts, self.strategy.root_device)
 
     def plan(
-        self, model: NoiseHypernetModule, batch_size: int | None = None, gpu_memory: Sequence[float] = (24, 48, 80, 141)
+        self,
+        model: NoiseHypernetModule,
+        batch_size: int | None = None,
+        gpu_memory: Sequence[float] = (24, 48, 80, 141),
+        prompt: str | None = None,
     ) -> Plan:
         """Count the memory of an update, from shapes alone: nothing is computed and no GPU is needed.
 
@@ -292,13 +296,14 @@ class ExperimentTrainer(L.Trainer):
             model: its generator without weights (`load_weights` false).
             batch_size: images per update and GPU; the data module's on the command line, where none is given.
             gpu_memory: GPUs, in GiB, of which the command line says the largest batch.
+            prompt: that of every image; if not given, one as long as the text encoder takes, where its length matters.
 
         Raises:
             ValueError: as `hn.planning.plan.plan_update`, or without a batch size.
         """
         if batch_size is None:
             raise ValueError("A plan needs a batch size.")
-        return plan_update(model, batch_size, self.precision, self.accumulate_grad_batches)
+        return plan_update(model, batch_size, self.precision, self.accumulate_grad_batches, prompt)
 
     def _check_monitors(self, model: NoiseHypernetModule) -> None:
         """Raises:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from hn.generators.base import Conditioning
-from hn.generators.pipeline_generator import PipelineGenerator
 from hn.module import NoiseHypernetModule
 from hn.objective import noise_hypernetwork_loss
 from hn.planning.live_memory import LiveMemory
 from hn.planning.values import KnownValues
+from hn.rewards.base import Reward
 from hn.rewards.in_parts import score_in_parts
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -80,6 +80,21 @@ def update_memory(
         for parameter in module.parameters():
             parameter.grad = None
         return UpdateMemory(kept, memory.peak)
+
+
+class Unscored(Reward):
+    """In the place of a reward whose scores cannot be followed."""
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return images.new_zeros(len(images))
+
+
+def without_reports(module: NoiseHypernetModule) -> NoiseHypernetModule:
+    """The module itself, without rewards that are not differentiable: these leave tensors, for files and chats."""
+    for name, reward in module.reward.rewards.items():
+        if not reward.differentiable:
+            module.reward.rewards[name] = Unscored()
+    return module
 
 
 def autocast(precision: str) -> AbstractContextManager:
