@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
-from hn.cli.instances import instantiate, instantiate_outline
-from hn.cli.parsing import Parser, UserError
+from hn.cli.instances import instantiate, instantiate_outline, module_options
+from hn.cli.parsing import UserError
 from hn.hypernets import Hypernet, LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.planning.plan import Plan, plan_update
@@ -71,13 +71,10 @@ def outline_module(model: Mapping[str, Any]) -> NoiseHypernetModule:
     with torch.device("meta"):
         generator = instantiate_outline(model["generator"])
     if generator is None:
-        raise UserError(f"Memory can be planned for a DiffusersGenerator, not for a {model['generator']['class_path']}.")
+        raise UserError(
+            f"Memory can be planned for a DiffusersGenerator, not for a {model['generator']['class_path']}."
+        )
     make_reward = partial(instantiate, "reward", RewardEnsemble, model["reward"])
-    parts = ("generator", "hypernet", "reward")
-    parser = Parser()
-    parser.add_class_arguments(NoiseHypernetModule, "model", skip=set(parts), instantiate=False)
-    others = {name: value for name, value in model.items() if name not in parts}
-    options = parser.instantiate(parser.parse_object({"model": others})).model
     try:
         with torch.device("meta"):
             reward = make_reward()
@@ -85,4 +82,4 @@ def outline_module(model: Mapping[str, Any]) -> NoiseHypernetModule:
         reward = make_reward()
     with torch.device("meta"):
         hypernet = instantiate("hypernet", Hypernet | LoraFinetune, model["hypernet"])
-        return NoiseHypernetModule(generator, hypernet, reward, **options)
+        return NoiseHypernetModule(generator, hypernet, reward, **module_options(model))

@@ -207,7 +207,11 @@ class PipelineFiles:
         weights = not is_without_weights()
         missing = [file for name in parts if name not in unused for file in missing_files(folder, name, weights)]
         variants = (f"*/*.{self.variant}{mark}*" for mark in ".-")
-        if weights and self.variant is not None and not any(path.is_file() for mark in variants for path in folder.glob(mark)):
+        if (
+            weights
+            and self.variant is not None
+            and not any(path.is_file() for mark in variants for path in folder.glob(mark))
+        ):
             missing.append(f"*.{self.variant}.safetensors in any of its folders (variant {self.variant!r})")
         if missing:
             with explain_missing(self.pretrained, self.revision, self.variant):

@@ -30,7 +30,8 @@ class LiveMemory(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._known = [tensor.untyped_storage() for each in known for tensor in plain_tensors(each)]  # kept, so that no other storage gets its address
+        # Kept, so that no other storage gets its address.
+        self._known = [tensor.untyped_storage() for each in known for tensor in plain_tensors(each)]
         self._sizes = {storage._cdata: 0 for storage in self._known}
 
     def __torch_dispatch__(

@@ -89,8 +89,8 @@ def plan_update(
     """Count the memory of an update without running it: shapes alone are followed, on fake tensors.
 
     Counted are the tensors that are alive; not what kernels take for themselves, what the allocator cannot fill, or
-    what PyTorch needs to use a GPU. Attention is counted as by kernels that do not keep its matrix, as on GPUs. Of rewards
-    that are not differentiable the weights count, not what they take while they score.
+    what PyTorch needs to use a GPU. Attention is counted as by kernels that do not keep its matrix, as on GPUs. Of
+    rewards that are not differentiable the weights count, not what they take while they score.
 
     Args:
         module: its generator is an outline; rewards may be anywhere.

@@ -74,9 +74,7 @@ def _is_small(function: torch._ops.OpOverload, arguments: Sequence[Any], options
     return all(value.numel() <= _SMALL for value in tree_iter(made) if isinstance(value, Tensor))
 
 
-def _written(
-    function: torch._ops.OpOverload, arguments: Sequence[Any], options: Mapping[str, Any]
-) -> Iterator[Tensor]:
+def _written(function: torch._ops.OpOverload, arguments: Sequence[Any], options: Mapping[str, Any]) -> Iterator[Tensor]:
     """The tensors that a function writes into."""
     names = function._schema.arguments
     given = dict(zip((argument.name for argument in names), arguments, strict=False)) | dict(options)
