@@ -57,8 +57,7 @@ class NoiseHypernetModule(L.LightningModule):
         evaluation_seed: of the noise in validation, test and prediction, the same for all methods and training seeds.
 
     Raises:
-        ValueError: if `images_per_prompt` or `score_batch_size` is below 1 or `warmup_steps` negative, if scores cannot
-            be computed in parts, or if the hypernetwork does not fit the generator.
+        ValueError: as `check_options`, or if the hypernetwork does not fit the generator.
     """
 
     def __init__(
@@ -78,13 +77,9 @@ class NoiseHypernetModule(L.LightningModule):
         evaluation_seed: int = 0,
     ) -> None:
         super().__init__()
-        if images_per_prompt < 1 or warmup_steps < 0:
-            raise ValueError(
-                "images_per_prompt must be at least 1 and warmup_steps not negative; "
-                f"got {images_per_prompt} and {warmup_steps}."
-            )
-        if score_batch_size is not None:
-            _check_score_batch_size(score_batch_size, generator, reward)
+        check_options(
+            images_per_prompt, warmup_steps, decay_steps, score_batch_size, type(generator), reward.balance_gradients
+        )
         self.generator, self.hypernet, self.reward = generator, hypernet, reward
         self.score_batch_size = score_batch_size
         self.optimizer_factory, self.warmup_steps, self.decay_steps = optimizer, warmup_steps, decay_steps
@@ -122,13 +117,12 @@ class NoiseHypernetModule(L.LightningModule):
         training batch ahead.
 
         Raises:
-            ValueError: if they cannot take one of them, before any work is done; or if the precision does not go with
-                the options.
+            ValueError: if they cannot take one of them, before any work is done; or as `check_training`.
         """
-        if self.trainer.precision == "16-mixed" and (self.score_batch_size or self.reward.balance_gradients):
-            raise ValueError(
-                "score_batch_size and balance_gradients compute gradients before the loss is scaled, and small ones "
-                "are lost in float16: use --trainer.precision bf16-mixed."
+        if stage == "fit":
+            reward = self.reward
+            check_training(
+                self.trainer.precision, self.score_batch_size, reward.balance_gradients, reward.gradient_free
             )
         data = self.trainer.datamodule
         if not isinstance(data, PromptDataModule):
@@ -312,15 +306,59 @@ class NoiseHypernetModule(L.LightningModule):
         return {"model": self.mode, "class": network, "backbone": backbone, **arguments}
 
 
-def _check_score_batch_size(size: int, generator: Generator, reward: RewardEnsemble) -> None:
-    if size < 1:
-        raise ValueError(f"score_batch_size must be at least 1, not {size}.")
+def check_options(
+    images_per_prompt: int,
+    warmup_steps: int,
+    decay_steps: int | None,
+    score_batch_size: int | None,
+    generator: type[Generator],
+    balance_gradients: bool,
+) -> None:
+    """Refuse a module's options where their values tell that it cannot work; needs neither generator nor rewards.
+
+    Args:
+        images_per_prompt, warmup_steps, decay_steps, score_batch_size: as for `NoiseHypernetModule`.
+        generator: class of the generator.
+        balance_gradients: that of the reward ensemble.
+
+    Raises:
+        ValueError: if one is out of range, or if scores cannot be computed in parts.
+    """
+    if images_per_prompt < 1 or warmup_steps < 0:
+        raise ValueError(
+            "images_per_prompt must be at least 1 and warmup_steps not negative; "
+            f"got {images_per_prompt} and {warmup_steps}."
+        )
+    if decay_steps is not None and decay_steps < 1:
+        raise ValueError(f"decay_steps must be at least 1, not {decay_steps}; leave it out for a constant rate.")
+    if score_batch_size is None:
+        return
+    if score_batch_size < 1:
+        raise ValueError(f"score_batch_size must be at least 1, not {score_batch_size}.")
     if not (hasattr(generator, "denoise") and hasattr(generator, "decode")):
         raise ValueError(
-            f"score_batch_size needs a generator that denoises and decodes; {type(generator).__name__} only generates."
+            f"score_batch_size needs a generator that denoises and decodes; {generator.__name__} only generates."
         )
-    if reward.balance_gradients:
+    if balance_gradients:
         raise ValueError("balance_gradients compares gradients of the whole batch; leave out score_batch_size or it.")
+
+
+def check_training(
+    precision: str | int | None, score_batch_size: int | None, balance_gradients: bool, gradient_free: bool
+) -> None:
+    """Raises:
+    ValueError: if the rewards are not for training, or the trainer's precision does not go with a module's options.
+    """
+    if gradient_free:
+        raise ValueError(
+            "A gradient_free reward ensemble is for searches without gradients, and cannot be trained on: leave out "
+            "gradient_free (model.reward.init_args.gradient_free)."
+        )
+    if str(precision) in ("16", "16-mixed") and (score_batch_size or balance_gradients):
+        raise ValueError(
+            "score_batch_size and balance_gradients compute gradients before the loss is scaled, and small ones "
+            "are lost in float16: use --trainer.precision bf16-mixed."
+        )
 
 
 def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -83,7 +83,8 @@ class ExperimentTrainer(L.Trainer):
             ValueError: if a callback waits for a score that will not be there.
         """
         if isinstance(model, NoiseHypernetModule):
-            self._check_monitors(model)
+            monitors = [(type(c), c.monitor) for c in self.callbacks if isinstance(c, ModelCheckpoint | EarlyStopping)]
+            check_monitors(monitors, self.callback(Evaluation) is not None, len(model.reward.held_out) > 0)
         super().fit(model, *args, **kwargs)
 
     def train(
@@ -149,10 +150,7 @@ class ExperimentTrainer(L.Trainer):
                 other settings.
         """
         evaluation, grid = self.callback(Evaluation), self.callback(ImageGrid)
-        if evaluation is None:
-            raise ValueError("A comparison needs the callback hn.callbacks.evaluation.Evaluation.")
-        if model.mode != "hypernetwork":
-            raise ValueError("This experiment trains a fine-tune; compare the hypernetwork experiment that names it.")
+        check_comparison(evaluation is not None, model.mode != "hypernetwork")
         for steps in comparison.more_steps(model.generator.steps):
             model.generator.check_steps(steps)
         model.to(self.strategy.root_device)
@@ -291,7 +289,11 @@ class ExperimentTrainer(L.Trainer):
         return embed_prompts(generator, prompts, self.strategy.root_device)
 
     def plan(
-        self, model: NoiseHypernetModule, batch_size: int | None = None, gpu_memory: Sequence[float] = (24, 48, 80, 141)
+        self,
+        model: NoiseHypernetModule,
+        batch_size: int | None = None,
+        gpu_memory: Sequence[float] = (24, 48, 80, 141),
+        prompt: str | None = None,
     ) -> Plan:
         """Count the memory of an update, from shapes alone: nothing is computed and no GPU is needed.
 
@@ -299,34 +301,14 @@ class ExperimentTrainer(L.Trainer):
             model: its generator without weights (`load_weights` false).
             batch_size: images per update and GPU; the data module's on the command line, where none is given.
             gpu_memory: GPUs, in GiB, of which the command line says the largest batch.
+            prompt: that of every image; if not given, one as long as the text encoder takes, where its length matters.
 
         Raises:
             ValueError: as `hn.planning.plan.plan_update`, or without a batch size.
         """
         if batch_size is None:
             raise ValueError("A plan needs a batch size.")
-        return plan_update(model, batch_size, self.precision, self.accumulate_grad_batches)
-
-    def _check_monitors(self, model: NoiseHypernetModule) -> None:
-        """Raises:
-        ValueError: if a callback watches a score of validations that the `Evaluation` callback would log, and will not.
-        """
-        evaluation = self.callback(Evaluation)
-        for callback in self.callbacks:
-            if not isinstance(callback, ModelCheckpoint | EarlyStopping) or callback.monitor is None:
-                continue
-            if evaluation is None and callback.monitor in _VALIDATION_SCORES:
-                why = "without the callback hn.callbacks.evaluation.Evaluation (`callbacks.evaluation`)"
-                remedy = "Add that one"
-            elif callback.monitor == "val/held_out_reward" and not model.reward.held_out:
-                why, remedy = "without a held-out reward (`model.reward.init_args.held_out`)", "Add one"
-            else:
-                continue
-            raise ValueError(
-                f"{type(callback).__name__} monitors {callback.monitor}, which is not measured {why}. {remedy}, or let "
-                f"{type(callback).__name__} monitor something else, like "
-                f"{'train/reward' if evaluation is None else 'val/reward'}, or drop it (null)."
-            )
+        return plan_update(model, batch_size, self.precision, self.accumulate_grad_batches, prompt)
 
     def _best_checkpoint(self) -> Path | None:
         """The file of the first `ModelCheckpoint` that monitors something; None if it has none."""
@@ -380,3 +362,43 @@ class ExperimentTrainer(L.Trainer):
             logger = self.loggers[0]  # `self.log_dir` would ask the other processes, which are not here
             print(f"tensorboard  {logger.log_dir or logger.save_dir}")
         return results
+
+
+def check_monitors(
+    monitors: Iterable[tuple[type[Callback], str | None]], is_evaluated: bool, has_held_out: bool
+) -> None:
+    """Refuse callbacks that watch a score of validations which the `Evaluation` callback would log, and will not.
+
+    Args:
+        monitors: classes of callbacks, and what each of them monitors.
+        is_evaluated: whether there is an `Evaluation` callback.
+        has_held_out: whether there are held-out rewards.
+
+    Raises:
+        ValueError: names the callback and what to do.
+    """
+    for callback, monitor in monitors:
+        if not is_evaluated and monitor in _VALIDATION_SCORES:
+            why = "without the callback hn.callbacks.evaluation.Evaluation (`callbacks.evaluation`)"
+            remedy = "Add that one"
+        elif monitor == "val/held_out_reward" and not has_held_out:
+            why, remedy = "without a held-out reward (`model.reward.init_args.held_out`)", "Add one"
+        else:
+            continue
+        raise ValueError(
+            f"{callback.__name__} monitors {monitor}, which is not measured {why}. {remedy}, or let "
+            f"{callback.__name__} monitor something else, like "
+            f"{'val/reward' if is_evaluated else 'train/reward'}, or drop it (null)."
+        )
+
+
+def check_comparison(is_evaluated: bool, is_finetune: bool) -> None:
+    """Refuse a comparison without an `Evaluation` callback, or of an experiment that trains a fine-tune.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    if not is_evaluated:
+        raise ValueError("A comparison needs the callback hn.callbacks.evaluation.Evaluation.")
+    if is_finetune:
+        raise ValueError("This experiment trains a fine-tune; compare the hypernetwork experiment that names it.")

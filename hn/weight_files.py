@@ -31,9 +31,15 @@ UNREADABLE = (
 )
 
 
+def is_without_weights() -> bool:
+    """Whether networks are made of shapes alone: within `with torch.device("meta")`, where loading reads no weights."""
+    return torch.get_default_device().type == "meta"
+
+
 def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     """Tensors by name, of a .safetensors file or one that `torch.save` wrote; where they lie under "state_dict" beside
-    other entries, these alone. Mapped from the file rather than read, where the format allows it.
+    other entries, these alone. Mapped from the file rather than read, where the format allows it. Without
+    weights (`is_without_weights`) the tensors are on the meta device.
 
     Raises:
         ValueError: if the file is damaged, holds other things than tensors or code, or no tensors by name.
@@ -41,8 +47,11 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     file = Path(file)
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            with torch.device("cpu"):  # mapped, so that shapes alone are read if no more is asked for
+                content = load_file(file)
+        else:
+            place = "meta" if is_without_weights() else "cpu"
+            content = torch.load(file, map_location=place, weights_only=True, mmap=zipfile.is_zipfile(file))
     except UNREADABLE as error:
         raise ValueError(
             f"{file} cannot be read as tensors ({type(error).__name__}): it is damaged, or a pickle that would "
@@ -52,7 +61,7 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{file} holds no tensors by name, neither at its top nor under 'state_dict'.")
-    return dict(content)
+    return {name: tensor.to("meta") for name, tensor in content.items()} if is_without_weights() else dict(content)
 
 
 def assign_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path, what: str) -> None:
@@ -90,6 +99,8 @@ def load_transformers_model(
 ) -> M:
     """`model_class.from_pretrained`, but weights that are not there are an error instead of random numbers.
 
+    Without weights (`is_without_weights`) the model is on the meta device, and of the files its configuration is read.
+
     Args:
         model_class: the transformers class.
         pretrained: Hub id or folder.
@@ -103,6 +114,8 @@ def load_transformers_model(
         OSError: if files are missing (`hn.pretrained.explain_missing` explains it).
         ValueError: if weights are missing or do not fit; says which.
     """
+    if is_without_weights():
+        return _outline(model_class, pretrained, revision, dtype, config)
     options = {} if config is None else {"config": config}
     source = pretrained
     if state_dict is not None:
@@ -118,3 +131,16 @@ def load_transformers_model(
     if problems := differences(by_kind, _NAMED):
         raise ValueError(f"{pretrained} does not hold the weights of a {model_class.__name__}: {problems}.")
     return model
+
+
+def _outline(
+    model_class: type[M], pretrained: str, revision: str | None, dtype: torch.dtype, config: PretrainedConfig | None
+) -> M:
+    if config is None:
+        own = model_class.config_class
+        found = own.get_config_dict(pretrained, revision=revision)[0].get("model_type")
+        if found != own.model_type:
+            raise ValueError(f"{pretrained} does not describe a {model_class.__name__}: its model_type is {found!r}.")
+        config = own.from_pretrained(pretrained, revision=revision)
+    # The module's own `to`, since that of the class warns of layers that are to stay in float32: here are no values.
+    return nn.Module.to(model_class(config), dtype)

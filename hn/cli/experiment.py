@@ -20,6 +20,7 @@ from hn.callbacks.stopping import TrainingStopped
 from hn.callbacks.suite import arguments_of, suites_in
 from hn.class_path import import_class
 from hn.cli.arguments import expand_configs, without_options
+from hn.cli.checks import check_steps, check_values
 from hn.cli.embed import SUITE_VERBS, cache_of, embed_experiment
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.memory import is_out_of_memory, out_of_memory_message
@@ -39,6 +40,7 @@ from hn.data.prompts import PromptDataset
 from hn.data.store import PromptStore
 from hn.evaluation.categories import Categories
 from hn.evaluation.suite import SuitePrompts
+from hn.generators import DiffusersGenerator
 from hn.hypernets import Hypernet, LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.pretrained import locate, repositories_in, require_repositories
@@ -162,8 +164,10 @@ class HnCLI(LightningCLI):
                 generator.init_args.cache = cache_of(generator) or True
             parts = config.clone().as_dict()
             suites = [*suites_in(parts["callbacks"])] if verb in SUITE_VERBS else []
-            if verb == "embed":
-                used = ("generator", "reward") if cache_of(reward) else ("generator",)
+            if verb != "embed":
+                check_values(verb, parts)
+            if verb in WITHOUT_RUN:
+                used = ("generator", "reward") if verb == "embed" and cache_of(reward) else ("generator",)
                 parts |= {"callbacks": {}, "model": {name: parts["model"][name] for name in used}}
             require_repositories(repositories_in([parts[section] for section in ("model", "data", "callbacks")]))
             prompts = prompt_options(config)
@@ -176,7 +180,9 @@ class HnCLI(LightningCLI):
                 fetch_suites(suites, store)
             if verb in WITHOUT_RUN:
                 return
-            try_without_weights(parts["model"]["generator"], parts["model"]["hypernet"])
+            outline = try_without_weights(parts["model"]["generator"], parts["model"]["hypernet"])
+            if outline is not None:
+                check_steps(verb, parts, outline)
             run = RunDirectory(**vars(config.run))
             if config.get("ckpt_path") is not None:
                 # Not kept in the saved configuration: a run that was continued is still the run of that configuration.
@@ -364,18 +370,22 @@ def check_category(category: str | None, prompts: Mapping[str, Any], store: Prom
         Categories.by(category, dataset.rows, dataset.files)
 
 
-def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any]) -> None:
+def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any]) -> DiffusersGenerator | None:
     """Whether generator and hypernetwork (or fine-tune) fit each other, before the weights of anything are loaded.
+
+    Returns:
+        The generator without weights; None if its class has no such thing.
 
     Raises:
         ValueError, FileNotFoundError: if not, or if something is missing.
     """
     outline = instantiate_outline(generator)
     if outline is None:
-        return
+        return None
     network = instantiate("hypernet", Hypernet | LoraFinetune, hypernet)
     with torch.device("meta"):
         network.attach(outline) if isinstance(network, LoraFinetune) else network.build(outline)
+    return outline
 
 
 def run_experiment(arguments: Sequence[str], kind: type[C] = HnCLI) -> C:

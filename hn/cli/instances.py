@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jsonargparse import Namespace
+
 from hn.class_path import import_class
 from hn.cli.parsing import Parser
 from hn.generators.base import Generator
 from hn.generators.pipeline import DiffusersGenerator
+from hn.module import NoiseHypernetModule
+
+MODULE_PARTS = ("generator", "hypernet", "reward")
 
 
 def instantiate(name: str, kind: Any, section: Mapping[str, Any]) -> Any:
@@ -34,3 +39,15 @@ def instantiate_outline(section: Mapping[str, Any]) -> DiffusersGenerator | None
     return instantiate(
         "generator", Generator, {**section, "init_args": {**section["init_args"], "load_weights": False}}
     )
+
+
+def module_options(model: Mapping[str, Any]) -> Namespace:
+    """The arguments of a `NoiseHypernetModule` that a configuration's model has, but for its networks.
+
+    Raises:
+        UserError: if one is unknown or of the wrong type.
+    """
+    parser = Parser()
+    parser.add_class_arguments(NoiseHypernetModule, "model", skip=set(MODULE_PARTS), instantiate=False)
+    others = {name: value for name, value in model.items() if name not in MODULE_PARTS}
+    return parser.instantiate(parser.parse_object({"model": others})).model

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 
-from hn.cli.parsing import Parser, UserError
+from hn.cli.instances import instantiate, instantiate_outline, module_options
+from hn.cli.parsing import UserError
+from hn.hypernets import Hypernet, LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.planning.plan import Plan, plan_update
 from hn.planning.update import AUTOCAST
+from hn.rewards.ensemble import RewardEnsemble
 
 _PRECISIONS = {None: "32-true", 32: "32-true", "32": "32-true", "bf16": "bf16-mixed", 16: "16-mixed", "16": "16-mixed"}
 """Lightning's other names."""
@@ -29,11 +34,11 @@ def without_machine(model: Namespace) -> None:
 
 
 def plan_experiment(sections: Mapping[str, Any]) -> Plan:
-    """Plan an experiment's update: its generator without weights, its rewards on the CPU.
+    """Plan an experiment's update: no weights are read.
 
     Args:
         sections: the configuration; "model", "data", "trainer" and the verb's own options `batch_size`, by default the
-            data module's, and `gpu_memory` are read.
+            data module's, `gpu_memory` and `prompt` are read.
 
     Raises:
         UserError: if the configuration has something that cannot be planned with.
@@ -50,11 +55,31 @@ def plan_experiment(sections: Mapping[str, Any]) -> Plan:
     precision = _PRECISIONS.get(trainer.get("precision"), trainer.get("precision"))
     if precision not in AUTOCAST:
         raise UserError(f"Memory can be planned for the precisions {', '.join(AUTOCAST)}, not for {precision}.")
-    generator = model["generator"]
-    changed = {
-        "generator": {**generator, "init_args": {**generator["init_args"], "load_weights": False}},
-    }
-    parser = Parser()
-    parser.add_class_arguments(NoiseHypernetModule, "model")
-    module = parser.instantiate(parser.parse_object({"model": {**model, **changed}})).model
-    return plan_update(module, batch_size, precision, trainer.get("accumulate_grad_batches") or 1)
+    accumulate = trainer.get("accumulate_grad_batches") or 1
+    return plan_update(outline_module(model), batch_size, precision, accumulate, sections["prompt"])
+
+
+def outline_module(model: Mapping[str, Any]) -> NoiseHypernetModule:
+    """The module of a configuration without weights: its networks on the meta device, from their configurations.
+
+    Rewards of classes that look at values when they are made are loaded, all rewards with them.
+
+    Raises:
+        UserError: if the generator is of a class that has no such thing.
+        ValueError, OSError: if something is wrong or missing.
+    """
+    with torch.device("meta"):
+        generator = instantiate_outline(model["generator"])
+    if generator is None:
+        raise UserError(
+            f"Memory can be planned for a DiffusersGenerator, not for a {model['generator']['class_path']}."
+        )
+    make_reward = partial(instantiate, "reward", RewardEnsemble, model["reward"])
+    try:
+        with torch.device("meta"):
+            reward = make_reward()
+    except RuntimeError:  # what PyTorch raises where a value is asked for
+        reward = make_reward()
+    with torch.device("meta"):
+        hypernet = instantiate("hypernet", Hypernet | LoraFinetune, model["hypernet"])
+        return NoiseHypernetModule(generator, hypernet, reward, **module_options(model))

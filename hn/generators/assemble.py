@@ -158,7 +158,8 @@ def replace_scheduler(pipe: DiffusionPipeline, scheduler: str | None, options: M
     """
     scheduler_class = type(pipe.scheduler) if scheduler is None else find_scheduler(scheduler)
     stated = {**pipe.scheduler.config, **(options or {})}
-    pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **(options or {}))
+    with torch.device("cpu"):  # a schedule is values, also where networks are made without
+        pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **(options or {}))
     if pipe.scheduler.config.get("clip_sample") and "clip_sample" not in stated:
         log.warning(
             "%s clips to -1 and 1 by default, which is for pixels, and latents go beyond; set scheduler_options "

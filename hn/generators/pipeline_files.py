@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from hn.generators.assemble import Component, FusedLora, fuse, load_components, locate_components
 from hn.generators.families import Family
 from hn.pretrained import explain_missing, locate
+from hn.weight_files import is_without_weights
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.model")
 """Files of tokenizers, of which one has to be there."""
@@ -81,6 +82,8 @@ class PipelineFiles:
         """The pipeline without weights, from the configuration files alone: its scheduler, and its networks of
         diffusers on the meta device; no text encoders. It knows all that a family asks of a pipeline.
 
+        Weights have to be there all the same, but for `hn.weight_files.is_without_weights`.
+
         Args:
             family: the pipeline's facts.
             without: parts that are not needed, and may be missing.
@@ -97,7 +100,8 @@ class PipelineFiles:
             elif name == "scheduler":
                 with explain_missing(self.pretrained, self.revision, self.variant):
                     scheduler = _class(value[1])
-                    parts[name] = scheduler.from_pretrained(self.found, subfolder=name, revision=self.revision)
+                    with torch.device("cpu"):  # a schedule is values
+                        parts[name] = scheduler.from_pretrained(self.found, subfolder=name, revision=self.revision)
             elif value[0] == "diffusers" and issubclass(_class(value[1]), ModelMixin):
                 parts[name] = self._network(name, _class(value[1]))
             else:
@@ -200,16 +204,21 @@ class PipelineFiles:
         parts = [name for name, value in self.index.items() if isinstance(value, list | tuple) and value[0] is not None]
         unused = {name for name, value in family.load_options.items() if value is None} | set(self.components)
         unused |= set(without)
-        missing = [file for name in parts if name not in unused for file in missing_files(folder, name)]
+        weights = not is_without_weights()
+        missing = [file for name in parts if name not in unused for file in missing_files(folder, name, weights)]
         variants = (f"*/*.{self.variant}{mark}*" for mark in ".-")
-        if self.variant is not None and not any(path.is_file() for mark in variants for path in folder.glob(mark)):
+        if (
+            weights
+            and self.variant is not None
+            and not any(path.is_file() for mark in variants for path in folder.glob(mark))
+        ):
             missing.append(f"*.{self.variant}.safetensors in any of its folders (variant {self.variant!r})")
         if missing:
             with explain_missing(self.pretrained, self.revision, self.variant):
                 raise FileNotFoundError(f"{folder} is incomplete; it has no {', no '.join(missing)}.")
 
 
-def missing_files(folder: Path, name: str) -> list[str]:
+def missing_files(folder: Path, name: str, weights: bool = True) -> list[str]:
     """What the part `name` of a pipeline lacks, of the files without which it cannot be what it was.
 
     Every kind of part has a configuration; a tokenizer has a vocabulary besides, and a network weights: all the parts
@@ -218,6 +227,7 @@ def missing_files(folder: Path, name: str) -> list[str]:
     Args:
         folder: of the pipeline.
         name: the part's, and its subfolder's.
+        weights: whether they are needed.
     """
     there = {path.name for path in (folder / name).glob("*") if path.is_file()}
     configurations = [file for file in there if file.endswith("config.json")]
@@ -225,8 +235,8 @@ def missing_files(folder: Path, name: str) -> list[str]:
         return [f"{name}/*config.json"]
     if "tokenizer_config.json" in there:
         return [] if there & set(VOCABULARIES) else [f"{name}/{VOCABULARIES[0]} or {name}/{VOCABULARIES[1]}"]
-    if "config.json" not in there:
-        return []  # a scheduler or an image processor
+    if "config.json" not in there or not weights:
+        return []  # a scheduler or an image processor, or a network whose shapes are enough
     indices = [file for file in there if file.endswith(".index.json")]
     if not indices:
         return [] if any(file.endswith(WEIGHTS) for file in there) else [f"{name}/*{WEIGHTS[0]}"]

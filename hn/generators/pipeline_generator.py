@@ -99,6 +99,7 @@ class PipelineGenerator(Generator):
         if compile:
             require_compile()
         self.offload_text_encoders, self.text_encoders = offload_text_encoders, OnCpu()
+        self.prompt_cache_size = prompt_cache_size
         self._prompts = PromptEncoder(family, strict_vocabulary, prompt_cache_size, encode_batch_size)
         self._sampler = inspect.unwrap(type(pipe).__call__)
 

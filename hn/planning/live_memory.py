@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from hn.planning.fake import plain_tensors
+
 
 class LiveMemory(TorchDispatchMode):
     """Counts the storages that operations make, from when they are made until the last tensor on them is gone.
@@ -28,7 +30,8 @@ class LiveMemory(TorchDispatchMode):
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._known = [tensor.untyped_storage() for tensor in known]  # kept, so that no other storage gets its address
+        # Kept, so that no other storage gets its address.
+        self._known = [tensor.untyped_storage() for each in known for tensor in plain_tensors(each)]
         self._sizes = {storage._cdata: 0 for storage in self._known}
 
     def __torch_dispatch__(
@@ -41,7 +44,8 @@ class LiveMemory(TorchDispatchMode):
         output = function(*arguments, **(options or {}))
         for value in tree_iter(output):
             if isinstance(value, Tensor):
-                self._count(value)
+                for tensor in plain_tensors(value):
+                    self._count(tensor)
         return output
 
     def _count(self, tensor: Tensor) -> None:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from hn.generators.base import Conditioning
-from hn.generators.pipeline_generator import PipelineGenerator
 from hn.module import NoiseHypernetModule
 from hn.objective import noise_hypernetwork_loss
 from hn.planning.live_memory import LiveMemory
+from hn.planning.values import KnownValues
+from hn.rewards.base import Reward
 from hn.rewards.in_parts import score_in_parts
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -43,8 +44,6 @@ def update_memory(
 ) -> UpdateMemory:
     """Run forward and backward pass of one batch on a module of fake tensors, and count.
 
-    The scheduler's own arithmetic between steps is left out; its values would be needed, its memory is small.
-
     Args:
         module: a `fake_copy` in `mode`, or a real one, which is run then.
         conditioning: of B prompts, tensors of the same kind.
@@ -54,7 +53,7 @@ def update_memory(
     """
     generator = module.generator if module.tuned is None else module.tuned
     known = chain(module.parameters(), module.buffers(), conditioning.values())
-    with mode, LiveMemory(known) as memory:
+    with mode, KnownValues(), LiveMemory(known) as memory:
         kept: dict[str, int] = {}
 
         def stage(name: str) -> None:
@@ -64,7 +63,7 @@ def update_memory(
             noise = torch.randn(len(prompts), *generator.noise_shape)
             f = torch.zeros_like(noise) if module.tuned is not None else module.hypernet(noise, conditioning)
             stage("hypernetwork")
-            latents = denoise(generator, noise + f, conditioning)
+            latents = generator.denoise(noise + f, conditioning)
             stage("generator")
             if module.score_batch_size is None:
                 images = generator.decode(latents)
@@ -83,11 +82,19 @@ def update_memory(
         return UpdateMemory(kept, memory.peak)
 
 
-def denoise(generator: PipelineGenerator, noise: Tensor, conditioning: Conditioning) -> Tensor:
-    """Latents [B, *noise_shape] of as many passes of the backbone as the generator takes steps."""
-    for _ in range(generator.steps):
-        noise = noise + generator.first_step(generator.backbone, noise, conditioning)
-    return noise.to(generator.latents_dtype)
+class Unscored(Reward):
+    """In the place of a reward whose scores cannot be followed."""
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return images.new_zeros(len(images))
+
+
+def without_reports(module: NoiseHypernetModule) -> NoiseHypernetModule:
+    """The module itself, without rewards that are not differentiable: these leave tensors, for files and chats."""
+    for name, reward in module.reward.rewards.items():
+        if not reward.differentiable:
+            module.reward.rewards[name] = Unscored()
+    return module
 
 
 def autocast(precision: str) -> AbstractContextManager:

@@ -20,6 +20,7 @@ def plan_table(plan: Plan, title: str, gpus: Sequence[float]) -> str:
     """
     unit = next(((name, size) for name, size in UNITS.items() if plan.total >= size), ("KiB", 1 << 10))
     weights = {name: size for name, size in plan.weights.items() if size and name != "trained"}
+    weights["conditioning of prompts, as many as are remembered"] = plan.remembered
     weights["trained weights"] = plan.weights["trained"]
     weights["state of the optimiser"] = plan.optimizer
     if plan.accumulates:
@@ -29,11 +30,14 @@ def plan_table(plan: Plan, title: str, gpus: Sequence[float]) -> str:
     table = new_table(title)
     table.add_column("part", no_wrap=True)
     table.add_column(unit[0], justify="right", no_wrap=True)
+    encoding = {"encoding new prompts, before that": plan.encoding} if plan.encoding else {}
     totals = {f"all, at batch {plan.batch_size}": plan.total, "each image more": plan.each_image}
-    for rows in (weights, update, totals):
+    on_cpu = {f"{name}, on the CPU": size for name, size in plan.on_cpu.items()}
+    for rows in (weights, update, encoding, totals, on_cpu):
         for name, size in rows.items():
             table.add_row(name, f"{size / unit[1]:.2f}")
-        table.add_section()
+        if rows:
+            table.add_section()
     fits = new_table()
     fits.add_column(f"{USABLE:.0%} of a GPU of", no_wrap=True)
     fits.add_column("largest batch", justify="right", no_wrap=True)

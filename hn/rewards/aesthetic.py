@@ -15,7 +15,7 @@ from hn.pretrained import Repository, explain_missing, locate, locate_file, pars
 from hn.rewards.base import PreprocessedReward
 from hn.rewards.clip import image_normalisation
 from hn.rewards.preprocess import ClipPreprocess
-from hn.weight_files import assign_state_dict, load_transformers_model, read_state_dict
+from hn.weight_files import assign_state_dict, is_without_weights, load_transformers_model, read_state_dict
 
 
 class AestheticReward(PreprocessedReward):
@@ -52,7 +52,7 @@ class AestheticReward(PreprocessedReward):
     ):
         super().__init__()
         torch_dtype = parse_dtype(dtype)
-        head_file = _locate_head(head, head_revision)
+        head_file = None if is_without_weights() else _locate_head(head, head_revision)
         found = locate(pretrained, "config.json", revision)
         with explain_missing(pretrained, revision):
             whole = CLIPConfig.from_pretrained(found, revision=revision)
@@ -61,7 +61,8 @@ class AestheticReward(PreprocessedReward):
             mean, std = image_normalisation(found, revision)
         with torch.device("meta"):
             self.head = AestheticHead(whole.projection_dim)
-        assign_state_dict(self.head, read_state_dict(head_file), head_file, "the aesthetic head")
+        if not is_without_weights():
+            assign_state_dict(self.head, read_state_dict(head_file), head_file, "the aesthetic head")
         self.head.to(torch.promote_types(torch_dtype, torch.float32))
         self.preprocess = ClipPreprocess(whole.vision_config.image_size, mean, std)
         if gradient_checkpointing:

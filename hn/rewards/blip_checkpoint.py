@@ -84,7 +84,7 @@ def build_scorer(
     shapes = {names[name]: tensor.shape for name, tensor in model.state_dict().items()}
     # The published file has the position ids 0, 1, ...; files that newer versions save have none.
     _check_fit(shapes | ({POSITION_IDS: positions.shape} if POSITION_IDS in state else {}), state)
-    if not torch.equal(state.get(POSITION_IDS, positions), positions):
+    if not (positions.is_meta or torch.equal(state.get(POSITION_IDS, positions), positions)):
         raise ValueError(f"{POSITION_IDS} is not 0, 1, ..., which is what the text tower counts with.")
     head_dtype = torch.promote_types(dtype, torch.float32)
     weights = {

@@ -14,7 +14,7 @@ from hn.checkpointing import checkpoint_layers
 from hn.class_path import class_path
 from hn.identity import version
 from hn.pretrained import explain_missing, locate, locate_tokenizer, parse_dtype
-from hn.rewards.contrastive import ContrastiveReward, Scale
+from hn.rewards.contrastive import ContrastiveReward, Scale, number
 from hn.rewards.preprocess import ClipPreprocess
 from hn.text_window import TextWindow, uncut_lengths
 from hn.weight_files import load_transformers_model
@@ -71,7 +71,7 @@ class ClipReward(ContrastiveReward):
             self.tokenizer = CLIPTokenizer.from_pretrained(found, revision=tokenizer_revision)
         window = self.model.config.text_config.max_position_embeddings
         self.text_window = TextWindow(window, f"the text encoder of {type(self).__name__}", pretrained)
-        self.logit_scale = self.model.logit_scale.item()
+        self.logit_scale = number(self.model.logit_scale)
         self.model.to(torch_dtype)
         self.preprocess = ClipPreprocess(self.model.config.vision_config.image_size, mean, std)
         if gradient_checkpointing:

@@ -27,6 +27,11 @@ def cosine_scores(image_features: Tensor, text_features: Tensor) -> Tensor:
         return functional.cosine_similarity(full_precision(image_features), full_precision(text_features), dim=-1)
 
 
+def number(parameter: Tensor) -> float:
+    """The value of a parameter of one element; NaN on the meta device, where there is none."""
+    return math.nan if parameter.is_meta else full_precision(parameter).item()
+
+
 class ContrastiveReward(PreprocessedReward):
     """scale * cos(image features, text features); text features are cached by prompt.
 

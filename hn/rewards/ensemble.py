@@ -18,6 +18,8 @@ from hn.rewards.preprocess import SharedPixels
 from hn.rewards.quantisation import Quantisation, quantise_linear_layers, require_torchao
 from hn.rewards.score_statistics import ScoreStatistics
 
+_QUANTISATIONS = {*get_args(Quantisation)}
+
 
 @dataclass(frozen=True)
 class RewardOutput:
@@ -87,34 +89,17 @@ class RewardEnsemble(nn.Module):
         if compile:
             require_compile()
         held_out, normalise = held_out or {}, normalise or {}
-        if not rewards:
-            raise ValueError("A reward ensemble needs at least one reward.")
         trained, watched = _module_dict(rewards), _module_dict(held_out)
-        if weights is None:
+        if weights is None and rewards:
             weights = _published_weights(rewards)
             if normalise:
                 raise ValueError("Published weights are for published scales; with `normalise` give weights as well.")
-        if unknown := weights.keys() - rewards.keys():
-            raise ValueError(f"Weights for unknown rewards {sorted(unknown)}; the rewards are {sorted(rewards)}.")
-        if missing := rewards.keys() - weights.keys():
-            raise ValueError(f"Rewards without a weight: {sorted(missing)}; give 0 to only report one.")
-        if both := rewards.keys() & held_out.keys():
-            raise ValueError(f"{sorted(both)} cannot be trained on and held out at once; give them different names.")
-        if unknown := normalise.keys() - rewards.keys():
-            raise ValueError(f"Statistics of unknown rewards {sorted(unknown)}; the rewards are {sorted(rewards)}.")
-        if gradient_free and balance_gradients:
-            raise ValueError("An ensemble is gradient_free or balances gradients, not both.")
+        check_options(rewards, weights, held_out, normalise, balance_gradients, gradient_free, quantise)
         self.rewards, self.held_out = trained, watched
         self.weights = {name: float(weights[name]) for name in rewards}
         self.normalise = dict(normalise)
         self.balance_gradients = balance_gradients
         self.gradient_free = gradient_free
-        without = [name for name, reward in rewards.items() if self.weights[name] != 0 and not reward.differentiable]
-        if without and not gradient_free:
-            raise ValueError(
-                f"{sorted(without)} give no gradients and cannot be trained on. Give them the weight 0, or hold them "
-                "out, to only report them; with gradient_free a search without gradients, like Best-of-N, weighs them."
-            )
         if cache:
             self._use_files(cache)
         self._quantise(quantise)
@@ -254,10 +239,6 @@ class RewardEnsemble(nn.Module):
         towers = {name: reward.towers() for name, reward in members.items()}
         if isinstance(quantise, str):
             quantise = dict.fromkeys([name for name in members if towers[name]] or members, quantise)
-        if unknown := quantise.keys() - members.keys():
-            raise ValueError(f"Quantisation of unknown rewards {sorted(unknown)}; the rewards are {sorted(members)}.")
-        if unknown := set(quantise.values()) - set(get_args(Quantisation)):
-            raise ValueError(f"Unknown quantisation {sorted(unknown)}; choose 'int8'.")
         if without := [name for name in quantise if not towers[name]]:
             raise ValueError(f"There is nothing to quantise: {sorted(without)} have no towers.")
         require_torchao()
@@ -271,6 +252,53 @@ class RewardEnsemble(nn.Module):
     def _weighed_first(self) -> list[str]:
         """Names in the order of scoring: shared pixels have to be made with gradients where one member needs them."""
         return sorted(self.rewards, key=lambda name: self.weights[name] == 0)
+
+
+def check_options(
+    rewards: Mapping[str, Reward | type[Reward]],
+    weights: Mapping[str, float] | None,
+    held_out: Mapping[str, Reward | type[Reward]],
+    normalise: Mapping[str, ScoreStatistics],
+    balance_gradients: bool,
+    gradient_free: bool,
+    quantise: Quantisation | Mapping[str, Quantisation] | None,
+) -> None:
+    """Refuse an ensemble's options where names and classes tell that it cannot work; rewards need not be loaded.
+
+    Args:
+        rewards, held_out: by name, or their classes.
+        weights: one per reward, or None for the published ones.
+        normalise, balance_gradients, gradient_free, quantise: as for `RewardEnsemble`.
+
+    Raises:
+        ValueError: as `RewardEnsemble`.
+    """
+    if not rewards:
+        raise ValueError("A reward ensemble needs at least one reward.")
+    if both := rewards.keys() & held_out.keys():
+        raise ValueError(f"{sorted(both)} cannot be trained on and held out at once; give them different names.")
+    if unknown := normalise.keys() - rewards.keys():
+        raise ValueError(f"Statistics of unknown rewards {sorted(unknown)}; the rewards are {sorted(rewards)}.")
+    if gradient_free and balance_gradients:
+        raise ValueError("An ensemble is gradient_free or balances gradients, not both.")
+    if isinstance(quantise, Mapping):
+        members = {*rewards, *held_out}
+        if unknown := quantise.keys() - members:
+            raise ValueError(f"Quantisation of unknown rewards {sorted(unknown)}; the rewards are {sorted(members)}.")
+    if unknown := {*(quantise.values() if isinstance(quantise, Mapping) else [quantise or "int8"])} - _QUANTISATIONS:
+        raise ValueError(f"Unknown quantisation {sorted(unknown)}; choose 'int8'.")
+    if weights is None:
+        return
+    if unknown := weights.keys() - rewards.keys():
+        raise ValueError(f"Weights for unknown rewards {sorted(unknown)}; the rewards are {sorted(rewards)}.")
+    if missing := rewards.keys() - weights.keys():
+        raise ValueError(f"Rewards without a weight: {sorted(missing)}; give 0 to only report one.")
+    without = [name for name, reward in rewards.items() if weights[name] != 0 and not reward.differentiable]
+    if without and not gradient_free:
+        raise ValueError(
+            f"{sorted(without)} give no gradients and cannot be trained on. Give them the weight 0, or hold them "
+            "out, to only report them; with gradient_free a search without gradients, like Best-of-N, weighs them."
+        )
 
 
 def _score(reward: Reward, images: Tensor, pixels: SharedPixels, prompts: Sequence[str]) -> Tensor:

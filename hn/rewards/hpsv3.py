@@ -10,7 +10,7 @@ from transformers import BatchFeature, ProcessorMixin, Qwen2VLConfig, Qwen2VLMod
 from hn.pretrained import explain_missing, locate, locate_file
 from hn.rewards.hpsv3_prompt import REWARD_TOKEN, TEMPLATE
 from hn.rewards.vlm import VlmReward, load_processor
-from hn.weight_files import assign_state_dict, load_transformers_model, read_state_dict
+from hn.weight_files import assign_state_dict, is_without_weights, load_transformers_model, read_state_dict
 
 WEIGHTS_FILE = "HPSv3.safetensors"
 IMAGE_TOKENS = 256  # about: images are resized to that many, up or down, as published
@@ -62,17 +62,20 @@ class HPSv3Reward(VlmReward):
         self.reward_id = self.processor.tokenizer.convert_tokens_to_ids(REWARD_TOKEN)
         pixels = IMAGE_TOKENS * _pixels_per_token(self.processor)
         self.image_options = {"size": {"shortest_edge": pixels, "longest_edge": pixels}}
-        file = locate_file(pretrained, WEIGHTS_FILE, revision)
-        trunk, head = split_state_dict(read_state_dict(file), file)
-        _check_vocabulary(trunk, len(self.processor.tokenizer), file, processor)
         config.text_config.vocab_size = len(self.processor.tokenizer)
         config.text_config.use_cache = False
-        self.model = load_transformers_model(Qwen2VLModel, str(file), None, self.dtype, config, trunk)
-        with torch.device("meta"):
-            self.head = reward_head(config.text_config.hidden_size)
         head_dtype = torch.promote_types(self.dtype, torch.float32)
-        head = {name: tensor.to(head_dtype) for name, tensor in head.items()}
-        assign_state_dict(self.head, head, file, "HPSv3's head")
+        with torch.device("meta"):
+            self.head = reward_head(config.text_config.hidden_size).to(head_dtype)
+        if is_without_weights():
+            self.model = load_transformers_model(Qwen2VLModel, found, None, self.dtype, config)
+        else:
+            file = locate_file(pretrained, WEIGHTS_FILE, revision)
+            trunk, head = split_state_dict(read_state_dict(file), file)
+            _check_vocabulary(trunk, len(self.processor.tokenizer), file, processor)
+            self.model = load_transformers_model(Qwen2VLModel, str(file), None, self.dtype, config, trunk)
+            head = {name: tensor.to(head_dtype) for name, tensor in head.items()}
+            assign_state_dict(self.head, head, file, "HPSv3's head")
         self.freeze()
 
     def score_inputs(self, inputs: BatchFeature) -> Tensor:

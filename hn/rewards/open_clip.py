@@ -15,12 +15,11 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from hn.checkpointing import checkpoint_layers
 from hn.class_path import class_path
 from hn.identity import fingerprint
-from hn.precision import full_precision
 from hn.pretrained import Repository, locate_file, parse_dtype
-from hn.rewards.contrastive import ContrastiveReward, Scale
+from hn.rewards.contrastive import ContrastiveReward, Scale, number
 from hn.rewards.preprocess import ClipPreprocess
 from hn.text_window import TextWindow
-from hn.weight_files import assign_state_dict, read_state_dict
+from hn.weight_files import assign_state_dict, is_without_weights, read_state_dict
 
 _VOCABULARY = 49408  # of CLIP, and of open_clip's bundled tokenizer
 _OTHER_CLASSES = ("custom_text", "multimodal_cfg")  # say that a config is not of `open_clip.CLIP`
@@ -74,11 +73,12 @@ class OpenClipReward(ContrastiveReward):
         self.model = build_model(described.config)
         if gradient_checkpointing and not isinstance(self.model.visual, open_clip.transformer.VisionTransformer):
             raise ValueError(f"The image tower of {architecture} has no layers to checkpoint.")
-        weights = read_state_dict(_locate_weights(architecture, pretrained, revision, weight_files))
-        # Saved from a distributed run, names begin with "module.".
-        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-        assign_state_dict(self.model, weights, pretrained, f"open_clip's {architecture}")
-        self.logit_scale = full_precision(self.model.logit_scale).item()
+        if not is_without_weights():
+            weights = read_state_dict(_locate_weights(architecture, pretrained, revision, weight_files))
+            # Saved from a distributed run, names begin with "module.".
+            weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+            assign_state_dict(self.model, weights, pretrained, f"open_clip's {architecture}")
+        self.logit_scale = number(self.model.logit_scale)
         self.model.to(torch_dtype)
         window = self.model.context_length
         self.tokenizer = CountingTokenizer(context_length=window)

@@ -1,15 +1,22 @@
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.util import find_spec
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraFinetune, LoraHypernet
 from hn.module import NoiseHypernetModule
+from hn.planning.encoding import fake_conditioning
 from hn.planning.fake import fake_copy, weight_bytes
 from hn.planning.live_memory import LiveMemory
-from hn.planning.update import UpdateMemory, update_memory
+from hn.planning.update import UpdateMemory, update_memory, without_reports
+from hn.rewards import JpegSizeReward, RednessReward, RewardEnsemble
+from hn.rewards.quantisation import quantise_linear_layers
+from tests.tiny_pipelines import CASES, WINDOW
 
 PROMPTS = ["a red cube", "two blue ball"]
 
@@ -40,8 +47,62 @@ def test_fake_tensors_take_what_real_ones_take(
     assert fake.peak == pytest.approx(real.peak, rel=0.03)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_every_family_takes_as_much_on_fake_tensors(name: str) -> None:
+    """Two steps of its own sampler and scheduler, with prompts of different lengths."""
+    case = CASES[name]
+    pipe = case.build()
+    options = {"height": case.size[0], "width": case.size[1], "family": case.family, "steps": 2}
+    generator = DiffusersGenerator.from_pipeline(pipe, **options)
+    module = NoiseHypernetModule(generator, LoraHypernet(rank=2), RewardEnsemble({"redness": RednessReward()}))
+    prompts = ["a red cube", "two blue ball and a green cube"]
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    conditioning, encoding = fake_conditioning(generator.family, pipe, prompts, mode)
+    copied = fake_copy(module, mode)
+    encoded = generator.encode(prompts)
+    assert {k: (v.shape, v.dtype) for k, v in conditioning.items()} == {
+        k: (v.shape, v.dtype) for k, v in encoded.items()
+    }
+    assert encoding > sum(value.nbytes for value in encoded.values())
+    real = update_memory(module, encoded, prompts, "32-true", nullcontext())
+    fake = update_memory(copied, conditioning, prompts, "32-true", mode)
+    for stage, size in real.kept.items():
+        assert fake.kept[stage] == pytest.approx(size, rel=0.02)
+    assert fake.peak == pytest.approx(real.peak, rel=0.01)
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed (pip install 'hn[quantise]')")
+def test_quantised_rewards_take_what_they_take(make_module: Callable[..., NoiseHypernetModule]) -> None:
+    module = make_module()
+    clip = module.reward.rewards["clip"]
+    whole = weight_bytes(clip)
+    linear = [layer for layer in clip.modules() if type(layer) is nn.Linear]
+    matrices = sum(layer.weight.numel() for layer in linear)
+    scales = sum(layer.out_features for layer in linear)
+    quantise_linear_layers(clip.model)
+    in_bytes = weight_bytes(clip) - (whole - 4 * matrices)
+    assert matrices + 4 * scales <= in_bytes <= matrices + 8 * scales  # a scale for each row, and perhaps a zero point
+    assert weight_bytes(fake_copy(clip, FakeTensorMode(allow_non_fake_inputs=True))) == weight_bytes(clip)
+    real, fake = (count(module, fake) for fake in (False, True))
+    assert fake.kept == pytest.approx(real.kept, rel=0.02, abs=2048)
+    assert fake.peak == pytest.approx(real.peak, rel=0.03)
+
+
+def test_a_reward_that_leaves_tensors_is_not_followed(make_module: Callable[..., NoiseHypernetModule]) -> None:
+    module = make_module()
+    plain = count(module, fake=True)
+    rewards = {"jpeg_size": JpegSizeReward(), **module.reward.rewards}
+    module.reward = RewardEnsemble(rewards, {"jpeg_size": 0.0, **module.reward.weights})
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    copied = without_reports(fake_copy(module, mode))
+    assert isinstance(module.reward.rewards["jpeg_size"], JpegSizeReward)
+    conditioning = {"prompt_embeds": torch.empty(2, WINDOW, 12)}
+    with mode:
+        conditioning = {name: torch.empty(value.shape) for name, value in conditioning.items()}
+    assert update_memory(copied, conditioning, PROMPTS, "32-true", mode).peak == pytest.approx(plain.peak, rel=0.03)
+
+
 def test_a_pass_through_the_sampler_keeps_as_much(make_module: Callable[..., NoiseHypernetModule]) -> None:
-    """The scheduler, which is left out of the count, takes next to nothing."""
     module = make_module(steps=2)
     conditioning = module.generator.encode(PROMPTS)
     counted = count(module, fake=True)
