@@ -22,7 +22,8 @@ METHOD = {
 }  # fmt: skip
 INTERVALS = {"reward_delta_ci95", "held_out_reward_delta_ci95", "geneval_delta_ci95"}
 DETAILS = {
-    "peak_memory_bytes", "reward_ci95", "held_out_reward_ci95", "geneval_ci95", "rewards_ci95", "held_out_rewards_ci95",
+    "peak_memory_bytes", "reward_ci95", "held_out_reward_ci95", "geneval_ci95", "geneval_tags_ci95",
+    "rewards_ci95", "held_out_rewards_ci95",
     "categories",
 }  # fmt: skip
 DETAILS_BESIDE_THE_BASE = {"rewards_delta_ci95", "held_out_rewards_delta_ci95"}
@@ -189,6 +190,7 @@ def test_compare_trains_what_is_missing_and_measures_everything(run, runs, exper
     assert Image.open(runs / "compare_x" / "images" / "curves.png").width > 1000
     assert "reno_50" in printed
     assert results["reward_weights"] == {"clip": 1.0, "redness": 0.0}
+    assert results["grouped_by"] == ["tag"] and [*methods["reno_50"]["categories"]] == ["colors", "counting"]
     assert len(results["curves"]["finetune"]["val/reward"]["value"]) == 1
     assert len(read_images_csv(runs / "compare_x" / "images.csv")) == 10 * 10
     traces = json.loads((runs / "compare_x" / "timing.json").read_text())["traces"]
