@@ -15,7 +15,7 @@ class MissingPrompts(Iterable[str]):
     """Those of some prompts that files lack, each once, in the order of their first appearance.
 
     The prompts are gone through again whenever they are asked for, so that there may be more of them than fit into
-    memory: kept are 5 bytes for each one, and about 70 while repeated ones are looked for.
+    memory: kept are 5 bytes for each one, and about 80 while repeated ones are looked for.
 
     Args:
         files: where they may be.

@@ -61,7 +61,7 @@ def test_a_killed_comparison_goes_on_and_ends_as_if_it_had_not_been(comparison, 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not gate.with_suffix(".waits").exists():
         assert process.poll() is None, process.communicate()[0].decode()
         assert time.monotonic() < deadline

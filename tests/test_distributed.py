@@ -12,6 +12,7 @@ import yaml
 
 from hn.cli import main
 from hn.report.curves import read_scalars
+from tests.two_processes import free_port
 
 ROOT = Path(__file__).parents[1]
 DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
@@ -39,7 +40,8 @@ def hn(experiment):
 
     def run(verb: str, *options: str, **environment: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "hn", verb, "--config", str(experiment), *OPTIONS, *options]
-        settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+        settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_PORT": str(free_port())}
+        settings |= environment
         return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=280, cwd=experiment.parent)
 
     return run
@@ -145,7 +147,6 @@ def test_lightnings_own_sharding_is_refused(refuse, experiment):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_rank_zero_speaks_for_all(hn):
     done = hn("fit", *DDP, "--data.init_args.batch_size", "9", "--run.name", "large")
     assert done.returncode == 2

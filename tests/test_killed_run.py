@@ -76,7 +76,7 @@ def kill_at(process: subprocess.Popen, update: int, delay: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 60 * KILLS)
+@pytest.mark.timeout(300 + 120 * KILLS)
 def test_killed_at_random_updates_it_ends_with_the_same_weights(arguments, start, tmp_path):
     main(arguments("whole"))
     chance = random.Random(7)

@@ -1,6 +1,8 @@
 """Runs a function in two processes that can talk to each other, or a command in two that torchrun starts."""
 
 import os
+import random
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +37,19 @@ def torchrun(*arguments: Any) -> None:
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hn"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*launched, *map(str, arguments)], cwd=ROOT, env=environment, check=True, timeout=300)
+
+
+def free_port() -> int:
+    """A port that nobody listens at, below those that systems give to outgoing connections, so that none takes it
+    before it is used."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def _run(rank: int, function: Callable[..., Any], folder: Path, arguments: tuple[Any, ...]) -> None:

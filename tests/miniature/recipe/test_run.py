@@ -155,7 +155,6 @@ def test_mistakes_end_in_one_clear_line(arguments: list[str], message: str, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_recipe_makes_checkpoints_that_the_classes_load(tmp_path: Path) -> None:
     main(["--scale", "0.0005", "--only", *STAGES[:-1], *options(tmp_path)])
     out = tmp_path / "out"
