@@ -439,6 +439,43 @@ def test_what_does_not_fit_the_generator_is_said_before_any_weights_are_loaded(
     assert message in refused("train", "--config", str(experiment), *options)
 
 
+@pytest.mark.parametrize(
+    ("verb", "options", "message"),
+    [
+        ("train", ["--model.images_per_prompt", "0"], "images_per_prompt must be at least 1"),
+        ("validate", ["--model.score_batch_size", "0"], "score_batch_size must be at least 1, not 0"),
+        ("train", ["--model.warmup_steps", "-1"], "warmup_steps not negative; got 2 and -1"),
+        ("train", ["--model.decay_steps", "0"], "decay_steps must be at least 1, not 0"),
+        ("fit", ["--model.score_batch_size", "2", "--trainer.precision", "16-mixed"], "use --trainer.precision bf16"),
+        ("train", ["--model.reward.init_args.gradient_free", "true"], "gradient_free reward ensemble is for searches"),
+        ("train", ["--model.reward.init_args.weights", "{clop: 1}"], "unknown rewards ['clop']"),
+        ("train", ["--model.reward.init_args.quantise", "{clop: int8}"], "Quantisation of unknown rewards ['clop']"),
+        ("train", ["--model.optimizer.init_args.lr", "-1"], "Invalid learning rate: -1"),
+        ("train", ["--data.init_args.batch_size", "0"], "batch sizes must be at least 1"),
+        ("train", ["--model.reward.init_args.held_out", "null"], "monitors val/held_out_reward, which is not measured"),
+        ("fit", ["--callbacks.evaluation", "null"], "without the callback hn.callbacks.evaluation.Evaluation"),
+        ("compare", ["--callbacks.evaluation", "null"], "A comparison needs the callback"),
+        ("compare", ["--comparison.gallery", "-1"], "comparison.gallery must not be negative"),
+        ("generate", ["--prompt", "a ball", "--count", "0"], "count (0) must be at least 1"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_before_weights_are_looked_for(refused, experiment, verb, options, message):
+    nothing = ["--vars.checkpoints", str(experiment.parent / "nothing")]  # the error if values were looked at later
+    assert message in refused(verb, "--config", str(experiment), *nothing, *options)
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"), [("compare", ["--comparison.steps", "[2000]"]), ("generate", ["--steps", "2000"])]
+)
+def test_steps_that_the_scheduler_cannot_do_are_refused_before_weights_are_loaded(
+    refused, experiment, monkeypatch, verb, options
+):
+    monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    prompt = ["--prompt", "a ball"] if verb == "generate" else []
+    message = refused(verb, "--config", str(experiment), *prompt, *options)
+    assert "steps must be at most 1000, the timesteps of DDIMScheduler, not 2000" in message
+
+
 def test_a_misspelt_key_in_a_file_is_named(refused, experiment):
     child = experiment.parent / "child.yaml"
     child.write_text("extends: tiny.yaml\ntrainer: {max_stepz: 3}\n")

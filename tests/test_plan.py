@@ -92,4 +92,4 @@ class Watchful(Reward):
 
 def test_a_reward_that_needs_values_is_loaded(plan):
     shown = plan("--model.reward.init_args.rewards.clip", f"{{class_path: {__name__}.Watchful}}")
-    assert re.search(r"reward clip +0\.02", shown)  # KiB: four numbers
+    assert re.search(r"reward clip +0\.00\n", shown)  # four numbers

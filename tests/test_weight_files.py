@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import BertConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from hn.weight_files import assign_state_dict, load_transformers_model, read_state_dict
 
@@ -25,6 +25,10 @@ def test_both_formats_and_a_nested_state_dict(tmp_path: Path) -> None:
     for name in ("flat.safetensors", "flat.pt", "old.pt", "nested.pt"):
         read = read_state_dict(tmp_path / name)
         assert read.keys() == tensors.keys() and all(torch.equal(read[key], tensors[key]) for key in tensors)
+        with torch.device("meta"):
+            shapes = read_state_dict(tmp_path / name)
+        assert all(tensor.is_meta for tensor in shapes.values())
+        assert {k: (v.shape, v.dtype) for k, v in shapes.items()} == {k: (v.shape, v.dtype) for k, v in tensors.items()}
 
 
 def test_code_damage_and_other_contents_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -76,3 +80,15 @@ def test_a_transformers_model_without_some_weights_is_refused(tiny_clip_folder: 
     config = CLIPVisionConfig.from_pretrained(tiny_clip_folder, projection_dim=7)
     with pytest.raises(ValueError, match=r"1 of another shape \(visual_projection.weight\)"):
         load_transformers_model(CLIPVisionModelWithProjection, str(tiny_clip_folder), config=config)
+
+
+def test_a_model_without_weights_is_made_of_its_configuration_alone(tiny_clip_folder: Path, tmp_path: Path) -> None:
+    loaded = load_transformers_model(CLIPModel, str(tiny_clip_folder), dtype=torch.bfloat16)
+    loaded.config.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        outline = load_transformers_model(CLIPModel, str(tmp_path), dtype=torch.bfloat16)
+    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in loaded.state_dict().items()}
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in outline.state_dict().items()} == expected
+    BertConfig().save_pretrained(tmp_path)
+    with torch.device("meta"), pytest.raises(ValueError, match="not describe a CLIPModel: its model_type is 'bert'"):
+        load_transformers_model(CLIPModel, str(tmp_path))

@@ -46,6 +46,26 @@ def test_gradient_equals_finite_differences(make: Callable[..., Reward], name: s
         assert abs(expected) > 1e-5
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", TOWERS)
+def test_without_weights_a_reward_has_the_shapes_of_the_loaded_one(
+    name: str, dtype: str, make: Callable[..., Reward], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = make(name, dtype=dtype)
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", lambda *_, **__: pytest.fail("weights read"))
+    if name != "image_reward":  # whose sizes are read off the file
+        monkeypatch.setattr("hn.weight_files.load_file", lambda *_, **__: pytest.fail("weights read"))
+        monkeypatch.setattr("torch.load", lambda *_, **__: pytest.fail("weights read"))
+    with torch.device("meta"):
+        outline = make(name, dtype=dtype)
+    own, others = dict(outline.named_parameters()), dict(loaded.named_parameters())
+    assert {k: (v.shape, v.dtype) for k, v in own.items()} == {k: (v.shape, v.dtype) for k, v in others.items()}
+    own, others = own | dict(outline.named_buffers()), others | dict(loaded.named_buffers())
+    assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in others.items()}
+    assert all(tensor.is_meta for tensor in own.values())
+    assert not any(parameter.requires_grad for parameter in outline.parameters())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_but_the_images_gets_a_gradient(make: Callable[..., Reward], name: str) -> None:
     reward = make(name)
