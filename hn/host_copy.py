@@ -37,6 +37,6 @@ class HostCopy:
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on a device. To a CUDA device it goes through pinned memory, so that the host does not wait
     until the device has done what it was given before."""
-    if device.type != "cuda" or tensor.device.type != "cpu":
+    if device.type != "cuda" or tensor.device.type != "cpu" or torch.compiler.is_compiling():  # or exported
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -255,7 +255,19 @@ class NoiseHypernetModule(L.LightningModule):
         return self.evaluation_step(batch)
 
     def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser, and its learning rate's schedule.
+
+        Raises:
+            ValueError: if it is a fused one whose gradients are to be clipped in float16, which Lightning cannot.
+        """
         optimizer = self.optimizer_factory([p for p in self.hypernet.parameters() if p.requires_grad])
+        is_fused = any(group.get("fused") for group in optimizer.param_groups)
+        trainer = self._trainer
+        if is_fused and trainer is not None and trainer.gradient_clip_val and trainer.precision == "16-mixed":
+            raise ValueError(
+                "A fused optimiser unscales the gradients of 16-mixed itself, after they were to be clipped: use "
+                "--trainer.precision bf16-mixed, or add --model.optimizer.init_args.fused=false."
+            )
         scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.warmup_steps, self.decay_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -35,16 +35,18 @@ _INDICES = {aten._index_put_impl_, aten.index, aten.index_put, aten.index_put_}
 
 
 class PretendDevice(TorchDispatchMode):
-    """The device, to be used in a process of its own: PyTorch cannot forget a device.
+    """The device, for a process of its own: it has to be there before the first backward pass, and stays.
 
     Attributes:
         waits: where the host would have waited so far: the innermost lines of Python outside PyTorch, as "file: code".
     """
 
+    current: PretendDevice
+
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
-        _Pretended.device_of_all = self
+        PretendDevice.current = self
         _setup_privateuseone_for_python_backend(NAME, _Module())
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) is made on the CPU and copied
 
@@ -112,12 +114,11 @@ class PretendDevice(TorchDispatchMode):
 class PretendStrategy(SingleDeviceStrategy):
     """Lightning's way to train on the device."""
 
-    def __init__(self, device: PretendDevice) -> None:
+    def __init__(self) -> None:
         super().__init__(DEVICE, accelerator=_PretendAccelerator())
-        self.pretended = device
 
     def model_to_device(self) -> None:
-        self.pretended.move(self.model)
+        PretendDevice.current.move(self.model)
 
 
 class _PretendAccelerator(CPUAccelerator):
@@ -133,7 +134,6 @@ class _Module(_DummyBackendModule):
 class _Pretended(Tensor):
     """A tensor of the device; its numbers are those of `inner`, on the CPU."""
 
-    device_of_all: PretendDevice
     inner: Tensor
 
     @staticmethod
@@ -147,7 +147,7 @@ class _Pretended(Tensor):
     @classmethod
     def __torch_dispatch__(cls, function: Callable, types: Any, arguments: Any = (), options: Any = None) -> Any:
         # Where no mode is active, as in a backward pass that another thread runs.
-        return cls.device_of_all.__torch_dispatch__(function, types, arguments, options)
+        return PretendDevice.current.__torch_dispatch__(function, types, arguments, options)
 
 
 def _inner(value: Any) -> Any:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
 from lightning.pytorch import Callback
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 from hn.hypernets import LoraFinetune, LoraHypernet
@@ -267,6 +268,13 @@ def test_mixed_precision_trains_float32_weights_on_a_bfloat16_generator(make_mod
     assert {p.dtype for p in trainable(module).values()} == {torch.float32}
     assert {p.dtype for p in module.generator.backbone.parameters()} == {torch.bfloat16}
     assert all(math.isfinite(norm) and norm > 0 for norm in recorder.norms)
+
+
+def test_gradients_of_a_fused_optimiser_are_not_clipped_in_float16(make_module, make_data, make_trainer):
+    module = make_module(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0, fused=True))
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    with pytest.raises(ValueError, match="use --trainer.precision bf16-mixed, or add .*fused=false"):
+        make_trainer(plugins=[plugin], gradient_clip_val=1.0).fit(module, datamodule=make_data())
 
 
 @pytest.mark.parametrize("options", [{"images_per_prompt": 0}, {"warmup_steps": -1}])

@@ -99,9 +99,11 @@ class SkipNonFinite(L.Callback):
         here = [p for p in parameters if local(p.grad).numel() > 0]  # of a sharded one there may be nothing
         gradients = [local(p.grad) for p in here]
         finite = torch.isfinite(torch.stack([*self._losses, *magnitudes(gradients)]))
-        is_bad = (~finite.all()).float()
+        n_losses = len(self._losses)
+        flags = torch.stack([~finite.all(), ~finite[:n_losses].all()]).float()
         if trainer.world_size > 1:  # a loss, or a shard of the gradients, may be bad on one process alone
-            torch.distributed.all_reduce(is_bad, torch.distributed.ReduceOp.MAX)
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        is_bad, has_bad_loss = flags.unbind()
         self._count = self._count + is_bad
         pl_module.log(SKIPPED, self._count)  # a number of the host would have to be sent to the device
         values = [value for terms in self._terms for value in terms.values()]
@@ -111,8 +113,7 @@ class SkipNonFinite(L.Callback):
                 rates=[group["lr"] for group in optimizer.param_groups],
                 parameters=here,
                 terms=[tuple(terms) for terms in self._terms],
-                n_losses=len(self._losses),
-                found=HostCopy(torch.cat([torch.stack([is_bad, *values]), finite])),
+                found=HostCopy(torch.cat([torch.stack([is_bad, has_bad_loss, *values]), finite[n_losses:]])),
             )
         )
         has_scaler = _has_scaler(trainer)
@@ -201,25 +202,22 @@ class _Update:
         rates: learning rates of the optimiser's groups.
         parameters: those with gradients on this process.
         terms: names of the terms of each batch's loss.
-        n_losses: number of batches.
-        found: 1 if the update is bad on any process, the values of the terms, and 1 for each finite one of the losses
-            and gradients of this process.
+        found: 1 if the update is bad on any process, 1 if a loss is, the values of the terms, and 1 for each finite one
+            of the gradients of this process.
     """
 
     number: int
     rates: Sequence[float | Tensor]
     parameters: Sequence[Parameter]
     terms: Sequence[Sequence[str]]
-    n_losses: int
     found: HostCopy
 
     def read(self) -> _Found:
         """Wait for what is found, if need be."""
-        is_bad, *numbers = self.found.read()
+        is_bad, has_bad_loss, *numbers = self.found.read()
         values = iter(numbers)
         terms = [dict(zip(names, islice(values, len(names)), strict=True)) for names in self.terms]
-        has_bad_loss = not all([*islice(values, self.n_losses)])
-        return _Found(is_bad > 0, has_bad_loss, terms, [*values])
+        return _Found(is_bad > 0, has_bad_loss > 0, terms, [*values])
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,11 @@ class BlipScorer(nn.Module):
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor) -> Tensor:
         """The text tower's output [B, text width] at [CLS], after reading all `image_tokens` [B, T, vision width]."""
-        output = self.text_encoder(input_ids, attention_mask=attention_mask, encoder_hidden_states=image_tokens)
+        # What is added to the attention's scores: of the mask itself transformers would ask the device whether it hides
+        # anything, and wait.
+        dtype = self.text_encoder.dtype
+        added = torch.zeros_like(attention_mask, dtype=dtype).masked_fill(attention_mask == 0, torch.finfo(dtype).min)
+        output = self.text_encoder(input_ids, attention_mask=added[:, None, None], encoder_hidden_states=image_tokens)
         return output.last_hidden_state[:, 0]
 
     def head(self, features: Tensor) -> Tensor:

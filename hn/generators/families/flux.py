@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
 from hn.generators.families.flow import PackedFlowMatching
+from hn.host_copy import to_device
 
 
 class Flux(PackedFlowMatching):
@@ -64,8 +65,11 @@ class Flux(PackedFlowMatching):
             encoder_hidden_states=embeds,
             # Positions: text has none, an image token its row and column.
             txt_ids=embeds.new_zeros(embeds.shape[1], 3),
-            img_ids=pipe._prepare_latent_image_ids(
-                model_input.shape[0], height // patch, width // patch, embeds.device, embeds.dtype
+            img_ids=to_device(
+                pipe._prepare_latent_image_ids(
+                    model_input.shape[0], height // patch, width // patch, torch.device("cpu"), embeds.dtype
+                ),
+                embeds.device,
             ),
             return_dict=False,
         )[0]

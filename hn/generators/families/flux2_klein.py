@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hn.generators.base import Conditioning
 from hn.generators.families.base import require_multiples
 from hn.generators.families.flow import FlowMatching
+from hn.host_copy import to_device
 
 
 class Flux2Klein(FlowMatching):
@@ -65,8 +66,9 @@ class Flux2Klein(FlowMatching):
             timestep=timestep.to(model_input.dtype),
             guidance=None,
             encoder_hidden_states=embeds,
-            txt_ids=pipe._prepare_text_ids(embeds[:1]).to(embeds.device).expand(embeds.shape[0], -1, -1),  # all alike
-            img_ids=pipe._prepare_latent_ids(model_input).to(embeds.device),
+            # All alike.
+            txt_ids=to_device(pipe._prepare_text_ids(embeds[:1]), embeds.device).expand(embeds.shape[0], -1, -1),
+            img_ids=to_device(pipe._prepare_latent_ids(model_input), embeds.device),
             return_dict=False,
         )[0]
         return output.transpose(1, 2).reshape(model_input.shape)

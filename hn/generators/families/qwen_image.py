@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from hn.generators.base import Conditioning
 from hn.generators.families.flow import PackedFlowMatching
+from hn.host_copy import to_device
 
 
 class QwenImage(PackedFlowMatching):
@@ -82,7 +83,7 @@ class QwenImage(PackedFlowMatching):
         # [B, C, 1, H, W]: the autoencoder is one for videos.
         latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor).to(pipe.vae.dtype)
         mean, std = (
-            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
+            to_device(torch.tensor(values).view(1, -1, 1, 1, 1).to(latents.dtype), latents.device)
             for values in (config.latents_mean, config.latents_std)
         )
         # Divided by the inverse, as in the pipeline: the same to the last bit.

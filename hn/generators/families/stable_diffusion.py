@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import Family, FirstStep, first_step_of, require_multiples
+from hn.host_copy import to_device
 
 
 class StableDiffusion(Family):
@@ -99,7 +100,8 @@ class StableDiffusion(Family):
         if size is None:
             return None
         weight = torch.full(model_input.shape[:1], self._scale(pipe) - 1)
-        return pipe.get_guidance_scale_embedding(weight, embedding_dim=size).to(model_input)
+        embedding = pipe.get_guidance_scale_embedding(weight, embedding_dim=size)
+        return to_device(embedding.to(model_input.dtype), model_input.device)
 
     def _scale(self, pipe: DiffusionPipeline) -> float:
         if self.guidance_scale is not None:

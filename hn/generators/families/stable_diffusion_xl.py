@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
 from hn.generators.families.stable_diffusion import StableDiffusion
+from hn.host_copy import to_device
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -54,7 +55,7 @@ class StableDiffusionXL(StableDiffusion):
     ) -> Tensor:
         embeds, pooled = conditioning["prompt_embeds"], conditioning["pooled_prompt_embeds"]
         # Original size, offset of the crop, target size: six numbers.
-        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=embeds.dtype).to(embeds.device)
+        sizes = to_device(torch.tensor([height, width, 0, 0, height, width], dtype=embeds.dtype), embeds.device)
         return backbone(
             model_input,
             timestep,
@@ -69,5 +70,8 @@ class StableDiffusionXL(StableDiffusion):
         mean, std = config.get("latents_mean"), config.get("latents_std")
         if mean is None or std is None:
             return super().decode(pipe, latents, height, width)
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(latents) for values in (mean, std))
+        mean, std = (
+            to_device(torch.tensor(values).view(1, -1, 1, 1).to(latents.dtype), latents.device)
+            for values in (mean, std)
+        )
         return pipe.vae.decode(latents * std / config.scaling_factor + mean, return_dict=False)[0]
