@@ -166,7 +166,7 @@ class HnCLI(LightningCLI):
             suites = [*suites_in(parts["callbacks"])] if verb in SUITE_VERBS else []
             if verb != "embed":
                 check_values(verb, parts)
-            if verb in WITHOUT_RUN:
+            if verb in WITHOUT_RUN:  # rewards are planned with from less than all of their files
                 used = ("generator", "reward") if verb == "embed" and cache_of(reward) else ("generator",)
                 parts |= {"callbacks": {}, "model": {name: parts["model"][name] for name in used}}
             require_repositories(repositories_in([parts[section] for section in ("model", "data", "callbacks")]))
