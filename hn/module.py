@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -270,6 +272,21 @@ class NoiseHypernetModule(L.LightningModule):
             )
         scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.warmup_steps, self.decay_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients as Lightning does, but also those of a fused optimiser under bf16-mixed, where Lightning (2.6)
+        takes it for one that has to unscale them first."""
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def load_trained(self, folder: str | Path) -> None:
         """Replace the model in training by one that `save_pretrained` wrote; its own options count, not this module's.
