@@ -146,6 +146,12 @@ def test_lightnings_own_sharding_is_refused(refuse, experiment):
     assert "{class_path: hn.strategies.ShardedStrategy}" in shown
 
 
+def test_an_optimiser_that_cannot_be_shared_out_is_refused_before_weights_are_loaded(refuse, experiment):
+    optimizer = ["--model.optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 0.5, fused: true}}"]
+    missing = ["--vars.checkpoints", "none"]
+    assert "fused=false" in refuse("fit", "--config", experiment, *FSDP2, *optimizer, *missing)
+
+
 @pytest.mark.slow
 def test_rank_zero_speaks_for_all(hn):
     done = hn("fit", *DDP, "--data.init_args.batch_size", "9", "--run.name", "large")

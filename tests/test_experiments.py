@@ -213,9 +213,13 @@ def test_the_published_settings():
         assert epochs == pytest.approx(200 if stem == "sana_redness" else 30, rel=0.01)
 
 
-def test_flux_has_the_published_optimizer():
-    optimizer = read_config(ROOT / "experiments" / "flux_preferences.yaml")["model"]["optimizer"]
-    assert optimizer == {"class_path": "torch.optim.AdamW", "init_args": {"lr": 2e-5, "weight_decay": 1e-4}}
+def test_optimizers_are_the_published_ones():
+    """With torch's fused kernels, which is another way to the same numbers."""
+    flux = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 2e-5, "weight_decay": 1e-4, "fused": True}}
+    options = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0, "fused": True}
+    sana = {"class_path": "torch.optim.SGD", "init_args": options}
+    for stem, expected in (("flux_preferences", flux), ("sana_preferences", sana)):
+        assert read_config(ROOT / "experiments" / f"{stem}.yaml")["model"]["optimizer"] == expected
 
 
 def test_sd_turbo_says_at_once_what_to_download(monkeypatch, tmp_path, capsys):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import Strategy
 from torch import nn
 
 from hn import module
@@ -21,6 +22,8 @@ from hn.generators.base import Generator
 from hn.hypernets import LoraFinetune
 from hn.rewards import ensemble
 from hn.rewards.base import Reward
+from hn.strategies import ShardedStrategy
+from hn.strategies.sharded import check_optimizer
 from hn.trainer import check_comparison, check_monitors
 
 TRAINING_VERBS = ("fit", "train", "plan")
@@ -34,8 +37,8 @@ def check_values(verb: str, sections: Mapping[str, Any]) -> None:
         sections: the configuration.
 
     Raises:
-        ValueError: as `RewardEnsemble`, `NoiseHypernetModule`, its optimiser, `PromptDataModule`, `Comparison` and
-            `ImageRequest`.
+        ValueError: as `RewardEnsemble`, `NoiseHypernetModule`, its optimiser, `ShardedStrategy`, `PromptDataModule`,
+            `Comparison` and `ImageRequest`.
     """
     model, trainer = sections["model"], sections["trainer"]
     reward = arguments_of(model["reward"])
@@ -57,7 +60,9 @@ def check_values(verb: str, sections: Mapping[str, Any]) -> None:
     if verb in TRAINING_VERBS:
         gradient_free = reward.get("gradient_free", False)
         module.check_training(trainer.get("precision"), options.score_batch_size, balanced, gradient_free)
-        options.optimizer([nn.Parameter(torch.zeros(1))])
+        optimizer = options.optimizer([nn.Parameter(torch.zeros(1))])
+        if _is_sharded(trainer.get("strategy")):
+            check_optimizer(optimizer)
     if verb in ("fit", "train"):
         watching = [(k, own.get("monitor")) for k, own in callbacks if issubclass(k, ModelCheckpoint | EarlyStopping)]
         check_monitors(watching, is_evaluated, bool(reward.get("held_out")))
@@ -100,6 +105,12 @@ def _request(sections: Mapping[str, Any]) -> ImageRequest:
     prompts = sections["prompt"]
     numbers = {name: sections[name] for name in ("count", "seed", "steps", "batch_size", "upscale")}
     return ImageRequest([prompts] if isinstance(prompts, str) else list(prompts), **numbers)
+
+
+def _is_sharded(strategy: str | Mapping[str, Any] | None) -> bool:
+    if not isinstance(strategy, Mapping):
+        return False
+    return issubclass(import_class(strategy["class_path"], Strategy), ShardedStrategy)
 
 
 def _classes(rewards: Mapping[str, Mapping[str, Any]] | None) -> dict[str, type[Reward]]:
