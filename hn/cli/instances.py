@@ -48,6 +48,8 @@ def module_options(model: Mapping[str, Any]) -> Namespace:
         UserError: if one is unknown or of the wrong type.
     """
     parser = Parser()
-    parser.add_class_arguments(NoiseHypernetModule, "model", skip=set(MODULE_PARTS), instantiate=False)
+    parser.add_class_arguments(
+        NoiseHypernetModule, "model", skip=set(MODULE_PARTS), instantiate=False, fail_untyped=False
+    )
     others = {name: value for name, value in model.items() if name not in MODULE_PARTS}
     return parser.instantiate(parser.parse_object({"model": others})).model
