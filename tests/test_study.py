@@ -231,6 +231,10 @@ def test_table_and_figure_of_a_grid(tmp_path):
     assert set(drawn["base"].get_ydata()) == {0.125}
     bars = [line.get_xydata().tolist() for line in reward.lines if line.get_label().startswith("_")]
     assert [[1, 0.25], [1, 0.75]] in bars and len(bars) == 4
+    (left, low), (right, high) = reward.viewLim.get_points()
+    assert left < 1 and right > 100 and low < 0.0 and high > 1.25  # from one bar's end to another's
+    beside = [drawn[name].get_transform().transform([(1, 0.25)])[0, 0] for name in ("mean", "sum")]
+    assert beside[0] < beside[1]
     assert not any(line.get_label() == "base" for line in colors.lines)
 
 

@@ -214,7 +214,7 @@ def _draw_line(
     panel: Axes, name: str, points: Sequence[Point], places: Mapping[str, float], label: str, marker: str, **style: Any
 ) -> None:
     """Its values with their intervals; `style` is of markers and bars, which lines of one figure may not share."""
-    drawn = []
+    drawn, ends = [], []
     for point in points:
         x, value, base = places[point.labels[-1]], metric_value(point.trained, name), metric_value(point.base, name)
         if value is None:
@@ -222,11 +222,15 @@ def _draw_line(
         drawn.append((x, value))
         bounds = metric_interval(point.trained, name)
         if bounds is not None and base is not None:
-            panel.plot([x, x], [base + bound for bound in bounds], linewidth=1.2, **style)
+            bar = [base + bound for bound in bounds]
+            panel.plot([x, x], bar, linewidth=1.2, **style)
+            ends += [(x, end) for end in bar]
     if drawn:
         drawn.sort()
         panel.plot(*zip(*drawn, strict=True), marker=marker, markersize=4, linewidth=0.8,
                    label=label or points[0].method, **style)  # fmt: skip
+        panel.update_datalim([*drawn, *ends])  # which is not done for what is drawn aside
+        panel.autoscale_view()
 
 
 def _places(axis: Axis) -> dict[str, float]:
