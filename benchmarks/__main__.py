@@ -25,6 +25,7 @@ NAMES = (
     "inference",
     "searches",
     "training_options",
+    "memory",
     "conditioning_cache",
     "scaling",
     "full_size",

@@ -6,8 +6,8 @@ step and of its encoding, ratios to encoding every time, the bytes of the genera
 process's resident memory that takes one step, beyond what it has before the generator is loaded; on CUDA also what a
 step takes at its peak, beside all weights.
 
-The miniature is the committed one. "sana" has SANA-Sprint's classes, small, and its text encoder reads the pipeline's
-own instruction before every prompt. Neither says what full-size weights would give.
+Of the miniature and of the small SANA (`benchmarks.pipelines`), whose text encoder reads the pipeline's own instruction
+before every prompt.
 """
 
 import json
@@ -20,11 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 
-from benchmarks.miniature import CHECKPOINTS, ROOT, prompts
+from benchmarks.miniature import ROOT, prompts
+from benchmarks.pipelines import pipelines
 from hn.embed import embed_prompts
 from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraHypernet
@@ -37,56 +36,6 @@ WAYS = {
     "files_ahead": {"prompt_cache_size": 0},
 }
 """How prompts are encoded; from files each of them is read anew at every step, or while the step before is at work."""
-
-
-def write_sana(folder: Path, tokenizer: Path) -> None:
-    """A random pipeline of SANA-Sprint's classes, small."""
-    words = transformers.AutoTokenizer.from_pretrained(tokenizer, model_max_length=1024)
-    text_encoder = transformers.Gemma2Model(
-        transformers.Gemma2Config(
-            vocab_size=len(words),
-            hidden_size=256,
-            intermediate_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=64,
-            max_position_embeddings=2048,
-        )
-    )
-    transformer = diffusers.SanaTransformer2DModel(
-        in_channels=8,
-        out_channels=8,
-        num_attention_heads=4,
-        attention_head_dim=32,
-        num_layers=4,
-        num_cross_attention_heads=4,
-        cross_attention_head_dim=32,
-        cross_attention_dim=128,
-        caption_channels=256,
-        sample_size=8,
-        patch_size=1,
-        guidance_embeds=True,
-        qk_norm="rms_norm_across_heads",
-        timestep_scale=1000.0,
-    )
-    autoencoder = diffusers.AutoencoderDC(
-        latent_channels=8,
-        attention_head_dim=8,
-        encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
-        decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
-        encoder_block_out_channels=(16, 16, 32),
-        decoder_block_out_channels=(16, 16, 32),
-        encoder_layers_per_block=(1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1),
-        encoder_qkv_multiscales=((), (), (5,)),
-        decoder_qkv_multiscales=((), (), (5,)),
-        upsample_block_type="interpolate",
-        downsample_block_type="Conv",
-    )
-    diffusers.SanaSprintPipeline(
-        words, text_encoder, autoencoder, transformer, diffusers.SCMScheduler()
-    ).save_pretrained(folder)
 
 
 class Step:
@@ -182,15 +131,14 @@ def peak_bytes() -> int:
 
 def measure(device: torch.device, rounds: int, batch_size: int = 8) -> dict[str, dict[str, float]]:
     """Numbers of every pipeline and way."""
-    miniature = CHECKPOINTS / "pipeline"
     texts = prompts(2 * batch_size)
     batches = [texts[:batch_size], texts[batch_size:]]
-    found = {f"miniature, {way}": row for way, row in measure_pipeline(miniature, batches, device, rounds).items()}
-    with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        write_sana(Path(folder), miniature / "tokenizer")
-        ways = measure_pipeline(Path(folder), batches, device, rounds, height=32, width=32)
-        return found | {f"sana, {way}": row for way, row in ways.items()}
+    found = {}
+    with pipelines() as there:
+        for name, (folder, options) in there.items():
+            ways = measure_pipeline(folder, batches, device, rounds, **options)
+            found |= {f"{name}, {way}": row for way, row in ways.items()}
+    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One image by the base, the hypernetwork, Best-of-N and ReNO on the miniature: seconds and passes of the backbone.
+"""One image by the base, the hypernetwork, Best-of-N and ReNO: seconds and passes of the backbone.
 
 The hypernetwork should cost one pass of the backbone more than the base and nothing else:
 (2 backbone + decoder) / (1 backbone + decoder), measured in the same turns.
@@ -11,20 +11,32 @@ from typing import Any
 import torch
 
 from benchmarks.miniature import make_module, prompts
+from benchmarks.pipelines import pipelines
 from benchmarks.timing import as_entries, side_by_side
+from hn.module import NoiseHypernetModule
 from hn.search import BestOfN, Reno
 
-BATCH = 32
+BATCHES = {"miniature": 32, "sana": 8}
 
 
 def measure(device: torch.device, rounds: int) -> dict[str, Any]:
-    """Timings of a batch, the expected ratio and the measured one."""
-    module = make_module(device)
+    """Timings of a batch of each pipeline, the expected ratio and the measured ones."""
+    found: dict[str, Any] = {}
+    with pipelines() as there:
+        for name, (folder, options) in there.items():
+            module = make_module(device, generator={"pretrained": str(folder), **options})
+            own = measure_module(module, BATCHES[name], device, rounds)
+            found |= {f"{name}, {key}": value for key, value in own.items()}
+    return found
+
+
+def measure_module(module: NoiseHypernetModule, batch: int, device: torch.device, rounds: int) -> dict[str, Any]:
+    """Numbers of one generator with its hypernetwork and reward."""
     generator, hypernet = module.generator, module.hypernet
     merged_hypernet = hypernet.merged()
-    texts = prompts(BATCH)
+    texts = prompts(batch)
     conditioning = generator.encode(texts)  # known, as after the first image of a prompt
-    noise = generator.sample_noise(BATCH, torch.Generator().manual_seed(0))
+    noise = generator.sample_noise(batch, torch.Generator().manual_seed(0))
     latents = torch.no_grad()(generator.denoise)(noise, conditioning)
 
     @torch.no_grad()
@@ -52,7 +64,7 @@ def measure(device: torch.device, rounds: int) -> dict[str, Any]:
         5 * rounds,
         device,
     )
-    searches = {"best_of_50": BestOfN(50, batch_size=BATCH), "reno_50": Reno(50, batch_size=BATCH)}
+    searches = {"best_of_50": BestOfN(50, batch_size=batch), "reno_50": Reno(50, batch_size=batch)}
     slow = side_by_side(
         {
             "base": base,
@@ -70,7 +82,7 @@ def measure(device: torch.device, rounds: int) -> dict[str, Any]:
     for name, passes in nfe.items():
         timings[name]["nfe"] = passes
     return {
-        "batch": BATCH,
+        "batch": batch,
         **timings,
         "ratio_expected": expected,
         **{f"ratio{suffix}": quick[name].ratio for name, suffix in (("hypernetwork", ""), ("merged", "_merged"))},

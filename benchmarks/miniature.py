@@ -27,7 +27,8 @@ def make_module(device: torch.device, rank: int = 32, seed: int = 0, **options: 
         seed: of its weights.
         options: `generator`, `hypernet` and `reward` with more arguments of these; others are the module's.
     """
-    generator = DiffusersGenerator(str(CHECKPOINTS / "pipeline"), encode_batch_size=1, **options.pop("generator", {}))
+    own = {"pretrained": str(CHECKPOINTS / "pipeline"), "encode_batch_size": 1, **options.pop("generator", {})}
+    generator = DiffusersGenerator(**own)
     clip = ClipReward(str(CHECKPOINTS / "clip"), scale="cosine", encode_batch_size=1, **options.pop("reward", {}))
     hypernet = LoraHypernet(rank=rank, **options.pop("hypernet", {}))
     settings = {"regulariser": "mean", "noise_type": "inf", "optimizer": make_optimizer, "seed": seed, **options}
