@@ -39,7 +39,7 @@ class Waits(Callback):
         self.file, self.of_batches = file, []
 
     def on_train_start(self, trainer, pl_module):
-        prompts = trainer.datamodule.training_prompts()
+        prompts = list(trainer.datamodule.training_prompts())
         images = torch.rand(len(prompts), 3, 32, 32).to(pl_module.generator.device)
         pl_module.generator.encode(prompts)
         pl_module.reward(images, prompts)
