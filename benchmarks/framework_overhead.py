@@ -19,10 +19,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from benchmarks.miniature import TRAIN, make_module, prompts
 from benchmarks.timing import wait
+from hn.callbacks.nonfinite import SkipNonFinite
 from hn.callbacks.progress import StepProgressBar
 from hn.data import PromptDataModule
 from hn.module import NoiseHypernetModule
-from hn.noise import training_noise
+from hn.noise import TrainingNoise
 from hn.objective import noise_hypernetwork_loss
 from hn.trainer import ExperimentTrainer
 
@@ -54,7 +55,7 @@ def fit(module: NoiseHypernetModule, updates: int) -> list[float]:
             log_every_n_steps=10,
             enable_checkpointing=False,
             enable_model_summary=False,
-            callbacks=[clock, StepProgressBar(), LearningRateMonitor()],
+            callbacks=[clock, StepProgressBar(), LearningRateMonitor(), SkipNonFinite()],
             logger=TensorBoardLogger(folder),
         )
         trainer.fit(module, PromptDataModule(train=str(TRAIN), batch_size=BATCH))
@@ -67,12 +68,13 @@ def loop(module: NoiseHypernetModule, updates: int, device: torch.device) -> lis
     trained = [p for p in hypernet.parameters() if p.requires_grad]
     optimizer = module.optimizer_factory(trained)
     texts = prompts(BATCH * (updates + 1))
+    draw_noise = TrainingNoise("inf")
     times = []
     for update in range(updates + 1):
         wait(device)
         times.append(time.perf_counter())
         batch = texts[update * BATCH :][:BATCH]
-        noise = training_noise("inf", BATCH, generator, 0, update)
+        noise = draw_noise(BATCH, generator, 0, update)
         conditioning = generator.encode(batch)
         f = hypernet(noise, conditioning)
         images = generator.generate(noise + f, conditioning)

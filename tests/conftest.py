@@ -1,6 +1,7 @@
 """Tiny random models of the real classes, written to disk once per session, and paths to parity fixtures."""
 
 import json
+import os
 import resource
 import shutil
 import tracemalloc
@@ -44,6 +45,15 @@ def one_thread() -> None:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_process_of_many() -> Iterator[None]:
+    """Takes back what Lightning says to the processes that it starts, and leaves in its own: with it, a command of a
+    later test would start none, and wait for them."""
+    yield
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

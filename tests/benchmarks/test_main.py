@@ -1,5 +1,6 @@
 """`python -m benchmarks`."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -50,4 +51,6 @@ def test_the_full_size_benchmark_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) ->
 def test_every_benchmark_is_named_and_numbers_are_readable() -> None:
     modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert set(NAMES) <= modules
+    for name in NAMES:
+        assert callable(importlib.import_module(f"benchmarks.{name}").measure)
     assert "1.235" in table("x", {"way": {"seconds": 1.23456, "interval": [1, 2.5]}, "batch": 8})

@@ -10,7 +10,6 @@ from hn.shard import Shard
 
 def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)  # which Lightning leaves behind when it has started processes
     assert own_device(torch.device("cuda")) == torch.device("cuda")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert own_device(torch.device("cuda")) == torch.device("cuda:1")
@@ -22,8 +21,6 @@ def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
 
 
 def test_the_share_is_given_or_torchrun_s(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
     assert own_shard(None) == Shard(0, 1) and own_shard("1/3") == Shard(1, 3)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
