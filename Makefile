@@ -66,8 +66,7 @@ tensorboard: $(STAMP) ## look at the runs in the browser
 miniature: $(STAMP) ## train what is missing of data/miniature, or all of it again, from nothing: make miniature ARGS=--force
 	$(BIN)/python -m hn.miniature.recipe $(ARGS)
 
-# One thread a process: several with two each on two cores are slower than one. Files in their order: where an update was planned,
-# autograd can no longer be forked, as tests of callbacks do.
+# One thread a process: several with two each on two cores are slower than one. Files in the order of tests/conftest.py.
 test: $(STAMP) ## run the tests: make test [JOBS=2] [ARGS="-m 'not slow'"]
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 

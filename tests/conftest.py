@@ -36,6 +36,13 @@ WORDS = ("a", "above", "and", "ball", "blue", "cube", "green", "left", "of", "ph
 WINDOW = 12  # tokens, with start and end
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests that fork a training come first: PyTorch refuses to fork autograd once it has threads, which
+    planning an update gives it."""
+    forking = {item.path for item in items if item.get_closest_marker("forks")}
+    items.sort(key=lambda item: item.path not in forking)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """One thread: exact comparisons must not depend on how a sum is split."""

@@ -273,6 +273,7 @@ def test_the_diagnosis_names_the_first_cause(terms, bad_gradients, bad_weights, 
 
 
 @pytest.mark.slow
+@pytest.mark.forks
 # Infinite: the gradient is finite, and the other process knows nothing.
 @pytest.mark.parametrize(("value", "optimizer"), [(INF, ADAMW), (NAN, ADAMW), (INF, FUSED_ADAMW)])
 def test_two_processes_skip_the_same_update(fit, tmp_path, value, optimizer):

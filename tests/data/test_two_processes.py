@@ -65,6 +65,7 @@ def fit(tmp_path, server, make_manifest):
 
 
 @pytest.mark.slow
+@pytest.mark.forks
 @pytest.mark.parametrize(
     ("at", "num_workers", "memory_map"), [(1, 0, False), (EPOCH, 0, False), (EPOCH + 2, 1, False), (EPOCH + 1, 1, True)]
 )
