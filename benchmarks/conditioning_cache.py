@@ -11,7 +11,6 @@ before every prompt.
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import torch
 from benchmarks.miniature import ROOT, prompts
 from benchmarks.pipelines import pipelines
 from hn.embed import embed_prompts
+from hn.evaluation.peak_memory import PeakMemory
 from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraHypernet
 from hn.rewards import RednessReward
@@ -107,26 +107,19 @@ def measure_pipeline(
     return found
 
 
-def resident_bytes(arguments: list[str]) -> int:
+def resident_bytes(arguments: list[str]) -> int | None:
     """What a process's memory grows by that loads a generator and takes a step: arguments as for `take_one_step`."""
     command = [sys.executable, "-m", "benchmarks.conditioning_cache", *arguments]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()[-1])
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    return json.loads(shown.splitlines()[-1])
 
 
 def take_one_step(folder: str, way: str, cache: str, device: str, batches: str, options: str) -> None:
-    """Print the growth of this process's resident memory, in bytes, up to its peak."""
-    before = peak_bytes()
+    """Print by how many bytes this process's resident memory grows up to its peak; null where that is not known."""
+    memory = PeakMemory(torch.device("cpu"))
+    before = memory.bytes()
     Step(Path(folder), way, cache, torch.device(device), **json.loads(options))(*json.loads(batches))
-    print(peak_bytes() - before)
-
-
-def peak_bytes() -> int:
-    """The peak of this process's resident memory so far."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where getrusage counts the peak of the process that started this one too
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return 1024 * int(line.split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps(None if before is None else memory.bytes() - before))
 
 
 def measure(device: torch.device, rounds: int, batch_size: int = 8) -> dict[str, dict[str, float]]:

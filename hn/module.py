@@ -27,6 +27,7 @@ from hn.noise import NoiseType, Share, TrainingNoise, training_streams
 from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
 from hn.rewards.in_parts import score_in_parts
+from hn.run_checks import check_options, check_training
 from hn.sharded_tensors import class_of
 from hn.strategies.sharded import ShardedStrategy
 from hn.strategies.sharding import shard
@@ -333,61 +334,6 @@ class NoiseHypernetModule(L.LightningModule):
         arguments = {k: v for k, v in self.hypernet.arguments().items() if k != "gradient_checkpointing"}
         network, backbone = class_path(class_of(self.hypernet)), class_path(class_of(self.generator.backbone))
         return {"model": self.mode, "class": network, "backbone": backbone, **arguments}
-
-
-def check_options(
-    images_per_prompt: int,
-    warmup_steps: int,
-    decay_steps: int | None,
-    score_batch_size: int | None,
-    generator: type[Generator],
-    balance_gradients: bool,
-) -> None:
-    """Refuse a module's options where their values tell that it cannot work; needs neither generator nor rewards.
-
-    Args:
-        images_per_prompt, warmup_steps, decay_steps, score_batch_size: as for `NoiseHypernetModule`.
-        generator: class of the generator.
-        balance_gradients: that of the reward ensemble.
-
-    Raises:
-        ValueError: if one is out of range, or if scores cannot be computed in parts.
-    """
-    if images_per_prompt < 1 or warmup_steps < 0:
-        raise ValueError(
-            "images_per_prompt must be at least 1 and warmup_steps not negative; "
-            f"got {images_per_prompt} and {warmup_steps}."
-        )
-    if decay_steps is not None and decay_steps < 1:
-        raise ValueError(f"decay_steps must be at least 1, not {decay_steps}; leave it out for a constant rate.")
-    if score_batch_size is None:
-        return
-    if score_batch_size < 1:
-        raise ValueError(f"score_batch_size must be at least 1, not {score_batch_size}.")
-    if not (hasattr(generator, "denoise") and hasattr(generator, "decode")):
-        raise ValueError(
-            f"score_batch_size needs a generator that denoises and decodes; {generator.__name__} only generates."
-        )
-    if balance_gradients:
-        raise ValueError("balance_gradients compares gradients of the whole batch; leave out score_batch_size or it.")
-
-
-def check_training(
-    precision: str | int | None, score_batch_size: int | None, balance_gradients: bool, gradient_free: bool
-) -> None:
-    """Raises:
-    ValueError: if the rewards are not for training, or the trainer's precision does not go with a module's options.
-    """
-    if gradient_free:
-        raise ValueError(
-            "A gradient_free reward ensemble is for searches without gradients, and cannot be trained on: leave out "
-            "gradient_free (model.reward.init_args.gradient_free)."
-        )
-    if str(precision) in ("16", "16-mixed") and (score_batch_size or balance_gradients):
-        raise ValueError(
-            "score_batch_size and balance_gradients compute gradients before the loss is scaled, and small ones "
-            "are lost in float16: use --trainer.precision bf16-mixed."
-        )
 
 
 def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -40,16 +40,13 @@ from hn.report.progress import SharedProgress
 from hn.report.result_files import IMAGES_CSV, METHODS_CSV, TIMING_JSON, write_images_csv, write_methods_csv
 from hn.report.results import finite, write_results
 from hn.report.table import results_table
+from hn.run_checks import check_comparison, check_monitors
 from hn.run_directory import CHECKPOINTS, WEIGHTS
 from hn.search import WarmStart
 
 log = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Callback)
-
-_VALIDATION_SCORES = tuple(
-    f"val/{score}" for score in ("held_out_reward", "reward", "geneval", "kl_nats", "fidelity", "diversity")
-)
 
 
 class ExperimentTrainer(L.Trainer):
@@ -362,43 +359,3 @@ class ExperimentTrainer(L.Trainer):
             logger = self.loggers[0]  # `self.log_dir` would ask the other processes, which are not here
             print(f"tensorboard  {logger.log_dir or logger.save_dir}")
         return results
-
-
-def check_monitors(
-    monitors: Iterable[tuple[type[Callback], str | None]], is_evaluated: bool, has_held_out: bool
-) -> None:
-    """Refuse callbacks that watch a score of validations which the `Evaluation` callback would log, and will not.
-
-    Args:
-        monitors: classes of callbacks, and what each of them monitors.
-        is_evaluated: whether there is an `Evaluation` callback.
-        has_held_out: whether there are held-out rewards.
-
-    Raises:
-        ValueError: names the callback and what to do.
-    """
-    for callback, monitor in monitors:
-        if not is_evaluated and monitor in _VALIDATION_SCORES:
-            why = "without the callback hn.callbacks.evaluation.Evaluation (`callbacks.evaluation`)"
-            remedy = "Add that one"
-        elif monitor == "val/held_out_reward" and not has_held_out:
-            why, remedy = "without a held-out reward (`model.reward.init_args.held_out`)", "Add one"
-        else:
-            continue
-        raise ValueError(
-            f"{callback.__name__} monitors {monitor}, which is not measured {why}. {remedy}, or let "
-            f"{callback.__name__} monitor something else, like "
-            f"{'val/reward' if is_evaluated else 'train/reward'}, or drop it (null)."
-        )
-
-
-def check_comparison(is_evaluated: bool, is_finetune: bool) -> None:
-    """Refuse a comparison without an `Evaluation` callback, or of an experiment that trains a fine-tune.
-
-    Raises:
-        ValueError: says what to do.
-    """
-    if not is_evaluated:
-        raise ValueError("A comparison needs the callback hn.callbacks.evaluation.Evaluation.")
-    if is_finetune:
-        raise ValueError("This experiment trains a fine-tune; compare the hypernetwork experiment that names it.")

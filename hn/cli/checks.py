@@ -11,20 +11,23 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import Strategy
 from torch import nn
 
-from hn import module
 from hn.callbacks.evaluation import Evaluation
 from hn.class_path import import_class
-from hn.cli.instances import instantiate, module_options
+from hn.cli.instances import instantiate, instantiate_outline, module_options
 from hn.comparison import Comparison
 from hn.data.module import PromptDataModule
+from hn.data.prompts import PromptDataset
+from hn.data.store import PromptStore
+from hn.evaluation.categories import Categories
 from hn.generate import ImageRequest
+from hn.generators import DiffusersGenerator
 from hn.generators.base import Generator
-from hn.hypernets import LoraFinetune
+from hn.hypernets import Hypernet, LoraFinetune
 from hn.rewards import ensemble
 from hn.rewards.base import Reward
+from hn.run_checks import check_comparison, check_monitors, check_options, check_training
 from hn.strategies import ShardedStrategy
 from hn.strategies.sharded import check_optimizer
-from hn.trainer import check_comparison, check_monitors
 
 TRAINING_VERBS = ("fit", "train", "plan")
 
@@ -41,7 +44,7 @@ def check_values(verb: str, sections: Mapping[str, Any]) -> None:
             `Comparison` and `ImageRequest`.
     """
     model, trainer = sections["model"], sections["trainer"]
-    reward = arguments_of(model["reward"])
+    reward = _init_args(model["reward"])
     balanced = reward.get("balance_gradients", False)
     ensemble.check_options(
         _classes(reward.get("rewards")),
@@ -54,12 +57,12 @@ def check_values(verb: str, sections: Mapping[str, Any]) -> None:
     )
     options = module_options(model)
     numbers = (options[name] for name in ("images_per_prompt", "warmup_steps", "decay_steps", "score_batch_size"))
-    module.check_options(*numbers, import_class(model["generator"]["class_path"], Generator), balanced)
+    check_options(*numbers, import_class(model["generator"]["class_path"], Generator), balanced)
     callbacks = [*_callbacks(sections)]
     is_evaluated = any(issubclass(kind, Evaluation) for kind, _ in callbacks)
     if verb in TRAINING_VERBS:
         gradient_free = reward.get("gradient_free", False)
-        module.check_training(trainer.get("precision"), options.score_batch_size, balanced, gradient_free)
+        check_training(trainer.get("precision"), options.score_batch_size, balanced, gradient_free)
         optimizer = options.optimizer([nn.Parameter(torch.zeros(1))])
         if _is_sharded(trainer.get("strategy")):
             check_optimizer(optimizer)
@@ -95,7 +98,7 @@ def check_steps(verb: str, sections: Mapping[str, Any], generator: Generator) ->
         _request(sections).check(generator)
 
 
-def arguments_of(section: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _init_args(section: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The `init_args` of a section with a class path."""
     return (section or {}).get("init_args") or {}
 
@@ -122,4 +125,38 @@ def _callbacks(sections: Mapping[str, Any]) -> Iterator[tuple[type[Callback], Ma
     others = sections["trainer"].get("callbacks") or []
     for section in [*sections["callbacks"].values(), *(others if isinstance(others, list) else [others])]:
         if section is not None:
-            yield import_class(section["class_path"], Callback), arguments_of(section)
+            yield import_class(section["class_path"], Callback), _init_args(section)
+
+
+def check_category(category: str | None, prompts: Mapping[str, Any], store: PromptStore) -> None:
+    """Whether the prompts of a test can be grouped so, before anything is trained or measured.
+
+    Args:
+        category: of `Comparison`.
+        prompts: arguments of a `PromptDataModule`.
+        store: where named sets are kept.
+
+    Raises:
+        FileNotFoundError, ValueError, DownloadError: as `PromptDataset` and `Categories.by`.
+    """
+    if category is not None and prompts.get("test"):
+        dataset = PromptDataset(prompts["test"], prompts.get("limit_test"), store=store)
+        Categories.by(category, dataset.rows, dataset.files)
+
+
+def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any]) -> DiffusersGenerator | None:
+    """Whether generator and hypernetwork (or fine-tune) fit each other, before the weights of anything are loaded.
+
+    Returns:
+        The generator without weights; None if its class has no such thing.
+
+    Raises:
+        ValueError, FileNotFoundError: if not, or if something is missing.
+    """
+    outline = instantiate_outline(generator)
+    if outline is None:
+        return None
+    network = instantiate("hypernet", Hypernet | LoraFinetune, hypernet)
+    with torch.device("meta"):
+        network.attach(outline) if isinstance(network, LoraFinetune) else network.build(outline)
+    return outline

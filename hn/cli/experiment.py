@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule
@@ -20,9 +19,8 @@ from hn.callbacks.stopping import TrainingStopped
 from hn.callbacks.suite import arguments_of, suites_in
 from hn.class_path import import_class
 from hn.cli.arguments import expand_configs, without_options
-from hn.cli.checks import check_steps, check_values
+from hn.cli.checks import check_category, check_steps, check_values, try_without_weights
 from hn.cli.embed import SUITE_VERBS, cache_of, embed_experiment
-from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.memory import is_out_of_memory, out_of_memory_message
 from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
 from hn.cli.plan import plan_experiment, without_machine
@@ -36,12 +34,8 @@ from hn.cli.processes import (
 from hn.cli.weights import find_weights, require_budget
 from hn.comparison import Comparison
 from hn.data.module import PromptDataModule, check_names, fetch_sets
-from hn.data.prompts import PromptDataset
 from hn.data.store import PromptStore
-from hn.evaluation.categories import Categories
 from hn.evaluation.suite import SuitePrompts
-from hn.generators import DiffusersGenerator
-from hn.hypernets import Hypernet, LoraFinetune
 from hn.module import NoiseHypernetModule
 from hn.pretrained import locate, repositories_in, require_repositories
 from hn.report.plan import plan_table
@@ -352,40 +346,6 @@ def fetch_suites(suites: Sequence[Mapping[str, Any]], store: PromptStore) -> Non
     for suite in suites:
         fetch_sets({"test": suite["prompts"]}, "test", store)
         SuitePrompts.read(suite["prompts"], suite.get("category"), suite.get("limit"), store=store)
-
-
-def check_category(category: str | None, prompts: Mapping[str, Any], store: PromptStore) -> None:
-    """Whether the prompts of a test can be grouped so, before anything is trained or measured.
-
-    Args:
-        category: of `Comparison`.
-        prompts: arguments of a `PromptDataModule`.
-        store: where named sets are kept.
-
-    Raises:
-        FileNotFoundError, ValueError, DownloadError: as `PromptDataset` and `Categories.by`.
-    """
-    if category is not None and prompts.get("test"):
-        dataset = PromptDataset(prompts["test"], prompts.get("limit_test"), store=store)
-        Categories.by(category, dataset.rows, dataset.files)
-
-
-def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any]) -> DiffusersGenerator | None:
-    """Whether generator and hypernetwork (or fine-tune) fit each other, before the weights of anything are loaded.
-
-    Returns:
-        The generator without weights; None if its class has no such thing.
-
-    Raises:
-        ValueError, FileNotFoundError: if not, or if something is missing.
-    """
-    outline = instantiate_outline(generator)
-    if outline is None:
-        return None
-    network = instantiate("hypernet", Hypernet | LoraFinetune, hypernet)
-    with torch.device("meta"):
-        network.attach(outline) if isinstance(network, LoraFinetune) else network.build(outline)
-    return outline
 
 
 def run_experiment(arguments: Sequence[str], kind: type[C] = HnCLI) -> C:

@@ -17,7 +17,8 @@ from lightning.pytorch import Callback
 from hn.callbacks.evaluation import Evaluation
 from hn.class_path import import_class
 from hn.cli.arguments import without_options
-from hn.cli.experiment import HnCLI, run_experiment, try_without_weights
+from hn.cli.checks import try_without_weights
+from hn.cli.experiment import HnCLI, run_experiment
 from hn.cli.parsing import UserError, user_errors
 from hn.cli.processes import are_several, require_one_process
 from hn.report.results import write_results
