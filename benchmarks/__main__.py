@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from hn.cli.parsing import helpful_messages_only
-from hn.device import find_device
-from hn.files import in_one_step
-from hn.report.results import environment
-from hn.report.text import as_text, new_table
+from hn.utils.device import find_device
+from hn.utils.environment import environment
+from hn.utils.files import in_one_step
+from hn.utils.tables import as_text, new_table
 
 NAMES = (
     "framework_overhead",

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.miniature import ROOT, prompts
 from benchmarks.pipelines import pipelines
-from hn.embed import embed_prompts
+from hn.cli.embed import embed_prompts
 from hn.evaluation.peak_memory import PeakMemory
 from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraHypernet

@@ -19,13 +19,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from benchmarks.miniature import TRAIN, make_module, prompts
 from benchmarks.timing import wait
-from hn.callbacks.nonfinite import SkipNonFinite
-from hn.callbacks.progress import StepProgressBar
 from hn.data import PromptDataModule
-from hn.module import NoiseHypernetModule
-from hn.noise import TrainingNoise
+from hn.generators.noise import TrainingNoise
 from hn.objective import noise_hypernetwork_loss
-from hn.trainer import ExperimentTrainer
+from hn.training.callbacks.nonfinite import SkipNonFinite
+from hn.training.callbacks.progress import StepProgressBar
+from hn.training.module import NoiseHypernetModule
+from hn.training.trainer import ExperimentTrainer
 
 BATCH, CLIP = 32, 0.3
 

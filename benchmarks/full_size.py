@@ -19,8 +19,8 @@ from benchmarks.timing import as_entries, side_by_side
 from benchmarks.training_options import training_step
 from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraHypernet
-from hn.module import NoiseHypernetModule
 from hn.rewards import ClipReward, RewardEnsemble
+from hn.training.module import NoiseHypernetModule
 
 REWARDS = {"sd_turbo": 4, "sana_sprint": 4, "flux_schnell": 1}
 

@@ -13,8 +13,8 @@ import torch
 from benchmarks.miniature import make_module, prompts
 from benchmarks.pipelines import pipelines
 from benchmarks.timing import as_entries, side_by_side
-from hn.module import NoiseHypernetModule
 from hn.search import BestOfN, Reno
+from hn.training.module import NoiseHypernetModule
 
 BATCHES = {"miniature": 32, "sana": 8}
 

@@ -12,8 +12,8 @@ import torch
 from benchmarks.miniature import make_module, prompts
 from benchmarks.pipelines import pipelines
 from benchmarks.training_options import training_step
-from hn.planning.live_memory import LiveMemory
-from hn.planning.plan import plan_update, weights_by_part
+from hn.training.planning.live_memory import LiveMemory
+from hn.training.planning.plan import plan_update, weights_by_part
 
 BATCH = 8
 

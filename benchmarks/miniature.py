@@ -10,8 +10,8 @@ import torch
 from hn.data import read_prompts
 from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraHypernet
-from hn.module import NoiseHypernetModule
 from hn.rewards import ClipReward, RewardEnsemble
+from hn.training.module import NoiseHypernetModule
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINTS = ROOT / "data" / "miniature"

@@ -11,9 +11,9 @@ from benchmarks.miniature import make_module, prompts
 from benchmarks.pipelines import pipelines
 from benchmarks.timing import side_by_side
 from hn.generators.base import Conditioning
-from hn.module import NoiseHypernetModule
 from hn.objective import noise_hypernetwork_loss
-from hn.planning.live_memory import LiveMemory
+from hn.training.module import NoiseHypernetModule
+from hn.training.planning.live_memory import LiveMemory
 
 BATCHES = {"miniature": 32, "sana": 8}
 WAYS: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hn.precision import full_precision
+from hn.utils.dtype import full_precision
 
 Regulariser = Literal["mean", "sum"]
 

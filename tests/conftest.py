@@ -18,15 +18,15 @@ from lightning.pytorch.callbacks import Checkpoint
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hn.cli import main
-from hn.compilation import compile_layers
 from hn.data import PromptDataModule
+from hn.evaluation.detectors.miniature import GridDetector
 from hn.evaluation.geneval import COLORS
 from hn.generators import DiffusersGenerator
 from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet
-from hn.miniature.detector import GridDetector
-from hn.module import NoiseHypernetModule
 from hn.rewards import ClipReward, RednessReward, RewardEnsemble
-from hn.trainer import ExperimentTrainer
+from hn.training.module import NoiseHypernetModule
+from hn.training.trainer import ExperimentTrainer
+from hn.utils.layers import compile_layers
 from tests import tiny_rewards
 from tests.counting_backend import CountingBackend
 
@@ -353,7 +353,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> CountingBackend:
     """Compiles generators and hypernetworks in the place of inductor."""
     torch.compiler.reset()
     backend = CountingBackend()
-    users = ("generate", "generators.pipeline_generator", "hypernets.lora_backbone", "hypernets.merged")
+    users = ("evaluation.generate", "generators.pipeline_generator", "hypernets.lora", "hypernets.merged")
     for user in users:
         monkeypatch.setattr(f"hn.{user}.compile_layers", lambda layers: compile_layers(layers, backend))
     return backend

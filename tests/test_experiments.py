@@ -12,11 +12,11 @@ import yaml
 from huggingface_hub import constants
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hn.callbacks.suite import suites_in
 from hn.cli import main
-from hn.config import EXTENDS, merge, read_config
 from hn.data.module import PURPOSES
 from hn.data.sources import parse_sources
+from hn.training.callbacks.suite import suites_in
+from hn.utils.config import EXTENDS, merge, read_config
 from tests.tiny_hub import substitute
 
 ROOT = Path(__file__).parents[1]

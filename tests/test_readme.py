@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hn.cli import main
-from hn.noise import prompt_noise
+from hn.generators.noise import prompt_noise
 from hn.rewards.named import SHORT_NAMES
 
 ROOT = Path(__file__).parents[1]

@@ -27,7 +27,7 @@ from hn.cli.processes import leave_the_error_to_rank_zero
 from hn.cli.prompts import run_prompts
 from hn.cli.report import draw_report
 from hn.cli.score import score_folder
-from hn.cli.study import run_study
+from hn.cli.study.run import run_study
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,7 +4,7 @@ loaded."""
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,21 +12,82 @@ from typing import Any
 import torch
 from lightning import LightningDataModule
 
-from hn.callbacks.suite import suites_in
-from hn.class_path import import_class
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.parsing import UserError
+from hn.data.encodings.files import PromptFiles
+from hn.data.encodings.missing import MissingPrompts
+from hn.data.encodings.write import SHARD_BYTES, Embedded, Encoder, write_missing
 from hn.data.module import PromptDataModule
 from hn.data.prompts import PromptDataset
-from hn.device import find_device
-from hn.embed import Embedded, embed_prompts, embed_text_features
 from hn.evaluation.suite import SuitePrompts
-from hn.prompt_files import PromptFiles
+from hn.generators.pipeline import DiffusersGenerator
 from hn.rewards.base import Reward
-from hn.rewards.contrastive import ContrastiveReward
+from hn.rewards.contrastive import FEATURES, ContrastiveReward
+from hn.training.callbacks.suite import suites_in
+from hn.utils.class_path import import_class
+from hn.utils.device import find_device
+
+
+def embed_prompts(
+    generator: DiffusersGenerator, prompts: Iterable[str], device: torch.device, shard_bytes: int = SHARD_BYTES
+) -> Embedded:
+    """Write what the files of `generator.conditioning` lack of prompts: see `write_missing`.
+
+    Args:
+        generator: its outline is enough; it has a `cache`.
+        prompts: in any order, repeated or not.
+        device: of the text encoders.
+        shard_bytes: a file is closed when it holds so many.
+
+    Raises:
+        ValueError: if there are no prompts, or the generator cannot take one of them; says what is wrong with it.
+        FileNotFoundError: if weights are missing; says how to get them.
+        OSError: if the disk has too little room, or cannot be written to; says what to do.
+    """
+
+    def load(missing: MissingPrompts) -> Encoder:
+        encoder, pipe = generator.load_prompt_encoder(device)
+        encoder.check(pipe, missing)
+        return Encoder(lambda batch: encoder.encode(pipe, batch, device), encoder.batch_size)
+
+    return write_missing(generator.conditioning, prompts, load, shard_bytes)
+
+
+def embed_text_features(
+    files: PromptFiles,
+    load_reward: Callable[[], ContrastiveReward],
+    prompts: Iterable[str],
+    device: torch.device,
+    shard_bytes: int = SHARD_BYTES,
+) -> Embedded:
+    """Write what the files of a reward's text features lack of prompts: see `write_missing`. How many of them the text
+    tower cuts is said at the end.
+
+    Args:
+        files: of the reward's `text_identity`.
+        load_reward: loads the reward; not called if nothing is missing.
+        prompts: in any order, repeated or not.
+        device: of the text tower.
+        shard_bytes: a file is closed when it holds so many.
+
+    Raises:
+        ValueError: if there are no prompts.
+        FileNotFoundError: if weights are missing; says how to get them.
+        OSError: if the disk has too little room, or cannot be written to; says what to do.
+    """
+
+    def load(_: MissingPrompts) -> Encoder:
+        reward = load_reward().to(device)
+        return Encoder(
+            lambda batch: {FEATURES: reward.encode_text(batch)}, reward.encode_batch_size, [reward.text_window]
+        )
+
+    return write_missing(files, prompts, load, shard_bytes)
+
 
 STAGES = {"train": ("fit", "test"), "compare": ("test",)}
 """The stages of which verbs need the prompts, where it is not the one of the verb's name."""
+
 SUITE_VERBS = ("fit", "train", "test", "embed")
 """The verbs that need the prompts of `PromptSuite` callbacks."""
 

@@ -14,16 +14,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf.errors import OmegaConfBaseException
 
-from hn.callbacks.evaluation import Evaluation
-from hn.callbacks.stopping import TrainingStopped
-from hn.callbacks.suite import arguments_of, suites_in
-from hn.class_path import import_class
-from hn.cli.arguments import expand_configs, without_options
-from hn.cli.checks import check_category, check_steps, check_values, try_without_weights
 from hn.cli.embed import SUITE_VERBS, cache_of, embed_experiment
 from hn.cli.memory import is_out_of_memory, out_of_memory_message
-from hn.cli.parsing import Parser, UserError, nearest_options, user_errors, with_flag_values
+from hn.cli.parsing import (
+    Parser,
+    UserError,
+    expand_configs,
+    nearest_options,
+    user_errors,
+    with_flag_values,
+    without_options,
+)
 from hn.cli.plan import plan_experiment, without_machine
+from hn.cli.preflight import check_category, check_steps, check_values, try_without_weights
 from hn.cli.processes import (
     require_one_device,
     require_one_process,
@@ -31,16 +34,27 @@ from hn.cli.processes import (
     run_name_for_others,
     run_name_of_rank_zero,
 )
-from hn.cli.weights import find_weights, require_budget
-from hn.comparison import Comparison
 from hn.data.module import PromptDataModule, check_names, fetch_sets
 from hn.data.store import PromptStore
+from hn.evaluation.comparison.options import Comparison
 from hn.evaluation.suite import SuitePrompts
-from hn.module import NoiseHypernetModule
-from hn.pretrained import locate, repositories_in, require_repositories
-from hn.report.plan import plan_table
-from hn.run_directory import CHECKPOINTS, RunDirectory, find_checkpoint, requeued_checkpoint, timestamp
-from hn.trainer import ExperimentTrainer
+from hn.training.callbacks.evaluation import Evaluation
+from hn.training.callbacks.stopping import TrainingStopped
+from hn.training.callbacks.suite import arguments_of, suites_in
+from hn.training.module import NoiseHypernetModule
+from hn.training.planning.table import plan_table
+from hn.training.run_directory import (
+    CHECKPOINTS,
+    RunDirectory,
+    find_checkpoint,
+    find_weights,
+    requeued_checkpoint,
+    require_budget,
+    timestamp,
+)
+from hn.training.trainer import ExperimentTrainer
+from hn.utils.class_path import import_class
+from hn.utils.hub import locate, repositories_in, require_repositories
 
 DESCRIPTION = """Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS].
 These need no experiment: hn generate --help, hn score --help, hn geneval --help,

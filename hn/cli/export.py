@@ -10,10 +10,10 @@ import torch
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.models import add_model_options, find_models
 from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
-from hn.device import find_device
 from hn.generators.base import Generator
 from hn.hypernets.base import Hypernet
 from hn.hypernets.export import MAX_BATCH, Exported, export_hypernet, require_exportable
+from hn.utils.device import find_device
 
 USAGE = "hn export --hypernet ID_OR_FOLDER --generator ID_OR_FOLDER --output f.pt2 [--OPTION VALUE ...]"
 DESCRIPTION = """Write f, the perturbation of the noise at the first timestep, as a program of torch.export or an ONNX

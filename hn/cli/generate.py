@@ -10,11 +10,11 @@ from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.models import add_model_options, find_models
 from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
 from hn.data.prompts import read_prompts
-from hn.device import find_device
-from hn.generate import ImageRequest, generate_images
+from hn.evaluation.generate import ImageRequest, generate_images
 from hn.generators.base import Generator
-from hn.report.images import require_unused
-from hn.run_directory import timestamp
+from hn.training.run_directory import timestamp
+from hn.utils.device import find_device
+from hn.utils.files import require_unused
 
 GENERATE_USAGE = "hn generate --generator ID_OR_FOLDER [--hypernet ID_OR_FOLDER] --prompt PROMPT [--OPTION VALUE ...]"
 GENERATE_DESCRIPTION = f"""Make images of prompts, by a generator alone or with a hypernetwork or fine-tune.

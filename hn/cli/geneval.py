@@ -7,17 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hn.class_path import class_path
 from hn.cli.judging import SHARING, JudgingOptions, add_judging_options
 from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
-from hn.config import read_section
-from hn.data.images import image_sizes, read_geneval_folder
 from hn.evaluation.detectors import Detector, GenEvalDetector
+from hn.evaluation.folder.benchmarks import GenevalVerdicts, require_right_clauses
+from hn.evaluation.folder.images import image_sizes, read_geneval_folder
+from hn.evaluation.folder.score import judge_files, require_same_judge
 from hn.evaluation.geneval import VerdictOptions
-from hn.geneval import GenevalVerdicts, require_right_clauses
-from hn.judged_lines import require_same_judge
-from hn.judging import judge_files
-from hn.pretrained import repositories_in, require_repositories
+from hn.utils.class_path import class_path
+from hn.utils.config import read_section
+from hn.utils.hub import repositories_in, require_repositories
 
 GENEVAL_USAGE = "hn geneval --images FOLDER [--detector FILE.yaml|CLASS_PATH] [--output FILE] [--OPTION VALUE ...]"
 GENEVAL_DESCRIPTION = f"""Judge a folder of images in GenEval's layout, as hn predict writes it, by GenEval's rules.

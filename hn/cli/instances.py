@@ -7,11 +7,11 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from hn.class_path import import_class
 from hn.cli.parsing import Parser
 from hn.generators.base import Generator
 from hn.generators.pipeline import DiffusersGenerator
-from hn.module import NoiseHypernetModule
+from hn.training.module import NoiseHypernetModule
+from hn.utils.class_path import import_class
 
 MODULE_PARTS = ("generator", "hypernet", "reward")
 

@@ -7,19 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hn.class_path import class_path, import_class
 from hn.cli.judging import SHARING, JudgingOptions, add_judging_options
 from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
-from hn.config import read_section
-from hn.data.benchmark_images import read_benchmark_images, require_even, with_rows
-from hn.data.images import ImageFile, image_sizes
-from hn.evaluation.compbench import BlipVqaJudge, SpatialJudge
-from hn.evaluation.geneval2 import SoftTifaJudge
-from hn.evaluation.judges import Judge
-from hn.judge import JudgeScores
-from hn.judged_lines import require_same_judge
-from hn.judging import judge_files
-from hn.pretrained import repositories_in, require_repositories
+from hn.evaluation.benchmarks.base import Judge
+from hn.evaluation.benchmarks.compbench import BlipVqaJudge, SpatialJudge
+from hn.evaluation.benchmarks.geneval2 import SoftTifaJudge
+from hn.evaluation.folder.benchmarks import JudgeScores
+from hn.evaluation.folder.images import ImageFile, image_sizes, read_benchmark_images, require_even, with_rows
+from hn.evaluation.folder.score import judge_files, require_same_judge
+from hn.utils.class_path import class_path, import_class
+from hn.utils.config import read_section
+from hn.utils.hub import repositories_in, require_repositories
 
 JUDGE_USAGE = "hn judge --judge NAME|FILE.yaml --images FOLDER|FILE.json [--prompts SET ...] [--OPTION VALUE ...]"
 JUDGE_DESCRIPTION = f"""Score images as GenEval 2 (soft_tifa) and T2I-CompBench (blip_vqa for attributes; spatial) do.

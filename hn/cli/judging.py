@@ -12,8 +12,8 @@ import torch
 
 from hn.cli.parsing import Parser, UserError
 from hn.cli.processes import launcher
-from hn.device import find_device
-from hn.shard import Shard
+from hn.evaluation.folder.score import Shard
+from hn.utils.device import find_device
 
 SHARING = """Run again, it continues where it was interrupted. Several GPUs share the work if torchrun starts it on all:
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hn.cli.parsing import Parser
-from hn.config import generator_section
-from hn.generate import Trained
-from hn.pretrained import repositories_in, require_repositories
+from hn.evaluation.generate import Trained
+from hn.utils.config import generator_section
+from hn.utils.hub import repositories_in, require_repositories
 
 
 def add_model_options(parser: Parser, hypernet: str) -> None:

@@ -13,11 +13,13 @@ from typing import NoReturn
 
 import diffusers
 import transformers
+import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from hn.class_path import import_class
+from hn.utils.class_path import import_class
+from hn.utils.config import read_config
 
 # What these say is known, wanted here, or of no use to who runs an experiment.
 UNHELPFUL_WARNINGS = (
@@ -29,7 +31,9 @@ UNHELPFUL_WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",  # a run that continues
     r"`torch.jit.script` is deprecated",  # within PyTorch's forward differentiation
 )
+
 _UNKNOWN_ARGUMENT = re.compile(r"given class_path '([^']+)':\s+Option '([^']+)' is not accepted")
+
 UNHELPFUL_INFORMATION = ("litlogger", "TPU available", "`weights_only` was not set")
 
 
@@ -146,3 +150,40 @@ def helpful_messages_only() -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.removeFilter(is_helpful)
+
+
+def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments with each `--config FILE` replaced by `--config CONTENT`, and the last file's path.
+
+    The content is that of the file over all that it extends.
+
+    Raises:
+        UserError: if a file is missing or wrong.
+    """
+    expanded: list[str] = []
+    file = None
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in ("--config", "-c"):
+            file = value if equals else next(words, "")
+            with user_errors():
+                content = read_config(file)
+            expanded += ["--config", yaml.safe_dump(content, sort_keys=False)]
+        else:
+            expanded.append(word)
+    return expanded, file
+
+
+def without_options(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The arguments without the options of these names and their values."""
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if option.startswith("-") and option.lstrip("-") in names:
+            if not equals:
+                next(words, None)
+        else:
+            kept.append(word)
+    return kept

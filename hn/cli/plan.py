@@ -12,10 +12,10 @@ from jsonargparse import Namespace
 from hn.cli.instances import instantiate, instantiate_outline, module_options
 from hn.cli.parsing import UserError
 from hn.hypernets import Hypernet, LoraFinetune
-from hn.module import NoiseHypernetModule
-from hn.planning.plan import Plan, plan_update
-from hn.planning.update import AUTOCAST
 from hn.rewards.ensemble import RewardEnsemble
+from hn.training.module import NoiseHypernetModule
+from hn.training.planning.plan import Plan, plan_update
+from hn.training.planning.update import AUTOCAST
 
 _PRECISIONS = {None: "32-true", 32: "32-true", "32": "32-true", "bf16": "bf16-mixed", 16: "16-mixed", "16": "16-mixed"}
 """Lightning's other names."""

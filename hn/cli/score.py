@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hn.class_path import import_class
 from hn.cli.parsing import Parser, UserError, helpful_parsing, user_errors, verb_parser
-from hn.data.images import check_images, read_image_folder
-from hn.device import find_device
-from hn.pretrained import parse_dtype, require_repositories
-from hn.report.images import require_unused
+from hn.evaluation.folder.images import check_images, read_image_folder
+from hn.evaluation.folder.rewards import require_prompts, score_files
 from hn.rewards.base import Reward
 from hn.rewards.named import SHORT_NAMES, reward_sections
-from hn.run_directory import timestamp
-from hn.score import require_prompts, score_files
+from hn.training.run_directory import timestamp
+from hn.utils.class_path import import_class
+from hn.utils.device import find_device
+from hn.utils.dtype import parse_dtype
+from hn.utils.files import require_unused
+from hn.utils.hub import require_repositories
 
 SCORE_USAGE = "hn score --rewards NAME[,NAME...] --images FOLDER [--prompts FILE] [--OPTION VALUE ...]"
 SCORE_DESCRIPTION = """Score a folder of images with reward models, to JSON and CSV.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import http.client
 import os
+import shutil
 import sys
+import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -15,7 +19,9 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 CHUNK = 1 << 16  # bytes
+
 TIMEOUT = 30.0  # seconds without a byte
+
 ATTEMPTS = 3  # for one address, each going on where the last one was cut off
 
 
@@ -132,3 +138,65 @@ def _reason(error: Exception) -> str:
     if isinstance(error, HTTPError):
         return f"the server answers {error.code} {error.reason}"
     return str(error.reason if isinstance(error, URLError) else error) or type(error).__name__
+
+
+def extract_folder(archive: Path, folder: str, destination: Path) -> None:
+    """Write the files directly in one folder of an archive to `destination`, which appears when all are there.
+
+    Args:
+        archive: a zip file with one top folder, as Git hosts make them of a repository.
+        folder: below the top folder, like "dpg_bench/prompts".
+        destination: a folder; one that is there is replaced.
+
+    Raises:
+        ValueError: if it is no zip file or has no such folder.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{destination.name}.", dir=destination.parent))
+    try:
+        with zipfile.ZipFile(archive) as contents:
+            members = [member for member in contents.infolist() if _is_in(member, folder)]
+            if not members:
+                raise ValueError(f"{archive} has no folder {folder}")
+            for member in members:
+                # The name alone, so that nothing is written elsewhere.
+                (scratch / PurePosixPath(member.filename).name).write_bytes(contents.read(member))
+        scratch.chmod(0o755)  # mkdtemp's folders are their owner's alone
+        shutil.rmtree(destination, ignore_errors=True)
+        scratch.replace(destination)
+    except zipfile.BadZipFile:
+        raise ValueError(f"{archive} is not a zip archive") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_in(member: zipfile.ZipInfo, folder: str) -> bool:
+    parts = PurePosixPath(member.filename).parts
+    return not member.is_dir() and "/".join(parts[1:-1]) == folder
+
+
+def digest(path: Path, kind: str) -> str:
+    """The checksum of a file or folder, in hexadecimal.
+
+    Args:
+        path: a file; for "git_tree" a folder of files.
+        kind: "sha256"; "git_blob", Git's id of a file's content; or "git_tree", Git's id of a folder of plain files,
+            subfolders and file modes left out. (Git's ids are SHA-1, which is enough to tell a damaged file.)
+
+    Raises:
+        ValueError: for any other kind.
+    """
+    if kind == "sha256":
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if kind == "git_blob":
+        return _git_object("blob", path.read_bytes()).hex()
+    if kind == "git_tree":
+        files = sorted((file.name.encode(), file) for file in path.iterdir() if file.is_file())
+        entries = (b"100644 %b\0%b" % (name, _git_object("blob", file.read_bytes())) for name, file in files)
+        return _git_object("tree", b"".join(entries)).hex()
+    raise ValueError(f"unknown kind of checksum {kind!r}: sha256, git_blob or git_tree")
+
+
+def _git_object(kind: str, content: bytes) -> bytes:
+    return hashlib.sha1(f"{kind} {len(content)}\0".encode() + content, usedforsecurity=False).digest()

@@ -13,7 +13,7 @@ from typing import Any
 
 from hn.data.download import DownloadError
 from hn.data.formats import PathLike
-from hn.files import in_one_step
+from hn.utils.files import in_one_step
 
 log = logging.getLogger(__name__)
 

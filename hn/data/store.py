@@ -10,9 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from hn.data.archive import extract_folder
-from hn.data.checksum import digest
-from hn.data.download import DownloadError, download
+from hn.data.download import DownloadError, digest, download, extract_folder
 from hn.data.hub import HubPrompts
 from hn.data.manifest import MANIFEST_FILE, PromptFile, Version
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from hn.wording import some_of
+from hn.utils.text import some_of
 
 FILE = "file"
 """The category of a prompt by the file or set that it comes from, like hpdv2/anime."""

@@ -15,9 +15,9 @@ from hn.evaluation.samples import Samples
 from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base import Hypernet
 from hn.objective import noise_kl
-from hn.report.progress import progress_bar
 from hn.rewards.ensemble import RewardEnsemble
 from hn.search.base import Search, SearchResult, TracePoint
+from hn.utils.progress import progress_bar
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hn.data.prompts import PromptBatch
 from hn.generators.base import Generator
-from hn.noise import evaluation_noise, evaluation_streams
+from hn.generators.noise import evaluation_noise, evaluation_streams
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from hn.evaluation.benchmarks.base import Judge
 from hn.evaluation.detectors.base import Detector, judge
 from hn.evaluation.geneval import VerdictOptions
-from hn.evaluation.judges import Judge
 from hn.rewards.ensemble import RewardEnsemble
 
 _PAIRS = 16  # images compared in one call, to bound memory

@@ -13,8 +13,8 @@ from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 
-from hn.class_path import import_class
-from hn.pretrained import explain_missing, locate
+from hn.utils.class_path import import_class
+from hn.utils.hub import explain_missing, locate
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Component:
         return locate(self.pretrained, marker, self.revision, self.variant, self.files)
 
     def explain_missing(self) -> AbstractContextManager[None]:
-        """Says what to do where loading finds files missing; see `hn.pretrained.explain_missing`."""
+        """Says what to do where loading finds files missing; see `hn.utils.hub.explain_missing`."""
         return explain_missing(self.pretrained, self.revision, self.variant, self.files)
 
 

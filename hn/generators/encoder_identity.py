@@ -4,10 +4,10 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from hn.class_path import class_path
+from hn.data.encodings.fingerprint import plain, version
 from hn.generators.families import Family
 from hn.generators.pipeline_files import PipelineFiles
-from hn.identity import plain, version
+from hn.utils.class_path import class_path
 
 
 def encoder_identity(files: PipelineFiles, family: Family) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Self
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
+
+from hn.utils.copies import on_device
 
 
 class OnCpu(nn.ModuleDict):
@@ -46,12 +47,3 @@ def with_networks(pipe: DiffusionPipeline, networks: dict[str, nn.Module | None]
     for name, network in networks.items():
         setattr(other, name, network)
     return other
-
-
-def on_device(module: nn.Module, device: torch.device) -> nn.Module:
-    """A frozen copy of `module`, in eval mode, with parameters and buffers on `device`; `module` stays as it is."""
-    memo = {}
-    for tensor in chain(module.parameters(), module.buffers()):
-        moved = tensor.detach().to(device)
-        memo[id(tensor)] = nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
-    return copy.deepcopy(module, memo=memo).eval()

@@ -6,14 +6,14 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from hn.data.encodings.files import PromptFiles
 from hn.generators.assemble import Component, FusedLora
 from hn.generators.encoder_identity import encoder_identity
 from hn.generators.families import Family, resolve_family
 from hn.generators.pipeline_files import PipelineFiles
 from hn.generators.pipeline_generator import PipelineGenerator
 from hn.generators.prompt_encoder import PromptEncoder
-from hn.pretrained import parse_dtype
-from hn.prompt_files import PromptFiles
+from hn.utils.dtype import parse_dtype
 
 
 class DiffusersGenerator(PipelineGenerator):

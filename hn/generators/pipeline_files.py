@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from hn.generators.assemble import Component, FusedLora, fuse, load_components, locate_components
 from hn.generators.families import Family
-from hn.pretrained import explain_missing, locate
-from hn.weight_files import is_without_weights
+from hn.utils.hub import explain_missing, locate
+from hn.utils.weights import is_without_weights
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.model")
 """Files of tokenizers, of which one has to be there."""
@@ -82,7 +82,7 @@ class PipelineFiles:
         """The pipeline without weights, from the configuration files alone: its scheduler, and its networks of
         diffusers on the meta device; no text encoders. It knows all that a family asks of a pipeline.
 
-        Weights have to be there all the same, but for `hn.weight_files.is_without_weights`.
+        Weights have to be there all the same, but for `hn.utils.weights.is_without_weights`.
 
         Args:
             family: the pipeline's facts.

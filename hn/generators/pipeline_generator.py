@@ -11,14 +11,14 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from hn.compilation import compile_layers, require_compile
 from hn.generators.assemble import replace_scheduler
 from hn.generators.base import Conditioning, Generator
 from hn.generators.families import Family, resolve_family
 from hn.generators.families.base import FirstStep, describe_untrained_size
-from hn.generators.frozen import frozen_view
 from hn.generators.offload import OnCpu, take_out
 from hn.generators.prompt_encoder import PromptEncoder
+from hn.utils.copies import frozen_view
+from hn.utils.layers import compile_layers, require_compile
 
 log = logging.getLogger(__name__)
 

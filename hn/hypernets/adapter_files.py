@@ -11,9 +11,9 @@ import peft
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hn.hypernets.adapter import ADAPTER, select_layers
-from hn.weight_files import read_state_dict
-from hn.wording import some_of
+from hn.hypernets.lora_layers import ADAPTER, select_layers
+from hn.utils.text import some_of
+from hn.utils.weights import read_state_dict
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there is read

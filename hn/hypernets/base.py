@@ -11,14 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hn.class_path import import_class
 from hn.generators.base import Conditioning, Generator
-from hn.hypernets.base_weights import check_base_weights
-from hn.hypernets.saving import Saved
+from hn.generators.noise import prompt_noise
+from hn.hypernets.saving import Saved, check_base_weights
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
-from hn.noise import prompt_noise
-from hn.pretrained import explain_missing, locate_folder
-from hn.sharded_tensors import class_of
+from hn.utils.class_path import import_class
+from hn.utils.distributed import class_of
+from hn.utils.hub import explain_missing, locate_folder
 
 log = logging.getLogger(__name__)
 

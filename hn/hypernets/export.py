@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 from hn.generators.base import Conditioning, Generator
 from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.base import Hypernet
-from hn.hypernets.base_weights import describe_base
+from hn.hypernets.saving import describe_base
 
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")

@@ -7,10 +7,9 @@ from typing import ClassVar, Self
 
 from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.adapter_files import CONFIG_FILE, read_adapter
-from hn.hypernets.base_weights import check_base_weights
-from hn.hypernets.lora_backbone import LoraBackbone
-from hn.hypernets.saving import Saved
-from hn.pretrained import explain_missing, locate_folder
+from hn.hypernets.lora import LoraBackbone
+from hn.hypernets.saving import Saved, check_base_weights
+from hn.utils.hub import explain_missing, locate_folder
 
 BASE_FILE = "finetune_config.json"
 

@@ -6,13 +6,13 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from hn.compilation import compile_layers
 from hn.generators.base import Conditioning, Generator
-from hn.generators.frozen import frozen_view
-from hn.hypernets.adapter import ADAPTER
 from hn.hypernets.base import Hypernet
-from hn.precision import full_precision
-from hn.sharded_tensors import is_shared_out
+from hn.hypernets.lora_layers import ADAPTER
+from hn.utils.copies import frozen_view
+from hn.utils.distributed import is_shared_out
+from hn.utils.dtype import full_precision
+from hn.utils.layers import compile_layers
 
 
 class MergedHypernet(Hypernet):

@@ -1,5 +1,6 @@
 """What a hypernetwork and a fine-tune have in common when they are saved: weights, a configuration, a model card."""
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -8,14 +9,189 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
-from huggingface_hub import HfApi
-from torch import Tensor
+import torch
+import yaml
+from huggingface_hub import HfApi, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from torch import Tensor, nn
 
 import hn
-from hn.class_path import class_path
 from hn.generators.base import Generator
-from hn.hypernets.base_weights import describe_base
-from hn.hypernets.model_card import CARD_FILE, model_card
+from hn.utils.class_path import class_path
+from hn.utils.distributed import class_of, whole
+
+SAMPLES = 32
+"""Values of each parameter that the digest is of."""
+
+
+def describe_base(generator: Generator) -> dict[str, Any]:
+    """The generator as the saved configuration has it, with the digest of its backbone's weights."""
+    return {
+        "name": generator.name,
+        "revision": generator.revision,
+        "backbone": class_of(generator.backbone).__name__,
+        "noise_shape": list(generator.noise_shape),
+        "digest": weights_digest(generator.backbone),
+    }
+
+
+def check_base_weights(base: Mapping[str, Any], generator: Generator, path: Path) -> None:
+    """Refuse a generator whose backbone has other weights than what is loaded was trained on.
+
+    Args:
+        base: what `describe_base` gave when it was saved. Without a digest nothing is compared.
+        generator: the generator it is loaded for; of one without weights nothing is compared either.
+        path: of the file that `base` is from, for the message.
+
+    Raises:
+        ValueError: if neither digest is that of the generator's backbone.
+    """
+    recorded = base.get("digest")
+    if not recorded or generator.is_outline:
+        return
+    found = weights_digest(generator.backbone)
+    if not any(recorded.get(dtype) == digest for dtype, digest in found.items()):
+        raise ValueError(
+            f"{path.parent} was trained on other base weights than those of {generator.name} (of the same class, "
+            f"{class_of(generator.backbone).__name__}): what it learned does not fit them. Load the generator it was "
+            f"trained for ({base.get('name')}, revision {base.get('revision')}, with the same components and fused "
+            "LoRAs), or train it again on this one. If you know that the weights are the same and only rounded "
+            f'otherwise (trained in float16 and used in bfloat16, say), delete "digest" from {path}.'
+        )
+
+
+@torch.no_grad()
+def weights_digest(module: nn.Module) -> dict[str, str]:
+    """Digests of a module's floating-point parameters, once rounded to float16 and once to bfloat16.
+
+    Each is a SHA-256 over the shapes of all parameters, in their order, and over `SAMPLES` values of each, evenly
+    spread. Only these leave the device. Names do not count: libraries rename layers, and compiling a module does too.
+
+    Weights are the same if either digest is: one file loaded in float32 and in float16 agrees in the first, in float32
+    and in bfloat16 in the second. Half-precision files agree in at least one however they are loaded. What cannot be
+    told from other weights is a float32 file loaded in float16 here and in bfloat16 there.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
+    shapes = repr([tuple(parameter.shape) for parameter in parameters]).encode()
+    # Gathered on the device and fetched at once: one wait instead of one for each parameter.
+    sampled = [_sample(parameter) for parameter in parameters]
+    values = torch.cat([part.to(sampled[0].device) for part in sampled]).cpu() if sampled else torch.zeros(0)
+    return {
+        str(dtype).removeprefix("torch."): hashlib.sha256(shapes + _bytes(values.to(dtype))).hexdigest()[:32]
+        for dtype in (torch.float16, torch.bfloat16)
+    }
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """Up to `SAMPLES` values in float32, whatever the tensor's memory layout, without a copy of a whole tensor."""
+    tensor = whole(tensor)
+    if tensor.ndim == 0:
+        return tensor.detach().float()[None]
+    count = min(SAMPLES, tensor.numel())
+    positions = (2 * torch.arange(count) + 1) * tensor.numel() // max(1, 2 * count)
+    return tensor.detach()[torch.unravel_index(positions, tensor.shape)].float()
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.view(torch.int16).numpy().tobytes()
+
+
+CARD_FILE = "README.md"
+
+CARD = """\
+---
+{metadata}
+---
+
+# {name}
+
+{body}
+## What it is
+
+```yaml
+{config}
+```
+"""
+
+HYPERNET = """\
+A noise hypernetwork ([arXiv 2508.09968](https://arxiv.org/abs/2508.09968)) for `{base}`: it moves the initial noise of
+that frozen few-step generator, x0 -> x0 + f(x0, prompt), so that its images score higher on a reward. It is no
+fine-tune: the generator stays as it is.
+
+## Use
+
+```python
+from hn.generators import DiffusersGenerator
+from hn.hypernets import Hypernet
+
+generator = DiffusersGenerator("{base}"{revision})
+hypernet = Hypernet.from_pretrained("{name}", generator)
+latents = hypernet.latents("a prompt", seed=0)
+```
+
+`generator.generate(latents, generator.encode(["a prompt"]))` makes the image; `latents` are also what a stock diffusers
+pipeline of these weights takes: `pipe("a prompt", latents=latents)`.
+"""
+
+FINETUNE = """\
+`{base}`, fine-tuned with LoRA on a reward. It is the method that noise hypernetworks
+([arXiv 2508.09968](https://arxiv.org/abs/2508.09968)) are compared with, and a plain PEFT adapter.
+
+## Use
+
+```python
+from hn.generators import DiffusersGenerator
+from hn.hypernets import LoraFinetune
+
+generator = DiffusersGenerator("{base}"{revision})
+_, tuned = LoraFinetune.from_pretrained("{name}", generator)
+image = tuned.generate(tuned.sample_noise(1), tuned.encode(["a prompt"]))
+```
+"""
+
+LAST_LAYER = """
+## Last layer
+
+The rule is `{rule}`: in `{layer}` the base output is dropped and the LoRA branch alone is f. PEFT's files cannot say
+so: a plain `load_lora_weights` of them gives another function.
+"""
+
+
+def model_card(config: Mapping[str, Any], name: str, training: Mapping[str, Any] | None = None) -> str:
+    """The card's text.
+
+    Args:
+        config: `hypernet_config.json` or `finetune_config.json`.
+        name: of the folder or repository.
+        training: how it was trained, as YAML has it; shown as it is.
+    """
+    base, revision = config["generator"]["name"], config["generator"]["revision"]
+    is_finetune = "finetune" in config
+    metadata = ModelCardData(
+        base_model=base if _is_hub_id(base) else None,
+        library_name="hn",
+        pipeline_tag="text-to-image",
+        tags=["lora"] if is_finetune else ["noise-hypernetwork"],
+    )
+    body = (FINETUNE if is_finetune else HYPERNET).format(
+        base=base, name=name, revision="" if revision is None else f', revision="{revision}"'
+    )
+    if config.get("last_layer_rule"):
+        body += LAST_LAYER.format(rule=config["last_layer_rule"], layer=config["arguments"].get("last_layer"))
+    card = CARD.format(metadata=metadata.to_yaml(), name=name, body=body, config=_yaml(config))
+    return card + (f"\n## Training\n\n```yaml\n{_yaml(training)}\n```\n" if training else "")
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name and not Path(name).exists()
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(content), sort_keys=False).rstrip()
 
 
 class Saved(ABC):

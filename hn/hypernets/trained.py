@@ -5,7 +5,7 @@ from hn.hypernets.adapter_files import WEIGHTS_FILES
 from hn.hypernets.base import CONFIG_FILE, Hypernet
 from hn.hypernets.finetune import BASE_FILE, LoraFinetune
 from hn.hypernets.lora import LoraHypernet
-from hn.pretrained import locate_folder
+from hn.utils.hub import locate_folder
 
 
 def load_trained(

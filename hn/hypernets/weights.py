@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hn.sharded_tensors import as_part_of, whole
-from hn.wording import differences
+from hn.utils.distributed import as_part_of, whole
+from hn.utils.text import differences
 
 
 def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:

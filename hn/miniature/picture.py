@@ -20,10 +20,10 @@ from hn.miniature.coupling import couple
 from hn.miniature.renderer import render
 from hn.miniature.scenes import scenes_of
 from hn.miniature.world import TAGS
-from hn.report.grid import labelled_grid
 from hn.rewards.clip import ClipReward
 from hn.rewards.ensemble import RewardEnsemble
 from hn.search.reno import Reno
+from hn.utils.images import labelled_grid
 
 PER_TAG = {"single_object": 1, "two_object": 2, "counting": 2, "colors": 1, "position": 3, "color_attr": 3}
 

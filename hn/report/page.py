@@ -17,13 +17,13 @@ from markupsafe import Markup
 from PIL import Image
 
 from hn.evaluation.categories import ALL
-from hn.files import in_one_step
 from hn.report.axes import linear_axis
 from hn.report.columns import Column, columns_of
 from hn.report.comparison import ComparisonFolder, GalleryPrompt, Metric, read_comparison
 from hn.report.figures import draw_figures
 from hn.report.styles import Style, styles_of
 from hn.report.svg import curve_panel, trade_off
+from hn.utils.files import in_one_step
 
 PAGE = "report.html"
 MINUS = "\N{MINUS SIGN}"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hn.files import in_one_step
+from hn.utils.files import in_one_step
 
 METHODS_CSV, IMAGES_CSV, TIMING_JSON = "results.csv", "images.csv", "timing.json"
 
@@ -29,7 +29,7 @@ def write_rows_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_images_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A row for each image of each method, as `hn.evaluation.details.image_rows` gives them."""
+    """A row for each image of each method, as `hn.evaluation.comparison.details.image_rows` gives them."""
     _write(path, list(rows))
 
 

@@ -4,34 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import subprocess
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import hn
-from hn.files import in_one_step
-
-_PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft", "open_clip_torch")
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and git commit (with "-dirty" for a changed working tree) of this process.
-
-    `gpu` is the one that the machine has, whether it was used or not; null without one.
-    """
-    return {
-        "python": platform.python_version(),
-        "packages": {"hn": hn.__version__, **{name: version(name) for name in _PACKAGES}},
-        "processor": f"{os.cpu_count()} cores, {platform.machine()}",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "threads": torch.get_num_threads(),
-        "git_commit": _git_commit(),
-    }
+from hn.utils.environment import environment
+from hn.utils.files import in_one_step
 
 
 def write_results(
@@ -67,12 +44,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(member) for member in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _git_commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
-        return None
-    return found.stdout.strip()

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPVisionModelWithProjection
 
-from hn.checkpointing import checkpoint_layers
-from hn.precision import full_precision
-from hn.pretrained import Repository, explain_missing, locate, locate_file, parse_dtype
 from hn.rewards.base import PreprocessedReward
 from hn.rewards.clip import image_normalisation
 from hn.rewards.preprocess import ClipPreprocess
-from hn.weight_files import assign_state_dict, is_without_weights, load_transformers_model, read_state_dict
+from hn.utils.dtype import full_precision, parse_dtype
+from hn.utils.hub import Repository, explain_missing, locate, locate_file
+from hn.utils.layers import checkpoint_layers
+from hn.utils.weights import assign_state_dict, is_without_weights, load_transformers_model, read_state_dict
 
 
 class AestheticReward(PreprocessedReward):

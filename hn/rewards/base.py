@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from hn.precision import full_precision
-from hn.pretrained import Repository, repositories_in
 from hn.rewards.preprocess import ClipPreprocess
+from hn.utils.dtype import full_precision
+from hn.utils.hub import Repository, repositories_in
 
 
 class Reward(nn.Module, ABC):

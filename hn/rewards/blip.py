@@ -6,8 +6,8 @@ from torch.nn import functional
 from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from hn.checkpointing import checkpoint_layers
-from hn.precision import full_precision
+from hn.utils.dtype import full_precision
+from hn.utils.layers import checkpoint_layers
 
 HEAD_WIDTHS = (1024, 128, 64, 16, 1)
 PROJECTION_WIDTH = 256

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import BlipTextConfig, BlipVisionConfig
 
 from hn.rewards.blip import BlipScorer
-from hn.weight_files import read_state_dict
-from hn.wording import differences, some_of
+from hn.utils.text import differences, some_of
+from hn.utils.weights import read_state_dict
 
 CONFIG_FILE = "med_config.json"
 WEIGHTS_FILE = "ImageReward.pt"

@@ -10,14 +10,15 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hn.checkpointing import checkpoint_layers
-from hn.class_path import class_path
-from hn.identity import version
-from hn.pretrained import explain_missing, locate, locate_tokenizer, parse_dtype
+from hn.data.encodings.fingerprint import version
+from hn.data.encodings.window import TextWindow, uncut_lengths
 from hn.rewards.contrastive import ContrastiveReward, Scale, number
 from hn.rewards.preprocess import ClipPreprocess
-from hn.text_window import TextWindow, uncut_lengths
-from hn.weight_files import load_transformers_model
+from hn.utils.class_path import class_path
+from hn.utils.dtype import parse_dtype
+from hn.utils.hub import explain_missing, locate, locate_tokenizer
+from hn.utils.layers import checkpoint_layers
+from hn.utils.weights import load_transformers_model
 
 _VOCABULARY = ("vocab.json", "merges.txt")
 _TOKENIZER = "tokenizer_config.json"

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hn.host_copy import to_device
-from hn.precision import full_precision
-from hn.prompt_cache import PromptCache
-from hn.prompt_files import PromptFiles
+from hn.data.encodings.cache import PromptCache
+from hn.data.encodings.files import PromptFiles
+from hn.data.encodings.window import TextWindow
 from hn.rewards.base import PreprocessedReward
-from hn.text_window import TextWindow
+from hn.utils.device import to_device
+from hn.utils.dtype import full_precision
 
 Scale = Literal["logit", "percent", "cosine"]
 FEATURES = "text_features"  # the only tensor of a prompt in files

@@ -7,16 +7,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from hn.compilation import compile_layers, require_compile
-from hn.precision import full_precision
-from hn.pretrained import Repository, repositories_in
-from hn.prompt_files import PromptFiles
+from hn.data.encodings.files import PromptFiles
 from hn.rewards.base import PreprocessedReward, Reward, check_batch
 from hn.rewards.contrastive import ContrastiveReward
 from hn.rewards.gradient_balance import balanced_gradient, with_gradient
 from hn.rewards.preprocess import SharedPixels
 from hn.rewards.quantisation import Quantisation, quantise_linear_layers, require_torchao
 from hn.rewards.score_statistics import ScoreStatistics
+from hn.utils.dtype import full_precision
+from hn.utils.hub import Repository, repositories_in
+from hn.utils.layers import compile_layers, require_compile
 
 _QUANTISATIONS = {*get_args(Quantisation)}
 
@@ -57,7 +57,7 @@ class RewardEnsemble(nn.Module):
         gradient_free: for searches without gradients (Best-of-N): rewards that are not differentiable may have a
             weight, and nothing can be trained on the total.
         compile: compile the layers of the trained rewards' image towers with torch.compile, when they are first called
-            (`hn.compilation`); held-out ones are called too seldom.
+            (`hn.utils.layers`); held-out ones are called too seldom.
         cache: folder of text features that `hn embed` wrote, true for the user's own (HN_CONDITIONING, else
             ~/.cache/hn/conditioning), for all rewards that have text features, trained and held out. If it has some of
             a reward's, its text tower is dropped, and only prompts that are there can be scored; else it is kept. The

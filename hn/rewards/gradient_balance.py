@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hn.precision import full_precision
+from hn.utils.dtype import full_precision
 
 
 def balanced_gradient(gradients: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

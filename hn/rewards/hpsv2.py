@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from hn.pretrained import Repository, is_cached
 from hn.rewards.open_clip import OpenClipReward
+from hn.utils.hub import Repository, is_cached
 
 _STEMS = {"v2.1": "HPS_v2.1_compressed", "v2.0": "HPS_v2_compressed"}
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, ProcessorMixin, Qwen2VLConfig, Qwen2VLModel
 
-from hn.pretrained import explain_missing, locate, locate_file
 from hn.rewards.hpsv3_prompt import REWARD_TOKEN, TEMPLATE
 from hn.rewards.vlm import VlmReward, load_processor
-from hn.weight_files import assign_state_dict, is_without_weights, load_transformers_model, read_state_dict
+from hn.utils.hub import explain_missing, locate, locate_file
+from hn.utils.weights import assign_state_dict, is_without_weights, load_transformers_model, read_state_dict
 
 WEIGHTS_FILE = "HPSv3.safetensors"
 IMAGE_TOKENS = 256  # about: images are resized to that many, up or down, as published

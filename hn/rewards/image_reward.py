@@ -9,21 +9,14 @@ from torch import Tensor, nn
 from transformers import BertTokenizer
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hn.host_copy import to_device
-from hn.pretrained import (
-    TOKENIZER_FILES,
-    Repository,
-    explain_missing,
-    is_cached,
-    locate_folder,
-    locate_tokenizer,
-    parse_dtype,
-)
-from hn.prompt_cache import PromptCache
+from hn.data.encodings.cache import PromptCache
+from hn.data.encodings.window import TextWindow, uncut_lengths
 from hn.rewards.base import PreprocessedReward
 from hn.rewards.blip_checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_scorer, read_config
 from hn.rewards.preprocess import ClipPreprocess
-from hn.text_window import TextWindow, uncut_lengths
+from hn.utils.device import to_device
+from hn.utils.dtype import parse_dtype
+from hn.utils.hub import TOKENIZER_FILES, Repository, explain_missing, is_cached, locate_folder, locate_tokenizer
 
 BERT = "google-bert/bert-base-uncased"
 PROMPT_TOKENS = 35  # [CLS] and [SEP] included; longer prompts are cut, as published

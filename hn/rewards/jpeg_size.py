@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hn.precision import full_precision
 from hn.rewards.base import Reward
+from hn.utils.dtype import full_precision
 
 
 class JpegSizeReward(Reward):

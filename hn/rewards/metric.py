@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from hn.precision import full_precision
 from hn.rewards.base import Reward, check_batch
 from hn.rewards.clip import ClipReward
+from hn.utils.dtype import full_precision
 
 _KEY_BITS = 53  # integers of so many bits are exact in float64
 

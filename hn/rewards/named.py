@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hn.class_path import import_class
-from hn.config import read_section
 from hn.rewards.base import Reward
+from hn.utils.class_path import import_class
+from hn.utils.config import read_section
 
 Section = dict[str, Any]
 """`class_path` and `init_args` of one reward, as a configuration has them."""

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hn.checkpointing import checkpoint_layers
-from hn.class_path import class_path
-from hn.identity import fingerprint
-from hn.pretrained import Repository, locate_file, parse_dtype
+from hn.data.encodings.fingerprint import fingerprint
+from hn.data.encodings.window import TextWindow
 from hn.rewards.contrastive import ContrastiveReward, Scale, number
 from hn.rewards.preprocess import ClipPreprocess
-from hn.text_window import TextWindow
-from hn.weight_files import assign_state_dict, is_without_weights, read_state_dict
+from hn.utils.class_path import class_path
+from hn.utils.dtype import parse_dtype
+from hn.utils.hub import Repository, locate_file
+from hn.utils.layers import checkpoint_layers
+from hn.utils.weights import assign_state_dict, is_without_weights, read_state_dict
 
 _VOCABULARY = 49408  # of CLIP, and of open_clip's bundled tokenizer
 _OTHER_CLASSES = ("custom_text", "multimodal_cfg")  # say that a config is not of `open_clip.CLIP`

@@ -18,10 +18,10 @@ from transformers import (
     ProcessorMixin,
 )
 
-from hn.precision import full_precision
-from hn.pretrained import explain_missing, locate, parse_dtype
 from hn.rewards.base import Reward
-from hn.weight_files import load_transformers_model
+from hn.utils.dtype import full_precision, parse_dtype
+from hn.utils.hub import explain_missing, locate
+from hn.utils.weights import load_transformers_model
 
 PLACE = "{prompt}"  # in a template
 
@@ -178,7 +178,7 @@ def load_vlm(pretrained: str, revision: str | None, dtype: torch.dtype, processo
 
 
 def load_processor(found: str, revision: str | None = None) -> ProcessorMixin:
-    """The processor of a repository that `hn.pretrained.locate` found, with a tokenizer that can pad.
+    """The processor of a repository that `hn.utils.hub.locate` found, with a tokenizer that can pad.
 
     Images are resized by Pillow, as for published numbers; torchvision's pixels are a level of 255 off here and there.
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from hn.generators.base import Generator
-from hn.precision import full_precision
 from hn.search.base import Search, SearchProblem, SearchResult
 from hn.search.budget import Budget
 from hn.search.precondition import GradientTransform
 from hn.search.state import SearchState
+from hn.utils.dtype import full_precision
 
 
 class Reno(Search):

@@ -5,7 +5,7 @@ import torch
 
 from hn.cli.judging import own_device, own_shard
 from hn.cli.parsing import UserError
-from hn.shard import Shard
+from hn.evaluation.folder.score import Shard
 
 
 def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):

@@ -70,7 +70,7 @@ def test_a_training_that_runs_out_of_memory_says_what_to_do(experiment, refuse, 
     def step(*args):
         raise CUDA
 
-    monkeypatch.setattr("hn.module.NoiseHypernetModule.training_step", step)
+    monkeypatch.setattr("hn.training.module.NoiseHypernetModule.training_step", step)
     message = refuse("fit", "--config", experiment, "--run.name", "one", silent=False)
     assert "error: Out of memory: CUDA out of memory. Tried to allocate 2.00 GiB." in message
     assert "--data.init_args.batch_size 2 --trainer.accumulate_grad_batches 2" in message
@@ -84,7 +84,7 @@ def test_a_training_without_a_finite_loss_says_what_it_is(experiment, refuse, mo
         module.terms = {"reward_clip": torch.tensor(float("nan"))}
         return sum(loss(p).sum() for p in module.hypernet.parameters() if p.requires_grad) * float("nan")
 
-    monkeypatch.setattr("hn.module.NoiseHypernetModule.training_step", step)
+    monkeypatch.setattr("hn.training.module.NoiseHypernetModule.training_step", step)
     options = ["--callbacks.nonfinite.init_args.max_skipped_updates", "2", "--callbacks.images", "null"]
     message = refuse("fit", "--config", experiment, "--run.name", "one", *options, silent=False)
     assert "error: The last 2 updates were skipped, up to update 2: reward_clip is nan" in message

@@ -89,8 +89,8 @@ def make_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
         path = tmp_path / "manifest.yaml"
         path.write_text(yaml.safe_dump({"sets": content, "mixes": mixes or {}}, sort_keys=False))
         manifest = Manifest(path)
-        for module in ("sources", "verbs"):
-            monkeypatch.setattr(f"hn.data.{module}.load_manifest", lambda: manifest)
+        for module in ("hn.data.sources", "hn.cli.prompts"):
+            monkeypatch.setattr(f"{module}.load_manifest", lambda: manifest)
         return manifest
 
     return make

@@ -2,7 +2,7 @@ import zipfile
 
 import pytest
 
-from hn.data.archive import extract_folder
+from hn.data.download import extract_folder
 
 
 @pytest.fixture

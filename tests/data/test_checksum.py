@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from hn.data.checksum import digest
+from hn.data.download import digest
 
 
 @pytest.fixture

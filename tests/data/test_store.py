@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hn.data.checksum import digest
-from hn.data.download import DownloadError
+from hn.data.download import DownloadError, digest
 from hn.data.manifest import Manifest, load_manifest
 from hn.data.store import PromptStore, files_by_size, identify
 

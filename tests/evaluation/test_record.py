@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from hn.evaluation.bootstrap import paired_bootstrap
-from hn.evaluation.fidelity import cmmd
 from hn.evaluation.methods import MethodOutput
+from hn.evaluation.metrics.bootstrap import paired_bootstrap
+from hn.evaluation.metrics.fidelity import cmmd
 from hn.evaluation.record import MethodRecord
 from hn.evaluation.samples import Samples
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hn.evaluation.compbench.spatial import SpatialJudge, SpatialOptions
+from hn.evaluation.benchmarks.compbench.spatial import SpatialJudge, SpatialOptions
 from hn.evaluation.geneval import Detection
 from hn.evaluation.scorer import Scorer, feature_extractor_of
 from hn.rewards import ClipReward, RednessReward, RewardEnsemble

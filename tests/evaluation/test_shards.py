@@ -2,9 +2,8 @@ import pytest
 import torch
 
 from hn.evaluation.methods import MethodOutput
-from hn.evaluation.record import MethodRecord
+from hn.evaluation.record import MethodRecord, joined, joined_over_processes
 from hn.evaluation.samples import Samples
-from hn.evaluation.shards import joined, joined_over_processes
 
 NAMES = (
     "reward",

@@ -23,7 +23,7 @@ def evaluated(experiment, make_module, tiny_prompts, tmp_path):
             if parameter.requires_grad:
                 parameter += 0.05
     suite = {"name": "words", "prompts": str(tiny_prompts / "val.jsonl"), "category": "tag", "batch_size": 2}
-    suite = {"class_path": "hn.callbacks.suite.PromptSuite", "init_args": suite}
+    suite = {"class_path": "hn.training.callbacks.suite.PromptSuite", "init_args": suite}
 
     def run(processes: int) -> tuple[dict[str, float], dict]:
         root = tmp_path / f"of_{processes}"

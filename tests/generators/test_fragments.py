@@ -8,9 +8,9 @@ import torch
 from diffusers import DiffusionPipeline
 from jsonargparse import ArgumentParser
 
-from hn.config import read_config
 from hn.generators import DiffusersGenerator, Generator
 from hn.hypernets import LoraHypernet
+from hn.utils.config import read_config
 from tests.tiny_hub import HEIGHT, WIDTH, substitute
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hn.generators import DiffusersGenerator, PipelineGenerator
-from hn.generators.offload import on_device
+from hn.utils.copies import on_device
 from tests.tiny_pipelines import CASES
 
 META = torch.device("meta")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hn.embed import embed_prompts
+from hn.cli.embed import embed_prompts
 from hn.generators import DiffusersGenerator
 
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hn.hypernets.adapter import add_lora
 from hn.hypernets.adapter_files import read_adapter, save_adapter
+from hn.hypernets.lora_layers import add_lora
 from hn.hypernets.weights import trainable_state_dict
 
 PREFIX = "base_model.model."

@@ -165,7 +165,7 @@ def test_the_verb_writes_a_file_that_says_what_it_is_for(
 def test_a_generator_that_is_compiled_elsewhere_is_exported_as_it_is(
     folder: Path, tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    for user in ("hn.generate", "hn.generators.pipeline_generator", "hn.hypernets.merged"):
+    for user in ("hn.evaluation.generate", "hn.generators.pipeline_generator", "hn.hypernets.merged"):
         monkeypatch.setattr(f"{user}.compile_layers", lambda layers: pytest.fail("compiled"))
     (tmp_path / "x.yaml").write_text(f"pretrained: {tiny_pipeline_folder}\ncompile: true\n")
     options = ("--hypernet", folder, "--generator", tmp_path / "x.yaml", "--output", tmp_path / "f.pt2")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraFinetune, LoraHypernet
-from hn.hypernets.base_weights import weights_digest
+from hn.hypernets.saving import weights_digest
 from hn.rewards import RednessReward
 
 PROMPTS = ["a red cube", "two blue ball"]

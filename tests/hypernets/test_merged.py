@@ -9,10 +9,10 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from hn.compilation import has_compiler
 from hn.generators import Conditioning
 from hn.hypernets import LoraHypernet
 from hn.hypernets.lora import LowRankBranch
+from hn.utils.layers import has_compiler
 from tests import published
 
 GENERATORS = {"sana": published.sana, "flux": published.flux, "sd_turbo": published.sd_turbo}

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hn.hypernets import LoraHypernet
-from hn.hypernets.depthwise import GroupedConvLora
+from hn.hypernets.lora_layers import GroupedConvLora
 from hn.objective import ObjectiveTerms, noise_hypernetwork_loss
 from hn.rewards import RednessReward
 from tests import published as tiny

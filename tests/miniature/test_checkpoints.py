@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
+from hn.evaluation.detectors.miniature import GridDetector
 from hn.generators.pipeline import DiffusersGenerator
 from hn.hypernets import Hypernet
 from hn.miniature.captions import Caption
-from hn.miniature.detector import GridDetector
 from hn.miniature.recipe.image_reward import build_word_tokenizer
 from hn.miniature.recipe.measure import (
     evaluation_captions,

@@ -2,7 +2,7 @@ import itertools
 from collections import Counter
 
 from hn.evaluation import geneval
-from hn.evaluation.geneval_results import TAGS as GENEVAL_TAGS
+from hn.evaluation.benchmarks.geneval_results import TAGS as GENEVAL_TAGS
 from hn.miniature.world import (
     COLOR_NAMES,
     NUMBERS,

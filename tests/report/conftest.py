@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from hn.evaluation.details import details, image_rows
-from hn.evaluation.gallery import Gallery
+from hn.evaluation.comparison.details import details, image_rows
+from hn.evaluation.comparison.gallery import Gallery
 from hn.evaluation.methods import MethodOutput
 from hn.evaluation.record import MethodRecord
 from hn.evaluation.samples import Samples
 from hn.report.comparison import GALLERY
-from hn.report.images import write_json
 from hn.report.result_files import IMAGES_CSV, METHODS_CSV, TIMING_JSON, write_images_csv, write_methods_csv
 from hn.report.results import write_results
+from hn.utils.files import write_json
 
 PROMPTS = {
     0: ("colors", "a red ball"),

@@ -1,5 +1,5 @@
-from hn.evaluation.judges import ScoreGroup
-from hn.report.judge import judge_table
+from hn.evaluation.benchmarks.base import ScoreGroup
+from hn.report.tables import judge_table
 
 
 def test_a_row_for_each_group():

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from hn.report.comparison import METRICS, read_comparison
-from hn.report.images import save_png
 from hn.report.page import category_strips, difference_strip, number, render, write_report
 from hn.report.styles import styles_of
+from hn.utils.images import save_png
 
 VOID = {"meta", "link", "img", "input", "br"}
 

@@ -6,7 +6,8 @@ import subprocess
 import torch
 
 import hn
-from hn.report.results import environment, write_results
+from hn.report.results import write_results
+from hn.utils.environment import environment
 
 
 def test_the_file_says_what_was_measured_and_on_what(tmp_path):

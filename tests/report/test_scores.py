@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from hn.report.scores import scores_table, write_csv
+from hn.report.tables import scores_table
+from hn.utils.files import write_csv
 
 
 def test_a_column_for_each_method() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hn import compilation
-from hn.compilation import compile_layers, has_compiler
-from hn.pretrained import repositories_in
 from hn.rewards import RednessReward, Reward, RewardEnsemble
+from hn.utils import layers as compilation
+from hn.utils.hub import repositories_in
+from hn.utils.layers import compile_layers, has_compiler
 
 PROMPTS = ["a red cube", "two blue ball", "a photo of the green ball"]
 CLASSES = ("clip", "pickscore", "hpsv2", "aesthetic", "image_reward")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hn.embed import embed_text_features
-from hn.prompt_files import PromptFiles
+from hn.cli.embed import embed_text_features
+from hn.data.encodings.files import PromptFiles
 from hn.rewards import ClipReward, RednessReward, Reward, RewardEnsemble
 from hn.rewards.contrastive import ContrastiveReward
 from tests.tiny_rewards import TOWERS

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hn.embed import embed_text_features
-from hn.prompt_files import PromptFiles
+from hn.cli.embed import embed_text_features
+from hn.data.encodings.files import PromptFiles
 from hn.rewards import OpenClipReward, Reward
 from hn.rewards.contrastive import ContrastiveReward
 

@@ -54,7 +54,7 @@ def test_without_weights_a_reward_has_the_shapes_of_the_loaded_one(
     loaded = make(name, dtype=dtype)
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", lambda *_, **__: pytest.fail("weights read"))
     if name != "image_reward":  # whose sizes are read off the file
-        monkeypatch.setattr("hn.weight_files.load_file", lambda *_, **__: pytest.fail("weights read"))
+        monkeypatch.setattr("hn.utils.weights.load_file", lambda *_, **__: pytest.fail("weights read"))
         monkeypatch.setattr("torch.load", lambda *_, **__: pytest.fail("weights read"))
     with torch.device("meta"):
         outline = make(name, dtype=dtype)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hn.planning.live_memory import LiveMemory
 from hn.rewards.ensemble import RewardOutput
 from hn.rewards.in_parts import score_in_parts
+from hn.training.planning.live_memory import LiveMemory
 
 PROMPTS = ["a", "bb", "ccc", "dddd", "eeeee"]
 

@@ -11,10 +11,10 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
-from hn.compilation import compile_layers
-from hn.pretrained import repositories_in
 from hn.rewards import RednessReward, Reward, RewardEnsemble, quantisation
 from hn.rewards.quantisation import quantise_linear_layers
+from hn.utils.hub import repositories_in
+from hn.utils.layers import compile_layers
 from tests import tiny_rewards
 
 PROMPTS = ["a red cube", "two blue ball"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from hn.cli.parsing import Parser
-from hn.comparison import Comparison
+from hn.evaluation.comparison.options import Comparison
 from hn.search import Budget, Reno
 
 DOCS = Path(__file__).parents[2] / "docs" / "search.md"

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from hn.evaluation.geneval import COLORS, Detection
-from hn.precision import full_precision
-from hn.pretrained import Repository
 from hn.rewards.open_clip import OpenClipReward
+from hn.utils.dtype import full_precision
+from hn.utils.hub import Repository
 
 ARCHITECTURE, PRETRAINED = "ViT-L-14", "openai"
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hn.class_path import class_path
 from hn.evaluation.detectors.base import Detections, Detector
 from hn.evaluation.detectors.color import ClipColorClassifier, crop_object
 from hn.evaluation.detectors.mask2former import PRETRAINED, Mask2FormerDetector
 from hn.evaluation.geneval import Detection, VerdictOptions, keep_detections
-from hn.pretrained import Repository, repositories_in
-from hn.report.grid import to_pil
+from hn.utils.class_path import class_path
+from hn.utils.hub import Repository, repositories_in
+from hn.utils.images import to_pil
 
 
 class GenEvalDetector(nn.Module):

@@ -11,8 +11,9 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 from hn.evaluation.detectors.base import Detections
 from hn.evaluation.detectors.coco import OBJECTS, object_names
 from hn.evaluation.geneval import Detection
-from hn.pretrained import explain_missing, locate, parse_dtype
-from hn.weight_files import load_transformers_model
+from hn.utils.dtype import parse_dtype
+from hn.utils.hub import explain_missing, locate
+from hn.utils.weights import load_transformers_model
 
 PRETRAINED = "facebook/mask2former-swin-small-coco-instance"
 _DIVISOR = 32  # of the sides that the network sees

@@ -12,9 +12,10 @@ from transformers import Owlv2ForObjectDetection, Owlv2Processor
 from hn.evaluation.detectors.base import Detections
 from hn.evaluation.detectors.coco import OBJECTS
 from hn.evaluation.geneval import Detection, VerdictOptions
-from hn.pretrained import explain_missing, locate, parse_dtype
 from hn.rewards.vlm import eight_bits
-from hn.weight_files import load_transformers_model
+from hn.utils.dtype import parse_dtype
+from hn.utils.hub import explain_missing, locate
+from hn.utils.weights import load_transformers_model
 
 PRETRAINED = "google/owlv2-base-patch16-ensemble"
 

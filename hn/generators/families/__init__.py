@@ -1,7 +1,7 @@
 """The facts about each kind of pipeline; a family is named by its class path or found by its pipeline's class."""
 
-from hn.class_path import import_class
 from hn.generators.families.base import Family
+from hn.utils.class_path import import_class
 
 # Pipeline class, as in model_index.json -> family. Others are named in the configuration by class path.
 DEFAULT_FAMILIES = {

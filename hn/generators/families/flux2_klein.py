@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hn.generators.base import Conditioning
 from hn.generators.families.base import require_multiples
 from hn.generators.families.flow import FlowMatching
-from hn.host_copy import to_device
+from hn.utils.device import to_device
 
 
 class Flux2Klein(FlowMatching):

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from hn.generators.base import Conditioning
 from hn.generators.families.flow import PackedFlowMatching
-from hn.host_copy import to_device
+from hn.utils.device import to_device
 
 
 class QwenImage(PackedFlowMatching):

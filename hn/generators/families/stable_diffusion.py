@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import Family, FirstStep, first_step_of, require_multiples
-from hn.host_copy import to_device
+from hn.utils.device import to_device
 
 
 class StableDiffusion(Family):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hn.miniature.detector import STRIDE, GridDetector
+from hn.evaluation.detectors.miniature import STRIDE, GridDetector
 from hn.miniature.recipe.degrade import degrade
 from hn.miniature.recipe.stage import Stage
 from hn.miniature.renderer import SceneBatch, color_table, render

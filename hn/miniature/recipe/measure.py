@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hn.evaluation.detectors.miniature import GridDetector
 from hn.evaluation.geneval import evaluate
 from hn.generators.pipeline import DiffusersGenerator
 from hn.miniature.captions import Caption, captions_of, evaluation_prompts, split_captions
-from hn.miniature.detector import GridDetector
 from hn.miniature.prompts import PER_TAG
 from hn.miniature.renderer import render
 from hn.miniature.scenes import directions, scenes_of

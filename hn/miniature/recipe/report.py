@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hn.evaluation.detectors.miniature import GridDetector
 from hn.generators.pipeline import DiffusersGenerator
 from hn.miniature.captions import Caption
 from hn.miniature.coupling import NOISE_SHAPE, couple
-from hn.miniature.detector import GridDetector
 from hn.miniature.recipe.measure import (
     clean_renders,
     evaluation_captions,
@@ -27,10 +27,10 @@ from hn.miniature.recipe.measure import (
 )
 from hn.miniature.renderer import render
 from hn.miniature.world import TAGS
-from hn.report.grid import labelled_grid
 from hn.rewards.base import Reward
 from hn.rewards.clip import ClipReward
 from hn.rewards.image_reward import ImageReward
+from hn.utils.images import labelled_grid
 
 STEPS = (1, 2, 4)
 SECOND = "image_reward"

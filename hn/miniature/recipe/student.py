@@ -20,12 +20,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from hn.files import in_one_step
 from hn.miniature.captions import sample_caption, training_pools
 from hn.miniature.coupling import NOISE_SHAPE, couple
 from hn.miniature.recipe.stage import Stage
 from hn.miniature.recipe.tokenizer import fingerprint
 from hn.miniature.renderer import render
+from hn.utils.files import in_one_step
 
 TAG_WEIGHTS = {"single_object": 1, "two_object": 4, "counting": 4, "colors": 3, "position": 4, "color_attr": 6}
 SHARD = 16_384

@@ -7,7 +7,7 @@ from hn.evaluation.detectors import ClipColorClassifier, GenEvalDetector, Mask2F
 from hn.evaluation.detectors.coco import OBJECTS
 from hn.evaluation.detectors.color import crop_object
 from hn.evaluation.geneval import VerdictOptions, evaluate
-from hn.report.grid import to_pil
+from hn.utils.images import to_pil
 from tests import tiny_detectors
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from hn.evaluation.detectors.miniature import GridDetector
 from hn.generators.pipeline import DiffusersGenerator
-from hn.miniature.detector import GridDetector
 from hn.miniature.recipe.__main__ import main
 from hn.miniature.recipe.report import REWARDS, load_reward, write_report
 from hn.miniature.recipe.run import STAGES, Product, Recipe, replace_folder

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from hn.generators.vocabulary import unknown_words
+from hn.generators.prompt_encoder import unknown_words
 from hn.miniature.captions import PARAPHRASES, PHRASES, captions_of, vocabulary_corpus
 from hn.miniature.recipe.tokenizer import WINDOW, build_tokenizer, fingerprint, save_tokenizer
 from hn.miniature.world import COLOR_NAMES, NUMBERS, PLURALS, RELATIONS, SHAPES, TAGS

@@ -1,0 +1,1 @@
+"""`hn study`: one training for each value of an option."""

@@ -1,0 +1,237 @@
+"""`hn study`: train an experiment once for each value of an option, and set the results side by side."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback
+
+from hn.cli.experiment import HnCLI, run_experiment
+from hn.cli.parsing import UserError, user_errors, without_options
+from hn.cli.preflight import try_without_weights
+from hn.cli.processes import are_several, require_one_process
+from hn.cli.study.definition import EXPERIMENT, Study, Variant, as_arguments, read_study
+from hn.cli.study.report import Point, write_study
+from hn.report.results import write_results
+from hn.training.callbacks.evaluation import Evaluation
+from hn.training.run_directory import CHECKPOINTS, RunDirectory
+from hn.utils.class_path import import_class
+from hn.utils.text import changes, differences
+
+STUDY_USAGE = "hn study --config experiments/studies/NAME.yaml [--OPTION VALUE ...]"
+STUDY_DESCRIPTION = """Train an experiment once for each value of an option, and set the results side by side.
+What is trained already is kept, what was interrupted is continued. Further options are those of hn train, for all."""
+STUDIES = Path("experiments/studies")
+_OWN = ("run.experiment", "run.name", "ckpt_path")
+_SHOWN = 5  # differences that an error lists
+# What a training does not depend on.
+_ELSEWHERE = ("run", "vars", "comparison", "ckpt_path", "config")
+
+
+class SettledExperiment(HnCLI):
+    """The complete configuration of a command, looked at and not run."""
+
+    def _set_seed(self) -> None:
+        """Nothing: nothing is drawn."""
+
+    def before_instantiate_classes(self) -> None:
+        """Whether hypernetwork and generator fit each other."""
+        model = self.config[self.subcommand].clone().as_dict()["model"]
+        with user_errors():
+            try_without_weights(model["generator"], model["hypernet"])
+
+    def instantiate_classes(self) -> None:
+        """Nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing."""
+
+    @property
+    def run(self) -> RunDirectory:
+        """Where the run is, or will be."""
+        return RunDirectory(**vars(self.config[self.subcommand].run))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that its results depend on, as `config.yaml` has it."""
+        text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
+        return _without(yaml.safe_load(text))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a study: a training, or a test of what was trained.
+
+    Attributes:
+        variant: which; of a test the trained variant's and the test's together.
+        command: the verb and its options.
+        folder: of its results.
+        settings: all that these depend on.
+        config: file in the folder that has the settings it was started with.
+        trained: folder of the training that is tested; None for a training.
+    """
+
+    variant: Variant
+    command: list[str]
+    folder: Path
+    settings: Mapping[str, Any]
+    config: str
+    trained: Path | None = None
+
+    @property
+    def results(self) -> Path:
+        """There once it is done."""
+        return self.folder / "results.json"
+
+
+def study_parser() -> ArgumentParser:
+    """Options of `hn study` itself."""
+    parser = ArgumentParser(
+        prog="hn study", usage=STUDY_USAGE, description=STUDY_DESCRIPTION, allow_abbrev=False, exit_on_error=False
+    )
+    parser.add_argument("--config", "-c", help="YAML file of the study; docs/studies.md says what it has.")
+    return parser
+
+
+def run_study(arguments: Sequence[str]) -> None:
+    """`hn study`.
+
+    Args:
+        arguments: the command line after `hn study`.
+
+    Raises:
+        UserError: if the study or one of its variants is wrong, before any of them is trained.
+    """
+    try:
+        known, others = study_parser().parse_known_args(list(arguments))
+    except ArgumentError as error:
+        raise UserError(str(error)) from None
+    file = known.config
+    if file is None:
+        there = ", ".join(sorted(path.stem for path in STUDIES.glob("*.yaml"))) or "none"
+        raise UserError(f"A study is missing: {STUDY_USAGE}\nIn {STUDIES} there are: {there}.")
+    require_one_process("study")
+    with user_errors():
+        study = read_study(file)
+    for option in _OWN:
+        if without_options(others, [option]) != others:
+            raise UserError(f"--{option} is the study's own to set.")
+    steps = plan_study(study, others)
+    points = []
+    for number, step in enumerate(steps, start=1):
+        is_there = step.results.is_file()
+        if not is_there:
+            kind = "training" if step.trained is None else "testing"
+            print(f"study {study.name}, {number} of {len(steps)}: {kind} {step.variant.name}", flush=True)
+            with _named(step.variant):
+                _train(step) if step.trained is None else _test(step)
+        if step.trained is None and study.test:
+            continue  # the tests are the points
+        run = step.trained or step.folder
+        points.append(Point.read(step.results, step.variant.labels, step.variant.options, run))
+        if not is_there or step is steps[-1]:
+            table = write_study(step.folder.parent, study, points)
+    folder = steps[-1].folder.parent
+    print(f"\n{table}\n\nresults      {folder / 'results.json'}\nfigures      {folder / 'figures'}")
+
+
+def plan_study(study: Study, others: Sequence[str]) -> list[Step]:
+    """All commands of a study in their order, each parsed, its settings those that its folder was begun with.
+
+    Args:
+        study: what is varied.
+        others: options of all commands, from the command line.
+
+    Raises:
+        UserError: if one cannot be parsed, is the same as another, or its folder has results of other settings.
+    """
+    found = []
+    for variant in study.variants:
+        training = _step(study, variant, others, "train")
+        found.append(training)
+        for test in study.tests:
+            both = Variant(f"{variant.name},{test.name}", variant.labels + test.labels, variant.options | test.options)
+            found.append(_step(study, both, others, "test", training.folder))
+    for kind in ("config.yaml", "test_config.yaml"):
+        by_settings: dict[str, Variant] = {}
+        for step in found:
+            if step.config == kind:
+                settings = json.dumps([str(step.trained), step.settings], sort_keys=True, default=str)
+                same = by_settings.setdefault(settings, step.variant)
+                if same is not step.variant:
+                    raise UserError(
+                        f"{same.name} and {step.variant.name} are the same: nothing depends on "
+                        f"{', '.join(k for k, value in step.variant.options.items() if same.options[k] != value)}."
+                    )
+    return found
+
+
+def _step(study: Study, variant: Variant, others: Sequence[str], verb: str, trained: Path | None = None) -> Step:
+    file, options = study.experiments[0], dict(variant.options)
+    file = options.pop(EXPERIMENT, file)
+    command = [verb, "--config", file, *as_arguments(study.options), *others, *as_arguments(options)]
+    command += [f"--run.experiment=study_{study.name}", f"--run.name={variant.name}"]
+    with _named(variant):
+        settled = run_experiment(command, SettledExperiment)
+        trainer = settled.config[verb].trainer
+        if are_several(trainer.devices, trainer.num_nodes):
+            raise UserError(
+                "hn study runs in one process and trains on one device: --trainer.devices 1 --trainer.num_nodes 1."
+            )
+        command += ["--trainer.devices=1", "--trainer.num_nodes=1"]  # where they were left to Lightning
+        folder, settings = settled.run.path, settled.settings
+        callbacks = [each["class_path"] for each in settings["callbacks"].values() if each is not None]
+        if not any(issubclass(import_class(path, Callback), Evaluation) for path in callbacks):
+            raise UserError(
+                "A study needs the callback hn.training.callbacks.evaluation.Evaluation (`callbacks.evaluation`)."
+            )
+        config = "config.yaml" if verb == "train" else f"{verb}_config.yaml"
+        if (folder / config).is_file():
+            before = _without(yaml.safe_load((folder / config).read_text(encoding="utf-8")))
+            changed = changes(before, settings)
+            if changed:
+                raise UserError(
+                    f"{folder} was begun with other settings: {differences({'changed': changed}, _SHOWN)}. Study these "
+                    "under another name (a copy of the file), or remove that folder to begin it anew."
+                )
+    return Step(variant, command, folder, settings, config, trained)
+
+
+def _train(step: Step) -> None:
+    """Train a variant, from its last checkpoint if it has one."""
+    is_begun = (step.folder / CHECKPOINTS / "last.ckpt").exists()
+    run_experiment([*step.command, *(["--ckpt_path=last"] if is_begun else [])])
+
+
+def _test(step: Step) -> None:
+    """Test the checkpoint that the training's own test was of."""
+    training = json.loads((step.trained / "results.json").read_text(encoding="utf-8"))["training"]
+    checkpoint = step.trained / CHECKPOINTS / (training["best_checkpoint"] or "last.ckpt")
+    cli = run_experiment([*step.command, f"--ckpt_path={checkpoint}"])
+    dimensions = torch.Size(cli.model.generator.noise_shape).numel()
+    name = step.folder.parent.name
+    summaries = cli.trainer.callback(Evaluation).summaries("test")
+    write_results(step.results, name, summaries, dimensions, checkpoint=str(checkpoint))
+
+
+def _without(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that results depend on; a study's are always of one device."""
+    trainer = {name: value for name, value in settings["trainer"].items() if name not in ("devices", "num_nodes")}
+    return {name: value for name, value in settings.items() if name not in _ELSEWHERE} | {"trainer": trainer}
+
+
+@contextmanager
+def _named(variant: Variant) -> Iterator[None]:
+    """Have a user's errors say which variant they are of."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{variant.name}: {error}") from error

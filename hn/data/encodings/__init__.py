@@ -1,0 +1,1 @@
+"""Cached text embeddings: conditioning and text features of prompts, on disk and in memory."""

@@ -1,0 +1,1 @@
+"""Published benchmarks: GenEval, GenEval 2, T2I-CompBench."""

@@ -1,0 +1,1 @@
+"""What `hn compare` measures, and what it keeps on disk while it does."""

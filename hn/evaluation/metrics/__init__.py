@@ -1,0 +1,1 @@
+"""Distances, diversity, intervals and diagnostics of measured images and noise."""

@@ -1,1 +1,0 @@
-"""How much memory an update takes, from shapes alone."""

@@ -1,5 +1,0 @@
-"""How several processes share a training, beyond what Lightning has."""
-
-from hn.strategies.sharded import ShardedStrategy
-
-__all__ = ["ShardedStrategy"]

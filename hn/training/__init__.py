@@ -1,0 +1,1 @@
+"""Training: the LightningModule, the Trainer, callbacks, checkpoints and run directories."""

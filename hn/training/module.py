@@ -1,0 +1,401 @@
+"""The LightningModule: frozen generator, noise hypernetwork and reward ensemble, trained on the tilted objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from hn.data.module import PromptDataModule
+from hn.data.prompts import PromptBatch
+from hn.evaluation.methods import Method, MethodOutput, Modulated, Sampled
+from hn.evaluation.samples import Samples
+from hn.generators.base import Conditioning, Generator
+from hn.generators.noise import NoiseType, Share, TrainingNoise, training_streams
+from hn.hypernets.base import Hypernet
+from hn.hypernets.finetune import LoraFinetune
+from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
+from hn.objective import Regulariser, noise_hypernetwork_loss
+from hn.rewards.ensemble import RewardEnsemble, RewardOutput
+from hn.rewards.in_parts import score_in_parts
+from hn.training.strategy import ShardedStrategy, shard
+from hn.utils.class_path import class_path
+from hn.utils.distributed import class_of
+
+
+def check_options(
+    images_per_prompt: int,
+    warmup_steps: int,
+    decay_steps: int | None,
+    score_batch_size: int | None,
+    generator: type[Generator],
+    balance_gradients: bool,
+) -> None:
+    """Refuse a module's options where their values tell that it cannot work; needs neither generator nor rewards.
+
+    Args:
+        images_per_prompt, warmup_steps, decay_steps, score_batch_size: as for `NoiseHypernetModule`.
+        generator: class of the generator.
+        balance_gradients: that of the reward ensemble.
+
+    Raises:
+        ValueError: if one is out of range, or if scores cannot be computed in parts.
+    """
+    if images_per_prompt < 1 or warmup_steps < 0:
+        raise ValueError(
+            "images_per_prompt must be at least 1 and warmup_steps not negative; "
+            f"got {images_per_prompt} and {warmup_steps}."
+        )
+    if decay_steps is not None and decay_steps < 1:
+        raise ValueError(f"decay_steps must be at least 1, not {decay_steps}; leave it out for a constant rate.")
+    if score_batch_size is None:
+        return
+    if score_batch_size < 1:
+        raise ValueError(f"score_batch_size must be at least 1, not {score_batch_size}.")
+    if not (hasattr(generator, "denoise") and hasattr(generator, "decode")):
+        raise ValueError(
+            f"score_batch_size needs a generator that denoises and decodes; {generator.__name__} only generates."
+        )
+    if balance_gradients:
+        raise ValueError("balance_gradients compares gradients of the whole batch; leave out score_batch_size or it.")
+
+
+def check_training(
+    precision: str | int | None, score_batch_size: int | None, balance_gradients: bool, gradient_free: bool
+) -> None:
+    """Raises:
+    ValueError: if the rewards are not for training, or the trainer's precision does not go with a module's options.
+    """
+    if gradient_free:
+        raise ValueError(
+            "A gradient_free reward ensemble is for searches without gradients, and cannot be trained on: leave out "
+            "gradient_free (model.reward.init_args.gradient_free)."
+        )
+    if str(precision) in ("16", "16-mixed") and (score_batch_size or balance_gradients):
+        raise ValueError(
+            "score_batch_size and balance_gradients compute gradients before the loss is scaled, and small ones "
+            "are lost in float16: use --trainer.precision bf16-mixed."
+        )
+
+
+OptimizerFactory = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
+"""Trainable parameters -> their optimiser."""
+
+
+class NoiseHypernetModule(L.LightningModule):
+    """Trains f to minimise `regulariser(f) - reward_weight * reward(g(x0 + f(x0)))` (arXiv 2508.09968, equation 10).
+
+    With a `LoraFinetune` in the place of the hypernetwork the same loop is the comparison method, direct reward
+    fine-tuning: the noise is left alone, the generator's own LoRA is trained on the reward.
+
+    Args:
+        generator: the frozen generator g.
+        hypernet: the noise hypernetwork f, or a `LoraFinetune`.
+        reward: the reward ensemble r.
+        optimizer: makes the optimiser of the trainable weights.
+        regulariser: "mean" for the published code's 1/2 mean(f^2), "sum" for the paper's 1/2 |f|^2.
+        reward_weight: multiplies the reward.
+        noise_type: noise per update: "inf" fresh for every sample; "batch" one noise shared by the batch, new at each
+            update; "one" a single noise for the whole run; "multi" one fixed batch of noises.
+        warmup_steps: updates over which the learning rate rises linearly.
+        decay_steps: update at which the learning rate has fallen to zero along a cosine; constant if not given.
+        score_batch_size: images decoded and scored at a time in training, a part of the batch whose gradients are
+            computed before the next one's activations; None for all at once. Less memory, the same gradients.
+        images_per_prompt: images that each prompt gets in validation, test and prediction.
+        seed: of weights and training noise; an update's noise depends on this and the update's number alone.
+        evaluation_seed: of the noise in validation, test and prediction, the same for all methods and training seeds.
+
+    Raises:
+        ValueError: as `check_options`, or if the hypernetwork does not fit the generator.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        hypernet: Hypernet | LoraFinetune,
+        reward: RewardEnsemble,
+        optimizer: OptimizerFactory = torch.optim.AdamW,
+        regulariser: Regulariser = "mean",
+        reward_weight: float = 1.0,
+        noise_type: NoiseType = "inf",
+        warmup_steps: int = 0,
+        decay_steps: int | None = None,
+        score_batch_size: int | None = None,
+        images_per_prompt: int = 4,
+        seed: int = 0,
+        evaluation_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_options(
+            images_per_prompt, warmup_steps, decay_steps, score_batch_size, type(generator), reward.balance_gradients
+        )
+        self.generator, self.hypernet, self.reward = generator, hypernet, reward
+        self.score_batch_size = score_batch_size
+        self.optimizer_factory, self.warmup_steps, self.decay_steps = optimizer, warmup_steps, decay_steps
+        self.regulariser, self.reward_weight = regulariser, reward_weight
+        self.draw_noise, self.images_per_prompt = TrainingNoise(noise_type), images_per_prompt
+        self.seed, self.evaluation_seed = seed, evaluation_seed
+        self.strict_loading = False  # checkpoints hold the trainable weights alone; on_load_checkpoint checks them
+        self.tuned: Generator | None = None
+        # Of the last training batch: for those who look into a loss that is not finite.
+        self.terms: dict[str, Tensor] = {}
+        with torch.random.fork_rng(devices=[]):  # weights are made on the CPU, from the seed and nothing else
+            torch.manual_seed(seed)
+            if isinstance(hypernet, LoraFinetune):
+                self.tuned = hypernet.attach(generator)
+            else:
+                hypernet.build(generator)
+
+    @property
+    def mode(self) -> Literal["hypernetwork", "finetune"]:
+        """What is trained; also the method's name in results."""
+        return "hypernetwork" if self.tuned is None else "finetune"
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What `DistributedDataParallel` leaves alone, which asks for it by this name.
+
+        Frozen weights and buffers come from the same files in all processes and do not change. Otherwise it would send
+        all of them from rank 0 to the others at the start, and the buffers again before every forward pass.
+        """
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        return frozen + [name for name, _ in self.named_buffers()]
+
+    def setup(self, stage: str) -> None:
+        """Have the generator and the rewards look at all prompts of the stage, and the generator be told of each
+        training batch ahead.
+
+        Raises:
+            ValueError: if they cannot take one of them, before any work is done; or as `check_training`.
+        """
+        if stage == "fit":
+            reward = self.reward
+            check_training(
+                self.trainer.precision, self.score_batch_size, reward.balance_gradients, reward.gradient_free
+            )
+        data = self.trainer.datamodule
+        if not isinstance(data, PromptDataModule):
+            return
+        data.announce = self._prepare_for
+        # A set that is too large for memory is looked at batch by batch.
+        prompts = [prompt for dataset in data.datasets.values() if dataset.in_memory for prompt in dataset.prompts]
+        self.generator.check_prompts(prompts)
+        self.reward.check_prompts(prompts)
+
+    def _prepare_for(self, batch: PromptBatch) -> None:
+        self.generator.prefetch(batch["prompt"])
+
+    def configure_model(self) -> None:
+        """Share the weights out, where the strategy is one that does.
+
+        Raises:
+            ValueError: if it is Lightning's own, whose checkpoints hold the frozen weights too.
+        """
+        if self.device_mesh is None:
+            return
+        if not isinstance(self.trainer.strategy, ShardedStrategy):
+            raise ValueError(
+                f"{type(self.trainer.strategy).__name__} shares out weights, but writes checkpoints that no other "
+                "strategy reads. Use hn's own: --trainer.strategy='{class_path: hn.training.strategy.ShardedStrategy}'"
+            )
+        shard(self.generator, self.hypernet, self.device_mesh["data_parallel"])
+
+    def forward(
+        self,
+        noise: Tensor,
+        conditioning: Conditioning,
+        steps: int | None = None,
+        rng: torch.Generator | list[torch.Generator] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Images of the model in training, and f.
+
+        Args:
+            noise: [B, *noise_shape] ~ N(0, I).
+            conditioning: of B prompts.
+            steps: sampling steps; the generator's own number if not given.
+            rng: source of the noise that some schedulers draw after the first step, or one for each sample.
+
+        Returns:
+            Images [B, 3, H, W] in [0, 1] and f [B, *noise_shape] (zeros for a fine-tune), both differentiable in the
+            trainable weights.
+        """
+        if self.tuned is not None:
+            return self.tuned.generate(noise, conditioning, steps, rng), torch.zeros_like(noise)
+        f = self.hypernet(noise, conditioning)
+        return self.generator.generate(noise + f, conditioning, steps, rng), f
+
+    def scores(
+        self,
+        noise: Tensor,
+        conditioning: Conditioning,
+        prompts: Sequence[str],
+        rng: torch.Generator | list[torch.Generator] | None = None,
+    ) -> tuple[RewardOutput, Tensor]:
+        """Scores of the images of the model in training, and f: `forward` and then the reward, or with a
+        `score_batch_size` denoising in one batch and the rest in parts.
+
+        Args:
+            noise: [B, *noise_shape] ~ N(0, I).
+            conditioning: of B prompts.
+            prompts: B prompts.
+            rng: source of the noise that some schedulers draw after the first step, or one for each sample.
+
+        Returns:
+            Scores [B] and f [B, *noise_shape], differentiable in the trainable weights.
+        """
+        size = self.score_batch_size
+        if size is None or size >= len(noise):
+            images, f = self(noise, conditioning, rng=rng)
+            return self.reward(images, prompts), f
+        generator = self.generator if self.tuned is None else self.tuned
+        f = torch.zeros_like(noise) if self.tuned is not None else self.hypernet(noise, conditioning)
+        latents = generator.denoise(noise + f, conditioning, rng=rng)
+        return score_in_parts(latents, prompts, lambda z, p: self.reward(generator.decode(z), p), size), f
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
+        prompts = batch["prompt"]
+        key = self.seed, self.global_step, self._share(batch_idx)
+        noise = self.draw_noise(len(prompts), self.generator, *key)
+        scores, f = self.scores(noise, self.generator.encode(prompts), prompts, training_streams(len(prompts), *key))
+        terms = noise_hypernetwork_loss(scores.total, f, self.regulariser, self.reward_weight)
+        logged = {"loss": terms.loss, "reward": terms.reward, "regulariser": terms.regulariser, "kl_nats": terms.kl}
+        logged |= {f"reward_{name}": score.mean() for name, score in scores.components.items()}
+        self.terms = logged = self._mean_over_ranks({name: value.detach() for name, value in logged.items()})
+        # Not for Lightning's progress bar (`prog_bar`), which has them read off the device at each update.
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(prompts))
+        return terms.loss
+
+    def _share(self, batch_idx: int) -> Share:
+        """The batch's place among those of all ranks and accumulated batches that make one update."""
+        if self._trainer is None:
+            return Share()
+        parts = self.trainer.accumulate_grad_batches
+        return Share(batch_idx % parts, parts, self.global_rank, self.trainer.world_size)
+
+    def _mean_over_ranks(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Means of scalars over all processes, in one message, so that every process logs those of the global batch."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return values
+        means = self.trainer.strategy.reduce(torch.stack([*values.values()]), reduce_op="mean")
+        return dict(zip(values, means.unbind(), strict=True))
+
+    def base_method(self, steps: int | None = None) -> Method:
+        """The frozen generator by itself."""
+        return Sampled("base", self.generator, is_base=True, steps=steps)
+
+    def trained_method(self, steps: int | None = None) -> Method:
+        """The model in training: generator and hypernetwork, or the fine-tuned generator."""
+        if self.tuned is not None:
+            return Sampled(self.mode, self.tuned, is_base=False, steps=steps)
+        return Modulated(self.mode, self.hypernet, steps)
+
+    def evaluation_step(self, batch: PromptBatch) -> tuple[Samples, MethodOutput]:
+        """Samples of a batch of evaluation prompts, and what the model in training makes of them."""
+        samples = Samples.draw(self.generator, batch, self.images_per_prompt, self.evaluation_seed)
+        return samples, self.trained_method()(samples)
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> tuple[Samples, MethodOutput]:
+        return self.evaluation_step(batch)
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> tuple[Samples, MethodOutput]:
+        return self.evaluation_step(batch)
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> tuple[Samples, MethodOutput]:
+        return self.evaluation_step(batch)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser, and its learning rate's schedule.
+
+        Raises:
+            ValueError: if it is a fused one whose gradients are to be clipped in float16, which Lightning cannot.
+        """
+        optimizer = self.optimizer_factory([p for p in self.hypernet.parameters() if p.requires_grad])
+        is_fused = any(group.get("fused") for group in optimizer.param_groups)
+        trainer = self._trainer
+        if is_fused and trainer is not None and trainer.gradient_clip_val and trainer.precision == "16-mixed":
+            raise ValueError(
+                "A fused optimiser unscales the gradients of 16-mixed itself, after they were to be clipped: use "
+                "--trainer.precision bf16-mixed, or add --model.optimizer.init_args.fused=false."
+            )
+        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.warmup_steps, self.decay_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients as Lightning does, but also those of a fused optimiser under bf16-mixed, where Lightning (2.6)
+        takes it for one that has to unscale them first."""
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def load_trained(self, folder: str | Path) -> None:
+        """Replace the model in training by one that `save_pretrained` wrote; its own options count, not this module's.
+
+        Raises:
+            FileNotFoundError: if there is none in `folder`.
+            ValueError: if it does not fit the generator, or is a fine-tune where a hypernetwork is trained or the
+                other way round.
+        """
+        if self.tuned is None:
+            self.hypernet = Hypernet.from_pretrained(folder, self.generator)
+        else:
+            self.hypernet, self.tuned = LoraFinetune.from_pretrained(folder, self.generator)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trainable weights alone, and what they are weights of."""
+        checkpoint["state_dict"] = trainable_state_dict(self.hypernet)
+        checkpoint["hn_model"] = self._description()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint is one of this model, and take its weights.
+
+        Raises:
+            ValueError: if it is not; names what differs.
+        """
+        found, own = checkpoint.get("hn_model"), self._description()
+        if found is None:
+            raise ValueError("The checkpoint was not written by hn, or by a version that cannot be read any more.")
+        differences = [
+            f"{name} is {found.get(name)} there and {own.get(name)} here"
+            for name in dict.fromkeys([*own, *found])
+            if found.get(name) != own.get(name)
+        ]
+        if differences:
+            raise ValueError(
+                f"The checkpoint is one of another model: {'; '.join(differences)}. "
+                "Use the configuration that it was trained with, or start anew without it."
+            )
+        load_trainable_state_dict(self.hypernet, checkpoint["state_dict"])
+        checkpoint["state_dict"] = {}  # for Lightning, which would look for the frozen weights too
+
+    def _description(self) -> dict[str, Any]:
+        """What the trainable weights mean something for; how gradients are computed is no part of it."""
+        arguments = {k: v for k, v in self.hypernet.arguments().items() if k != "gradient_checkpointing"}
+        network, backbone = class_path(class_of(self.hypernet)), class_path(class_of(self.generator.backbone))
+        return {"model": self.mode, "class": network, "backbone": backbone, **arguments}
+
+
+def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) -> float:
+    """Share of the learning rate at an update, counted from 0: (step + 1) / warmup_steps at first, then a cosine from
+    1 to 0 at `decay_steps`, or 1 without it."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if decay_steps is None:
+        return 1.0
+    progress = (step - warmup_steps) / max(1, decay_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

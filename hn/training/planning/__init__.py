@@ -1,0 +1,1 @@
+"""Memory of a training update, counted from shapes alone."""

@@ -1,0 +1,138 @@
+"""Where a run keeps its files: `runs/<experiment>/<name>/`."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+CHECKPOINTS = "checkpoints"
+
+NAMED_CHECKPOINTS = ("last", "previous", "best")
+
+WEIGHTS = "hypernet"
+
+
+@dataclass
+class RunDirectory:
+    """The directory of one run.
+
+    Args:
+        root: all runs' directory.
+        experiment: name of the experiment; the configuration file's name if not given.
+        name: name of the run; the time if not given. Name an interrupted run, with `--ckpt_path last`, to continue it,
+            or a trained one to evaluate that and no other.
+        pretrained: folder of the trained network that comes with the experiment, for `generate`, `validate`, `test` and
+            `predict` where the experiment has no run yet.
+
+    Raises:
+        ValueError: if `experiment` or `name` is no name of a single folder.
+    """
+
+    root: str = "runs"
+    experiment: str | None = None
+    name: str | None = None
+    pretrained: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("experiment", self.experiment), ("name", self.name)):
+            if value is not None and (value in ("", ".", "..") or Path(value).name != value):
+                raise ValueError(f"run.{option} must be the name of one folder, not {value!r}.")
+
+    @property
+    def experiment_path(self) -> Path:
+        """The directory of the experiment's runs."""
+        return Path(self.root) / (self.experiment or "unnamed")
+
+    @property
+    def path(self) -> Path:
+        """The run's directory."""
+        return self.experiment_path / (self.name or timestamp())
+
+    def trained(self) -> Path | None:
+        """Folder of trained weights: the named run's, without a name the experiment's newest; None without any."""
+        if self.name is not None:
+            return self.path / WEIGHTS if (self.path / WEIGHTS).is_dir() else None
+        folders = self.experiment_path.glob(f"*/{WEIGHTS}")
+        return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def find_checkpoint(run: Path, which: str) -> str:
+    """The file that `--ckpt_path` means, of a run.
+
+    Args:
+        run: the run's directory.
+        which: "last", "previous" (the one before it), "best" or the path of a file.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+    """
+    if which in NAMED_CHECKPOINTS:
+        path = run / CHECKPOINTS / f"{which}.ckpt"
+        siblings = sorted(folder.parent.name for folder in run.parent.glob(f"*/{CHECKPOINTS}"))
+        known = f" Runs with checkpoints in {run.parent}: {', '.join(siblings)}." if siblings else ""
+        advice = f"Name the run with --run.name, or leave --ckpt_path out.{known}"
+    else:
+        path, advice = Path(which), "Give the path of a .ckpt file, or `last`, `previous` or `best` for the run's."
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {path}. {advice}")
+    return str(path)
+
+
+def requeued_checkpoint(run: Path, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The file that a job continues from which SLURM has put into the queue again: the newest of the run's `last` and
+    what Lightning wrote before the job's end; None if this is no such job, or there is no file.
+
+    Args:
+        run: the run's directory.
+        environment: the process's; SLURM counts in SLURM_RESTART_COUNT how often it has started the job again.
+    """
+    if int(environment.get("SLURM_RESTART_COUNT") or 0) < 1:
+        return None
+    files = [path for path in (run / CHECKPOINTS / "last.ckpt", *run.glob("hpc_ckpt_*.ckpt")) if path.exists()]
+    return str(max(files, key=lambda path: path.stat().st_mtime)) if files else None
+
+
+def timestamp() -> str:
+    """The local time as a name that sorts."""
+    return datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def find_weights(run: RunDirectory) -> str:
+    """Folder of trained weights: the named run's, else the experiment's newest, else those that come with it.
+
+    Raises:
+        FileNotFoundError: if there are none.
+    """
+    folder = run.trained() or (run.pretrained if run.name is None else None)
+    if folder is None and run.name is not None:
+        names = sorted(weights.parent.name for weights in run.experiment_path.glob(f"*/{WEIGHTS}"))
+        raise FileNotFoundError(
+            f"{run.path} has no trained weights ({WEIGHTS}/), which `hn train` writes at its end. Evaluate one of its "
+            f"checkpoints with --ckpt_path best or last; trained runs are: {', '.join(names) or 'none'}."
+        )
+    if folder is None:
+        raise FileNotFoundError(
+            f"{run.experiment_path} has no trained run: train the experiment first (hn train), or name trained weights "
+            "(--hypernet for generate; --ckpt_path, like `best` with --run.name, for validate, test and predict)."
+        )
+    return str(folder)
+
+
+def require_budget(weights: Path, max_steps: int, option: str) -> None:
+    """Refuse weights that were trained for another number of updates than this command's.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    results = weights.parent / "results.json"
+    steps = json.loads(results.read_text())["training"]["steps"] if results.is_file() else max_steps
+    if max_steps > 0 and steps != max_steps:
+        raise ValueError(
+            f"{weights.parent} was trained for {steps} updates, but trainer.max_steps is {max_steps}: compare at that "
+            f"budget with --trainer.max_steps={steps}, name weights with --{option}, or train again."
+        )

@@ -1,0 +1,1 @@
+"""Helpers that know nothing of the other packages: files, weights, devices, text."""

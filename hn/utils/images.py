@@ -1,0 +1,84 @@
+"""Pictures of images in rows (methods) and columns (prompts), with labels."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from hn.utils.files import in_one_step
+
+_MARGIN, _LINE, _FONT_SIZE = 6, 15, 13  # pixels
+
+
+def labelled_grid(rows: Mapping[str, Tensor], columns: Sequence[str], upscale: int = 1) -> Image.Image:
+    """One row of images per entry, its name at the left, the column's caption on top.
+
+    Args:
+        rows: name -> images [N, 3, H, W] in [0, 1] of one size, N = number of columns.
+        columns: captions; wrapped to the images' width.
+        upscale: each pixel becomes upscale x upscale pixels.
+
+    Raises:
+        ValueError: if there are no rows or columns, or a row has not one image per column.
+    """
+    if not rows or not columns:
+        raise ValueError(f"a grid needs rows and columns, not {len(rows)} by {len(columns)}")
+    for name, images in rows.items():
+        if len(images) != len(columns):
+            raise ValueError(f"row {name!r} has {len(images)} images for {len(columns)} columns")
+    font = ImageFont.load_default(_FONT_SIZE)
+    height, width = (side * upscale for side in next(iter(rows.values())).shape[-2:])
+    wrapped = [textwrap.wrap(caption, max(8, width // 7)) for caption in columns]
+    left = 3 * _MARGIN + int(max(font.getlength(name) for name in rows))
+    top = _MARGIN + _LINE * max(len(lines) for lines in wrapped)
+    size = (left + len(columns) * (width + _MARGIN), top + len(rows) * (height + _MARGIN) + _MARGIN)
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    for column, lines in enumerate(wrapped):
+        for number, line in enumerate(lines):
+            draw.text((left + column * (width + _MARGIN), _MARGIN // 2 + number * _LINE), line, "black", font)
+    for row, (name, images) in enumerate(rows.items()):
+        y = top + _MARGIN + row * (height + _MARGIN)
+        draw.text((_MARGIN, y + height // 2 - _LINE // 2), name, "black", font)
+        for column, image in enumerate(images):
+            x = left + column * (width + _MARGIN)
+            picture.paste(to_pil(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
+    return picture
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """[3, H, W] in [0, 1] -> 8-bit RGB image."""
+    pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def save_png(image: Tensor, path: Path, text: Mapping[str, Any]) -> None:
+    """Write an image [3, H, W] in [0, 1] as PNG, in one step, with a text chunk for each entry of `text`.
+
+    Args:
+        image: of any floating-point type, on any device.
+        path: of the file.
+        text: names and values, as JSON where they are no strings; None is left out.
+
+    Raises:
+        ValueError: if the image is not finite.
+    """
+    if not image.isfinite().all():
+        raise ValueError(
+            f"The image for {path} is not finite: {str(image.dtype).removeprefix('torch.')} overflows in this "
+            "generator; choose another dtype, like bfloat16 or float32."
+        )
+    chunks = PngInfo()
+    for name, value in text.items():
+        if value is not None:
+            chunks.add_text(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    with in_one_step(path) as partial:
+        to_pil(image).save(partial, format="PNG", pnginfo=chunks)

@@ -1,0 +1,418 @@
+"""Scoring folders of images through the command line, against direct scoring."""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants
+from PIL import Image
+
+import hn
+from hn.cli import main
+from hn.evaluation.folder.images import load_image
+from hn.rewards import BrightnessReward, ClipReward, HPSv2Reward, ImageReward, JpegSizeReward, RednessReward, Reward
+from hn.rewards.named import SHORT_NAMES
+from hn.utils.class_path import import_class
+from tests import tiny_rewards
+
+PROMPTS = ("a red ball", "two cube", "a red ball", "the green cube")
+SIZES = ((40, 36), (32, 32), (36, 40), (40, 36))
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def in_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Four images of three sizes and formats, and what else lies in a folder."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for name, (height, width) in zip(("a.png", "b.jpg", "c.webp", "d.PNG"), SIZES, strict=True):
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    (folder / ".hidden.png").touch()
+    (folder / "notes.md").touch()
+    return folder
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(PROMPTS) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Arguments of rewards on tiny checkpoints."""
+    folder = tmp_path_factory.mktemp("rewards")
+    writers = {"clip": tiny_rewards.clip, "hps": tiny_rewards.hpsv2, "image_reward": tiny_rewards.image_reward}
+    return {name: write(folder / name) for name, write in writers.items()}
+
+
+@pytest.fixture
+def config(tiny: dict[str, dict[str, Any]], tmp_path: Path) -> Path:
+    """An experiment that is rewarded by two, and held-out, models."""
+    rewards = {
+        "hps": {"class_path": "hn.rewards.hpsv2.HPSv2Reward", "init_args": tiny["hps"]},
+        "clip": {"class_path": "hn.rewards.clip.ClipReward", "init_args": {"pretrained": "${vars.clip}"}},
+    }
+    held_out = {"ir": {"class_path": "hn.rewards.image_reward.ImageReward", "init_args": tiny["image_reward"]}}
+    ensemble = {
+        "class_path": "hn.rewards.ensemble.RewardEnsemble",
+        "init_args": {"rewards": rewards, "held_out": held_out, "weights": {"hps": 1.0, "clip": 0.5}},
+    }
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({"vars": {"clip": tiny["clip"]["pretrained"]}}))
+    content = {"extends": "base.yaml", "model": {"reward": ensemble}, "trainer": {"max_steps": "${vars.nothing}"}}
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def score(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Runs `hn score`; returns what it wrote as JSON."""
+
+    def run(*options: Any, output: str = "out") -> dict[str, Any]:
+        main(["score", "--device", "cpu", "--output", output, *map(str, options)])
+        assert {path.name for path in (tmp_path / output).iterdir()} == {"scores.json", "scores.csv"}
+        return json.loads((tmp_path / output / "scores.json").read_text(encoding="utf-8"))
+
+    return run
+
+
+@pytest.fixture
+def refused(refuse: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The one message with which a command is refused, before weights are loaded and without a folder made."""
+
+    def message(*options: Any) -> str:
+        with monkeypatch.context() as patched:
+            patched.setattr("hn.cli.score.score_files", lambda *_, **__: pytest.fail("weights would be loaded"))
+            shown = refuse("score", *options)
+        assert not (tmp_path / "runs").exists()
+        return shown
+
+    return message
+
+
+def column(found: dict[str, Any], name: str) -> list[float]:
+    return [row["scores"][name] for row in found["scores"]]
+
+
+def direct(reward: Reward, folder: Path, names: list[str], prompts: tuple[str, ...] = PROMPTS) -> list[float]:
+    with torch.no_grad():
+        return [
+            reward(load_image(folder / name)[None], [prompt]).item()
+            for name, prompt in zip(names, prompts, strict=True)
+        ]
+
+
+NAMES = ["a.png", "b.jpg", "c.webp", "d.PNG"]
+
+
+def test_an_experiments_rewards_equal_direct_scoring(images, prompts, config, tiny, score) -> None:
+    found = score("--rewards", config, "--images", images, "--prompts", prompts, "--batch_size", 2)
+    assert [(row["file"], row["prompt"]) for row in found["scores"]] == list(zip(NAMES, PROMPTS, strict=True))
+    rewards = {
+        "hps": HPSv2Reward(**tiny["hps"]), "clip": ClipReward(**tiny["clip"]), "ir": ImageReward(**tiny["image_reward"])
+    }  # fmt: skip
+    assert list(found["scores"][0]["scores"]) == ["hps", "clip", "ir"]
+    for name, reward in rewards.items():
+        expected = direct(reward, images, NAMES)
+        assert column(found, name) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert len({round(value, 4) for value in expected}) == 4
+        statistics = found["summary"]["all"][name]
+        assert statistics["mean"] == pytest.approx(np.mean(column(found, name)), rel=1e-12)
+        assert statistics["std"] == pytest.approx(np.std(column(found, name), ddof=1), rel=1e-12)
+    assert found["environment"]["packages"]["hn"] == hn.__version__
+    assert (found["images"], found["batch_size"], found["device"]) == (4, 2, "cpu")
+    assert (found["folder"], found["prompts"]) == (str(images), str(prompts))
+    assert found["rewards"]["clip"]["init_args"]["pretrained"] == tiny["clip"]["pretrained"]
+
+
+def test_the_csv_has_the_same_numbers(images, tmp_path, score) -> None:
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": f'{p}, "é"'}) + "\n" for p in PROMPTS))
+    found = score("--rewards", "redness,jpeg_size", "brightness", "--images", images, "--prompts", "p.jsonl")
+    with (tmp_path / "out" / "scores.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["file", "prompt", "redness", "jpeg_size", "brightness"]
+    assert [row["prompt"] for row in rows] == [f'{p}, "é"' for p in PROMPTS]
+    for name, reward in (
+        ("redness", RednessReward()),
+        ("jpeg_size", JpegSizeReward()),
+        ("brightness", BrightnessReward()),
+    ):
+        assert [float(row[name]) for row in rows] == column(found, name)
+        assert column(found, name) == pytest.approx(direct(reward, images, NAMES), rel=1e-5)
+
+
+def test_rewards_that_read_no_prompts_need_none(images, tmp_path, score, refused, config) -> None:
+    found = score("--rewards", "saturation", "--images", images)
+    assert [row["prompt"] for row in found["scores"]] == [None] * 4
+    assert (tmp_path / "out" / "scores.csv").read_text().splitlines()[1].startswith("a.png,,0.")
+    message = refused("--rewards", f"saturation,{config}", "--images", images)
+    assert f"hps, clip, ir read prompts, and {images} has none: give a file of them with --prompts" in message
+
+
+def test_several_images_of_a_prompt(images, tmp_path, score, refused) -> None:
+    (tmp_path / "two.txt").write_text("a red ball\n\n  two cube\n")
+    found = score("--rewards", "redness", "--images", images, "--prompts", "two.txt", "--images_per_prompt", "2")
+    assert [row["prompt"] for row in found["scores"]] == ["a red ball"] * 2 + ["two cube"] * 2
+    message = refused("--rewards", "redness", "--images", images, "--prompts", "two.txt")
+    assert "images has 4 images, but two.txt has 2 prompts; blank lines do not count" in message
+    assert "if 2 in a row are of one prompt, say --images_per_prompt 2." in message
+    message = refused("--rewards", "redness", "--images", images, "--prompts", "two.txt", "--images_per_prompt", "3")
+    assert "With 3 images of each prompt these have to be 6 images.\n" in message
+    assert "name that file" in refused("--rewards", "redness", "--images", images, "--images_per_prompt", "2")
+
+
+@pytest.mark.slow
+def test_what_generate_wrote_is_scored_method_by_method(tmp_path, score, monkeypatch, capsys) -> None:
+    """The miniature end to end: its images, its CLIP reward, its experiment."""
+    monkeypatch.chdir(ROOT)
+    folder = tmp_path / "generated"
+    main(["generate", "--generator", "data/miniature/pipeline", "--hypernet", "data/miniature/hypernet", "--compare",
+          "--count", "3", "--steps", "1", "--prompt", "a photo of a red ring", "a photo of three stars",
+          "--output", str(folder)])  # fmt: skip
+    capsys.readouterr()
+    found = score("--rewards", "experiments/miniature.yaml", "--images", folder, output=str(tmp_path / "out"))
+    prompts = ["a photo of a red ring"] * 3 + ["a photo of three stars"] * 3
+    names = [f"{number:04d}_{method}.png" for method in ("base", "hypernetwork") for number in range(6)]
+    assert [row["file"] for row in found["scores"]] == names  # and not overview.png
+    assert [row["method"] for row in found["scores"]] == ["base"] * 6 + ["hypernetwork"] * 6
+    assert [row["prompt"] for row in found["scores"]] == prompts * 2
+    clip = ClipReward("data/miniature/clip", scale="cosine", encode_batch_size=1)
+    assert column(found, "clip") == pytest.approx(direct(clip, folder, names, tuple(prompts * 2)), rel=1e-4)
+    assert list(found["summary"]) == ["all", "base", "hypernetwork"]
+    for i, method in enumerate(("base", "hypernetwork")):
+        values = column(found, "clip")[6 * i : 6 * i + 6]
+        assert found["summary"][method]["clip"]["mean"] == pytest.approx(np.mean(values))
+    assert found["summary"]["hypernetwork"]["clip"]["mean"] > found["summary"]["base"]["clip"]["mean"]
+    shown = capsys.readouterr()
+    assert shown.out.startswith("12 images of 2 prompts\n") and "hypernetwork: mean ± std" in shown.out
+    clip_row = next(line for line in shown.out.splitlines() if line.split()[:1] == ["clip"])
+    assert f"{found['summary']['base']['clip']['mean']:.4f} ± {found['summary']['base']['clip']['std']:.4f}" in clip_row
+    assert "scores: 2/2 batches" in shown.err  # no terminal, no bar
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        assert next(csv.reader(file)) == ["file", "prompt", "method", "clip", "redness", "clip_held_out"]
+
+
+@pytest.mark.slow
+def test_what_predict_wrote_is_scored(experiment, tmp_path, score) -> None:
+    main(["train", "--config", str(experiment), "--run.name", "r"])
+    main(["predict", "--config", str(experiment), "--run.name", "r"])
+    folder = tmp_path / "runs" / "tiny" / "r" / "images"
+    assert (folder / "final.png").is_file()  # the training's pictures lie there too, and are none of the prompts'
+    found = score("--rewards", "redness", "--images", folder)
+    first = found["scores"][0]
+    assert (first["file"], first["prompt"]) == ("00000/samples/0000.png", "a photo of the red ball")
+    assert len({row["prompt"] for row in found["scores"]}) == 5
+
+
+def test_genevals_layout(images, tmp_path, score, refused) -> None:
+    folder = tmp_path / "geneval"
+    for number, prompt in (("00010", "two cube"), ("00002", "a red ball")):
+        (folder / number / "samples").mkdir(parents=True)
+        (folder / number / "metadata.jsonl").write_text(json.dumps({"prompt": prompt, "tag": "x"}))
+        for name in ("0001.png", "0000.png"):
+            Image.open(images / "a.png").save(folder / number / "samples" / name)
+    found = score("--rewards", "redness", "--images", folder)
+    assert [(row["file"], row["prompt"]) for row in found["scores"]] == [
+        ("00002/samples/0000.png", "a red ball"), ("00002/samples/0001.png", "a red ball"),
+        ("00010/samples/0000.png", "two cube"), ("00010/samples/0001.png", "two cube"),
+    ]  # fmt: skip
+    (tmp_path / "run").mkdir()
+    folder.rename(tmp_path / "run" / "images")
+    assert f"did you mean {tmp_path / 'run' / 'images'}?" in refused(
+        "--rewards", "redness", "--images", tmp_path / "run"
+    )
+    folder = tmp_path / "run" / "images"
+    (folder / "00002" / "metadata.jsonl").write_text('{"prompt": " "}')
+    assert 'non-empty string "prompt"' in refused("--rewards", "redness", "--images", folder)
+    (folder / "00002" / "metadata.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}')
+    assert "00002/metadata.jsonl has 2 rows" in refused("--rewards", "redness", "--images", folder)
+
+
+def test_weights_in_another_type(images, prompts, config, tiny, score) -> None:
+    found = score("--rewards", f"{config},redness", "--images", images, "--prompts", prompts, "--dtype", "bfloat16")
+    assert {found["rewards"][name]["init_args"].get("dtype") for name in ("hps", "clip", "ir")} == {"bfloat16"}
+    assert found["rewards"]["redness"]["init_args"] == {}
+    expected = direct(ClipReward(**tiny["clip"], dtype="bfloat16"), images, NAMES)
+    assert column(found, "clip") == pytest.approx(expected, abs=0.05)
+    assert column(found, "clip") != pytest.approx(direct(ClipReward(**tiny["clip"]), images, NAMES), rel=1e-5)
+
+
+def test_class_paths_and_files_of_rewards_alone(images, prompts, tiny, score, tmp_path) -> None:
+    single = {"class_path": "hn.rewards.clip.ClipReward", "init_args": {**tiny["clip"], "scale": "cosine"}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(single))
+    (tmp_path / "several.yaml").write_text(
+        yaml.safe_dump({"rewards": {"hpsv2.1": SHORT_NAMES["redness"], "c": single}})
+    )
+    words = "hn.rewards.BrightnessReward,mine.yaml,several.yaml,redness"
+    found = score("--rewards", words, "--images", images, "--prompts", prompts)
+    assert list(found["rewards"]) == ["BrightnessReward", "mine", "hpsv2.1"]  # each reward once
+    assert column(found, "hpsv2.1") == pytest.approx(direct(RednessReward(), images, NAMES), rel=1e-5)
+    assert column(found, "mine") == pytest.approx(
+        direct(ClipReward(**tiny["clip"], scale="cosine"), images, NAMES), rel=1e-4
+    )
+
+
+def test_every_short_name_is_of_a_reward() -> None:
+    classes = {name: import_class(section["class_path"], Reward) for name, section in SHORT_NAMES.items()}
+    assert {name for name, reward in classes.items() if not reward.reads_prompts} == {
+        "aesthetic", "redness", "brightness", "saturation", "jpeg_size"
+    }  # fmt: skip
+
+
+def test_missing_weights_are_named_at_once(images, prompts, refused, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    words = "hps,imagereward,clip,pickscore,aesthetic,redness"
+    message = refused("--rewards", words, "--images", images, "--prompts", prompts)
+    for command in (
+        "xswu/HPSv2 HPS_v2.1_compressed.pt",
+        "zai-org/ImageReward",
+        'google-bert/bert-base-uncased --include "*.json" --include "*.txt"',
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        "yuvalkirstain/PickScore_v1",
+        "openai/clip-vit-large-patch14",
+        "camenduru/improved-aesthetic-predictor sac+logos+ava1-l14-linearMSE.pth",
+    ):
+        assert message.count(f"hf download {command}\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        (["--rewards", "hpps"], ["There is no reward 'hpps'; did you mean hps", "Known are hps, hpsv2"]),
+        (["--rewards", "hpsv2.2"], ["There is no reward 'hpsv2.2'; did you mean hpsv2", "? Known are hps"]),
+        (["--rewards", "image_reward"], ["There is no reward 'image_reward'; did you mean imagereward"]),
+        (["--rewards", ","], ["Name a reward, or several: hps"]),
+        (["--rewards", "no.such.Reward"], ["No class at 'no.such.Reward'"]),
+        (["--rewards", "torch.nn.Linear"], ["'torch.nn.Linear' is not a subclass of hn.rewards.base.Reward"]),
+        (["--rewards", "no.yaml"], ["There is no configuration file no.yaml"]),
+        (["--dtype", "bf16"], ["Unknown dtype 'bf16'; choose one of"]),
+        (["--device", "cuda:99"], ["There is no device 'cuda:99' here; choose auto or one of cpu"]),
+        (["--device", "gpu"], ["There is no device 'gpu' here"]),
+        (["--batch_size", "0"], ["batch_size must be at least 1, not 0"]),
+        (["--images", "nowhere"], ["There is no folder nowhere"]),
+        (["--images", "prompts.txt"], ["There is no folder prompts.txt, it is a file"]),
+        (["--prompts", "no.txt"], ["no.txt: there is no such prompt file"]),
+        (["--output", "images"], ["images is there already and is not written over"]),
+        (["--imges", "x"], ["--imges: did you mean --images?", "hn score --help"]),
+        (["--config", "x.yaml"], ["hn score --help"]),
+    ],
+)
+def test_a_slip_gives_one_message_before_weights_are_loaded(images, prompts, refused, options, messages) -> None:
+    right = {"--rewards": "redness", "--images": str(images), "--prompts": str(prompts)}
+    given = right | dict(zip(options[::2], options[1::2], strict=True))
+    message = refused(*(word for pair in given.items() for word in pair))
+    for part in messages:
+        assert part in message
+
+
+def test_missing_options_are_named(refused, images) -> None:
+    assert "Give --rewards: hn score --rewards NAME" in refused("--images", images)
+    assert "Give --images: hn score --rewards NAME" in refused("--rewards", "redness")
+
+
+def test_rewards_of_a_file_that_cannot_be(images, refused, tmp_path) -> None:
+    def of(content: dict[str, Any]) -> str:
+        (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
+        return refused("--rewards", "redness,x.yaml", "--images", images)
+
+    assert "x.yaml describes no rewards" in of({"trainer": {"max_steps": 1}})
+    assert "x.yaml cannot be resolved" in of({"model": {"reward": {"rewards": {"a": "${vars.x}"}}}})
+    saturation = SHORT_NAMES["saturation"]
+    assert "Two rewards are called 'redness'; rename one" in of({"rewards": {"redness": saturation}})
+    message = of({"class_path": "hn.rewards.JpegSizeReward", "init_args": {"qualty": 3}})
+    assert "qualty" in message
+    assert "quality" in of({"class_path": "hn.rewards.JpegSizeReward", "init_args": {"quality": "high"}})
+
+
+def test_images_that_cannot_be_read_are_named(images, refused) -> None:
+    whole = (images / "b.jpg").read_bytes()
+    (images / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    (images / "c.webp").write_text("no image")
+    png = (images / "d.PNG").read_bytes()
+    (images / "d.PNG").write_bytes(png[: len(png) // 2])
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(images / "e.png")
+    message = refused("--rewards", "redness", "--images", images)
+    for name in ("b.jpg", "c.webp", "d.PNG", "e.png"):
+        assert f"{images / name} cannot be read: " in message
+    assert "mode I;16; save it with 8 bits a channel" in message and "a.png" not in message
+
+
+def test_an_empty_folder_and_wrong_metadata(tmp_path, refused, images) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "empty has no images (.png, .jpg, .jpeg, .webp)." in refused("--rewards", "redness", "--images", "empty")
+    for content, message in (
+        ("{", "is not what `hn generate` writes"),
+        ('{"images": [{"file": "a.png"}]}', "is not what `hn generate` writes"),
+        ('{"images": []}', "names no images"),
+        ('{"images": [{"file": "a.png", "prompt": " "}]}', "the prompt of a.png is empty"),
+        ('{"images": [{"file": "a.png", "prompt": "x"}, {"file": "z.png", "prompt": "x"}]}', "does not have: z.png."),
+    ):
+        (images / "metadata.json").write_text(content)
+        assert message in refused("--rewards", "redness", "--images", images)
+    (tmp_path / "p.txt").write_text("x\n")
+    message = refused("--rewards", "redness", "--images", images, "--prompts", "p.txt")
+    assert "has the prompts of its images itself (metadata.json); leave the file of prompts out" in message
+
+
+def test_nothing_is_left_of_an_interrupted_run(images, tmp_path, monkeypatch, capsys) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RednessReward, "score", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        main(["score", "--rewards", "redness", "--images", str(images), "--device", "cpu"])
+    assert caught.value.code == 130 and "interrupted" in capsys.readouterr().err
+    assert list((tmp_path / "runs" / "score").iterdir()) == []
+
+
+def test_the_default_folder_is_new_each_time(images, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("hn.cli.score.timestamp", lambda: "now")
+    for _ in range(2):
+        main(["score", "--rewards", "redness", "--images", str(images)])
+    assert sorted(path.name for path in (tmp_path / "runs" / "score").iterdir()) == ["now", "now_2"]
+    shown = capsys.readouterr().out
+    assert "scores       runs/score/now_2/scores.json and scores.csv" in shown
+    assert shown.startswith("4 images\n")
+
+
+def test_a_score_that_is_not_finite_is_said(images, tmp_path, monkeypatch, score, capsys) -> None:
+    monkeypatch.setattr(RednessReward, "score", lambda self, images, prompts: images.mean((1, 2, 3)) / 0)
+    found = score("--rewards", "redness,brightness", "--images", images)
+    assert column(found, "redness") == [None] * 4 and found["summary"]["all"]["redness"] == {"mean": None, "std": None}
+    assert all(math.isfinite(value) for value in column(found, "brightness"))
+    assert "4 of redness's scores are not finite" in capsys.readouterr().out
+    assert (tmp_path / "out" / "scores.csv").read_text().splitlines()[1].startswith("a.png,,,0.")
+
+
+def test_one_image_has_no_deviation(images, score) -> None:
+    for name in NAMES[1:]:
+        (images / name).unlink()
+    found = score("--rewards", "redness", "--images", images)
+    assert found["summary"]["all"]["redness"] == {"mean": column(found, "redness")[0], "std": None}
+
+
+def test_help_lists_the_options(capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["score", "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: hn score --rewards NAME")
+    for option in ("--rewards", "--images ", "--prompts", "--images_per_prompt", "--output", "--dtype", "imagereward"):
+        assert option in shown

@@ -1,0 +1,23 @@
+import json
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hn.training.callbacks.predictions import PredictionWriter
+
+
+def test_images_lie_where_geneval_looks(make_module, make_data, make_trainer, tiny_prompts, tmp_path, capsys):
+    module, trainer = make_module(images_per_prompt=2), make_trainer(callbacks=[PredictionWriter()])
+    data = make_data(eval_batch_size=2)
+    trainer.predict(module, datamodule=data, return_predictions=False)
+    rows = [json.loads(line) for line in (tiny_prompts / "test.jsonl").read_text().splitlines()]
+    folders = sorted(path for path in (tmp_path / "images").iterdir())
+    assert [folder.name for folder in folders] == [f"{number:05d}" for number in range(len(rows))]
+    for folder, row in zip(folders, rows, strict=True):
+        assert json.loads((folder / "metadata.jsonl").read_text()) == row
+        assert sorted(path.name for path in (folder / "samples").iterdir()) == ["0000.png", "0001.png"]
+    _, output = module.evaluation_step(next(iter(data.predict_dataloader())))
+    pixels = torch.from_numpy(np.array(Image.open(folders[1] / "samples" / "0000.png")))
+    assert (pixels.permute(2, 0, 1) / 255 - output.images[2]).abs().max() <= 0.5 / 255 + 1e-6
+    assert f"images       {tmp_path / 'images'}" in capsys.readouterr().out

@@ -1,0 +1,145 @@
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hn.generators import DiffusersGenerator
+from hn.hypernets import LoraFinetune, LoraHypernet
+from hn.rewards import JpegSizeReward, RednessReward, RewardEnsemble
+from hn.rewards.quantisation import quantise_linear_layers
+from hn.training.module import NoiseHypernetModule
+from hn.training.planning.encoding import fake_conditioning
+from hn.training.planning.fake import fake_copy, weight_bytes
+from hn.training.planning.live_memory import LiveMemory
+from hn.training.planning.update import UpdateMemory, update_memory, without_reports
+from tests.tiny_pipelines import CASES, WINDOW
+
+PROMPTS = ["a red cube", "two blue ball"]
+
+
+def count(module: NoiseHypernetModule, fake: bool, copies: int = 1, precision: str = "32-true") -> UpdateMemory:
+    prompts = PROMPTS * copies
+    conditioning = module.generator.encode(prompts)
+    module.reward(torch.zeros(len(prompts), 3, 32, 32), prompts)  # text features: known before, as in training
+    if not fake:
+        return update_memory(module, conditioning, prompts, precision, nullcontext())
+    module.generator.start  # noqa: B018 - computed from values
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        conditioning = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in conditioning.items()}
+    return update_memory(fake_copy(module, mode), conditioning, prompts, precision, mode)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("hypernet", [LoraHypernet, LoraFinetune])
+def test_fake_tensors_take_what_real_ones_take(
+    make_module: Callable[..., NoiseHypernetModule], hypernet: type, precision: str
+) -> None:
+    module = make_module(hypernet(rank=2))
+    real, fake = (count(module, fake, precision=precision) for fake in (False, True))
+    assert fake.kept.keys() == real.kept.keys() == {"hypernetwork", "generator", "decoder", "rewards"}
+    for name, size in real.kept.items():
+        assert fake.kept[name] == pytest.approx(size, rel=0.02, abs=2048)
+    assert fake.peak == pytest.approx(real.peak, rel=0.03)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_family_takes_as_much_on_fake_tensors(name: str) -> None:
+    """Two steps of its own sampler and scheduler, with prompts of different lengths."""
+    case = CASES[name]
+    pipe = case.build()
+    options = {"height": case.size[0], "width": case.size[1], "family": case.family, "steps": 2}
+    generator = DiffusersGenerator.from_pipeline(pipe, **options)
+    module = NoiseHypernetModule(generator, LoraHypernet(rank=2), RewardEnsemble({"redness": RednessReward()}))
+    prompts = ["a red cube", "two blue ball and a green cube"]
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    conditioning, encoding = fake_conditioning(generator.family, pipe, prompts, mode)
+    copied = fake_copy(module, mode)
+    encoded = generator.encode(prompts)
+    assert {k: (v.shape, v.dtype) for k, v in conditioning.items()} == {
+        k: (v.shape, v.dtype) for k, v in encoded.items()
+    }
+    assert encoding > sum(value.nbytes for value in encoded.values())
+    real = update_memory(module, encoded, prompts, "32-true", nullcontext())
+    fake = update_memory(copied, conditioning, prompts, "32-true", mode)
+    for stage, size in real.kept.items():
+        assert fake.kept[stage] == pytest.approx(size, rel=0.02)
+    assert fake.peak == pytest.approx(real.peak, rel=0.01)
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed (pip install 'hn[quantise]')")
+def test_quantised_rewards_take_what_they_take(make_module: Callable[..., NoiseHypernetModule]) -> None:
+    module = make_module()
+    clip = module.reward.rewards["clip"]
+    whole = weight_bytes(clip)
+    linear = [layer for layer in clip.modules() if type(layer) is nn.Linear]
+    matrices = sum(layer.weight.numel() for layer in linear)
+    scales = sum(layer.out_features for layer in linear)
+    quantise_linear_layers(clip.model)
+    in_bytes = weight_bytes(clip) - (whole - 4 * matrices)
+    assert matrices + 4 * scales <= in_bytes <= matrices + 8 * scales  # a scale for each row, and perhaps a zero point
+    assert weight_bytes(fake_copy(clip, FakeTensorMode(allow_non_fake_inputs=True))) == weight_bytes(clip)
+    real, fake = (count(module, fake) for fake in (False, True))
+    assert fake.kept == pytest.approx(real.kept, rel=0.02, abs=2048)
+    assert fake.peak == pytest.approx(real.peak, rel=0.03)
+
+
+def test_a_reward_that_leaves_tensors_is_not_followed(make_module: Callable[..., NoiseHypernetModule]) -> None:
+    module = make_module()
+    plain = count(module, fake=True)
+    rewards = {"jpeg_size": JpegSizeReward(), **module.reward.rewards}
+    module.reward = RewardEnsemble(rewards, {"jpeg_size": 0.0, **module.reward.weights})
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    copied = without_reports(fake_copy(module, mode))
+    assert isinstance(module.reward.rewards["jpeg_size"], JpegSizeReward)
+    conditioning = {"prompt_embeds": torch.empty(2, WINDOW, 12)}
+    with mode:
+        conditioning = {name: torch.empty(value.shape) for name, value in conditioning.items()}
+    assert update_memory(copied, conditioning, PROMPTS, "32-true", mode).peak == pytest.approx(plain.peak, rel=0.03)
+
+
+def test_a_pass_through_the_sampler_keeps_as_much(make_module: Callable[..., NoiseHypernetModule]) -> None:
+    module = make_module(steps=2)
+    conditioning = module.generator.encode(PROMPTS)
+    counted = count(module, fake=True)
+    with LiveMemory([*module.parameters(), *module.buffers(), *conditioning.values()]) as memory:
+        images, f = module(torch.randn(2, *module.generator.noise_shape), conditioning, rng=torch.Generator())
+        kept = memory.now
+    assert images.requires_grad
+    assert f.requires_grad
+    assert sum(counted.kept.values()) - counted.kept["rewards"] == pytest.approx(kept, rel=0.02)
+
+
+def test_memory_grows_by_the_same_with_every_image(make_module: Callable[..., NoiseHypernetModule]) -> None:
+    peaks = [count(make_module(), fake=True, copies=copies).peak for copies in (1, 2, 3)]
+    assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=0.01)
+    assert peaks[1] > 1.8 * peaks[0]
+
+
+def test_checkpointing_keeps_less(make_module: Callable[..., NoiseHypernetModule]) -> None:
+    plain, checkpointed = (
+        count(make_module(LoraHypernet(rank=2, gradient_checkpointing=on)), fake=True) for on in (False, True)
+    )
+    assert checkpointed.kept["hypernetwork"] < 0.7 * plain.kept["hypernetwork"]
+    assert checkpointed.kept["decoder"] == plain.kept["decoder"]
+    assert checkpointed.peak < plain.peak
+
+
+def test_scoring_in_parts_keeps_the_gradient_alone(make_module: Callable[..., NoiseHypernetModule]) -> None:
+    whole, parts = (count(make_module(score_batch_size=size), fake=True, copies=2) for size in (None, 1))
+    assert parts.kept["decoder and rewards, in parts"] < 0.1 * (whole.kept["decoder"] + whole.kept["rewards"])
+    assert parts.peak < 0.8 * whole.peak
+
+
+def test_a_fake_copy_shares_what_the_model_shares(make_module: Callable[..., NoiseHypernetModule]) -> None:
+    module = make_module()
+    copied = fake_copy(module, FakeTensorMode(allow_non_fake_inputs=True))
+    assert weight_bytes(copied) == weight_bytes(module)
+    assert copied.hypernet.generator is copied.generator
+    assert {name: p.requires_grad for name, p in copied.named_parameters()} == {
+        name: p.requires_grad for name, p in module.named_parameters()
+    }

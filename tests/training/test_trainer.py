@@ -1,0 +1,92 @@
+import json
+import shutil
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from safetensors.torch import save_file
+
+from hn.hypernets import LoraFinetune
+from hn.rewards import RednessReward, RewardEnsemble
+from hn.training.callbacks.evaluation import Evaluation
+from hn.training.callbacks.last_checkpoint import LastCheckpoint
+
+
+@pytest.fixture
+def run(make_module, make_data, make_trainer):
+    """Calls a verb of a trainer whose run directory is given; the best checkpoint is that of the held-out reward."""
+
+    def call(verb, directory, hypernet=None, ckpt_path=None, **options):
+        best = ModelCheckpoint(directory / "checkpoints", "best", monitor="val/held_out_reward", mode="max")
+        callbacks = [Evaluation(), best, LastCheckpoint()]
+        trainer = make_trainer(default_root_dir=str(directory), callbacks=callbacks, max_steps=1, val_check_interval=1)
+        getattr(trainer, verb)(make_module(hypernet, images_per_prompt=1), datamodule=make_data(), ckpt_path=ckpt_path)
+
+    return call
+
+
+def test_a_moved_run_finds_its_best_checkpoint(run, tmp_path, caplog):
+    run("fit", tmp_path / "here")
+    there = tmp_path / "there"
+    shutil.move(tmp_path / "here", there)
+    last = there / "checkpoints" / "last.ckpt"
+    run("train", there, ckpt_path=last)
+    training = json.loads((there / "results.json").read_text())["training"]
+    assert (training["best_step"], training["best_checkpoint"]) == (1, "best.ckpt")
+    card = (there / "hypernet" / "README.md").read_text()
+    assert "## Training" in card
+    assert "best_step: 1" in card
+
+    (there / "checkpoints" / "best.ckpt").unlink()
+    run("train", there, ckpt_path=last)
+    training = json.loads((there / "results.json").read_text())["training"]
+    assert (training["best_step"], training["best_checkpoint"]) == (None, None)
+    assert "best.ckpt, is gone; the last weights are tested" in caplog.text
+
+
+def test_a_fine_tune_is_trained_and_kept(run, tmp_path):
+    run("train", tmp_path, LoraFinetune(rank=2))
+    assert list((tmp_path / "hypernet").glob("adapter_model*"))
+
+
+@pytest.mark.parametrize("content", ["safetensors", "truncated", "empty", "weights"])
+def test_a_file_that_is_no_checkpoint_is_refused(make_module, make_data, make_trainer, tmp_path, content):
+    path = tmp_path / "given.ckpt"
+    if content == "safetensors":
+        save_file({"weight": torch.zeros(100)}, path)
+    else:
+        torch.save({"weight": torch.zeros(100)}, path)
+        if content != "weights":
+            path.write_bytes(path.read_bytes()[: 300 if content == "truncated" else 0])
+    trainer = make_trainer()
+    with pytest.raises(ValueError, match=r"given\.ckpt cannot be read as a training checkpoint.*`previous` or `best`"):
+        trainer.fit(make_module(), datamodule=make_data(), ckpt_path=path)
+    assert not trainer.is_working
+
+
+def test_a_score_that_will_not_be_measured_cannot_be_monitored(make_module, make_data, make_trainer, tmp_path):
+    for monitored in ("val/held_out_reward", "val/diversity"):
+        best = ModelCheckpoint(tmp_path / "best", monitor=monitored, mode="max")
+        trainer = make_trainer(callbacks=[best])
+        with pytest.raises(ValueError, match=rf"ModelCheckpoint monitors {monitored}.*callbacks\.evaluation"):
+            trainer.fit(make_module(), datamodule=make_data())
+    trainer = make_trainer(callbacks=[EarlyStopping("val/held_out_reward"), Evaluation()])
+    module = make_module()
+    module.reward = RewardEnsemble({"redness": RednessReward()}, {"redness": 1.0})
+    with pytest.raises(ValueError, match="EarlyStopping monitors val/held_out_reward.*a held-out reward"):
+        trainer.fit(module, datamodule=make_data())
+    assert not trainer.is_working
+
+
+def test_generating_with_too_many_steps_is_refused(make_module, make_trainer, tmp_path):
+    trainer = make_trainer()
+    with pytest.raises(ValueError, match="steps must be at most 1000, the timesteps of DDIMScheduler, not 2000"):
+        trainer.generate(make_module(), "a red ball", hypernet=str(tmp_path), steps=2000)
+    assert not trainer.is_working
+
+
+def test_a_single_validation_image_has_no_fidelity(make_module, make_data, make_trainer):
+    trainer = make_trainer(callbacks=[Evaluation()], limit_val_batches=1)
+    trainer.validate(make_module(images_per_prompt=1), datamodule=make_data(eval_batch_size=1), verbose=False)
+    assert "val/reward" in trainer.callback_metrics
+    assert "val/fidelity" not in trainer.callback_metrics

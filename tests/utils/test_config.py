@@ -1,0 +1,105 @@
+import pytest
+import yaml
+
+from hn.generators import Generator
+from hn.utils.class_path import import_class
+from hn.utils.config import GENERATOR, generator_section, merge, read_config
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes YAML files by their paths in `tmp_path`, from their content."""
+
+    def write_files(**files):
+        for name, content in files.items():
+            path = tmp_path / f"{name.replace('__', '/')}.yaml"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return tmp_path
+
+    return write_files
+
+
+def test_mappings_are_merged_and_anything_else_is_replaced():
+    base = {"a": {"x": 1, "y": [1, 2]}, "b": 1, "c": {"d": 1}}
+    change = {"a": {"y": [3], "z": 4}, "b": {"e": 5}, "c": None}
+    assert merge(base, change) == {"a": {"x": 1, "y": [3], "z": 4}, "b": {"e": 5}, "c": None}
+    assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 1, "c": {"d": 1}}
+
+
+def test_another_class_drops_the_arguments_of_the_first():
+    base = {"class_path": "A", "init_args": {"x": 1, "y": 2}}
+    assert merge(base, {"init_args": {"x": 3}}) == {"class_path": "A", "init_args": {"x": 3, "y": 2}}
+    assert merge(base, {"class_path": "A", "init_args": {"x": 3}})["init_args"] == {"x": 3, "y": 2}
+    assert merge(base, {"class_path": "B", "init_args": {"z": 3}}) == {"class_path": "B", "init_args": {"z": 3}}
+    assert merge(base, {"class_path": "B"}) == {"class_path": "B"}
+    # In a configuration the class may be named further down the chain than its arguments.
+    assert merge({"init_args": {"x": 1}}, {"class_path": "A"}) == {"class_path": "A"}
+
+
+def test_a_chain_is_relative_to_each_file_and_the_last_one_wins(write):
+    folder = write(
+        top={"extends": "shared/middle.yaml", "a": 1},
+        shared__middle={"extends": ["bottom.yaml"], "a": 2, "b": 2},
+        shared__bottom={"a": 3, "b": 3, "c": "${b}"},
+    )
+    assert read_config(folder / "top.yaml") == {"a": 1, "b": 2, "c": "${b}"}
+
+
+def test_of_several_the_later_ones_win(write):
+    folder = write(top={"extends": ["one.yaml", "two.yaml"]}, one={"a": 1, "b": 1}, two={"a": 2})
+    assert read_config(folder / "top.yaml") == {"a": 2, "b": 1}
+
+
+def test_what_is_reached_twice_counts_once(write):
+    """Both build on `base`; the second must not bring its values back over the changes of the first."""
+    folder = write(
+        top={"extends": ["one.yaml", "two.yaml"]},
+        one={"extends": "base.yaml", "a": 1},
+        two={},
+        base={"a": 0, "b": 0, "c": 0},
+    )
+    (folder / "two.yaml").write_text(yaml.safe_dump({"extends": f"../{folder.name}/base.yaml", "b": 2}))
+    assert read_config(folder / "top.yaml") == {"a": 1, "b": 2, "c": 0}
+
+
+def test_a_cycle_is_named(write):
+    folder = write(one={"extends": "two.yaml"}, two={"extends": "one.yaml"})
+    with pytest.raises(ValueError, match=r"extends itself: .*one\.yaml -> .*two\.yaml -> .*one\.yaml"):
+        read_config(folder / "one.yaml")
+
+
+def test_a_missing_file_lists_what_is_there(write):
+    folder = write(one={"extends": "twoo.yaml"}, two={})
+    with pytest.raises(FileNotFoundError, match=r"no configuration file .*three\.yaml\. .* has: one, two\."):
+        read_config(folder / "three.yaml")
+    with pytest.raises(FileNotFoundError, match=r"twoo\.yaml, which .*one\.yaml extends\. .* has: one, two"):
+        read_config(folder / "one.yaml")
+    with pytest.raises(FileNotFoundError, match=r"no configuration file nowhere/x\.yaml\.$"):
+        read_config("nowhere/x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a: [1", "is not valid YAML"), ("- a", "must hold a mapping of options, not "), ("", "not nothing")],
+)
+def test_a_file_that_is_no_mapping_is_refused(write, content, message):
+    folder = write(one=content)
+    with pytest.raises(ValueError, match=message):
+        read_config(folder / "one.yaml")
+
+
+def test_a_generator_is_an_id_a_folder_or_a_section_of_a_file(tmp_path):
+    section = generator_section("owner/name", {"dtype": "float16"})
+    assert section == {"class_path": GENERATOR, "init_args": {"pretrained": "owner/name", "dtype": "float16"}}
+    model = {"generator": {"class_path": "a.B", "init_args": {"pretrained": "${vars.p}/x", "dtype": "float32"}}}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump({"vars": {"p": "folder"}, "model": model}))
+    section = generator_section(str(tmp_path / "experiment.yaml"), {"dtype": "float16"})
+    assert section == {"class_path": "a.B", "init_args": {"pretrained": "folder/x", "dtype": "float16"}}
+    (tmp_path / "alone.yml").write_text("pretrained: a/b\nsteps: 2\n")
+    section = generator_section(str(tmp_path / "alone.yml"), {})
+    assert section == {"class_path": GENERATOR, "init_args": {"pretrained": "a/b", "steps": 2}}
+
+
+def test_the_default_generator_is_a_class():
+    assert issubclass(import_class(GENERATOR, Generator), Generator)

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+import torch
+
+from hn.utils.images import labelled_grid, to_pil
+
+
+def test_every_image_is_there_in_its_place_pixel_for_pixel():
+    rows = {"base": torch.rand(3, 3, 4, 4), "a much longer name": torch.rand(3, 3, 4, 4)}
+    picture = np.array(labelled_grid(rows, ["one", "two", "three"], upscale=2))
+    row_starts, column_starts = set(), set()
+    for images in rows.values():
+        for image in images:
+            block = np.array(to_pil(image)).repeat(2, axis=0).repeat(2, axis=1)
+            windows = np.lib.stride_tricks.sliding_window_view(picture, (8, 8, 3))[:, :, 0]
+            found = np.argwhere((windows == block).all(axis=(2, 3, 4)))
+            assert len(found) == 1
+            row_starts.add(int(found[0][0]))
+            column_starts.add(int(found[0][1]))
+    assert (len(row_starts), len(column_starts)) == (2, 3)
+    assert min(column_starts) > 100  # room for the longest name
+    labels = picture[:, : min(column_starts)]
+    assert (labels != 255).any()
+
+
+def test_captions_are_wrapped_to_the_images():
+    images = {"base": torch.ones(1, 3, 64, 64)}
+    short, long = (labelled_grid(images, [caption]) for caption in ("ball", "a photo of a red ball left of a cube"))
+    assert short.width == long.width
+    assert long.height > short.height + 30
+
+
+def test_pixels_are_clamped_and_rounded():
+    image = torch.tensor([-1.0, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 2.0]).view(1, 1, 6).expand(3, 1, 6)
+    assert np.array(to_pil(image))[0, :, 0].tolist() == [0, 0, 0, 1, 255, 255]
+
+
+def test_rows_and_columns_must_fit():
+    with pytest.raises(ValueError, match="row 'base' has 2 images for 3 columns"):
+        labelled_grid({"base": torch.rand(2, 3, 4, 4)}, ["a", "b", "c"])
+    with pytest.raises(ValueError, match="a grid needs rows and columns, not 0 by 1"):
+        labelled_grid({}, ["a"])
