@@ -34,10 +34,11 @@ def test_the_python_lines_make_the_image_of_the_hypernetwork() -> None:
     assert names["image"].size == (32, 32)
     with torch.no_grad():
         own = generator.generate(names["latents"], generator.encode([prompt]), 1)[0]
-    assert np.array_equal(np.asarray(names["image"]), (own * 255).round().byte().permute(1, 2, 0).numpy())
+    difference = np.asarray(names["image"], dtype=int) - (own * 255).round().permute(1, 2, 0).numpy()
+    assert np.abs(difference).max() <= 1  # the pipeline's weights take gradients: another kernel, another rounding
     noise = prompt_noise(generator, [0], seed=0)
     base = names["pipe"](prompt, latents=noise, num_inference_steps=1, guidance_scale=0.0).images[0]
-    assert not np.array_equal(np.asarray(names["image"]), np.asarray(base))
+    assert np.abs(np.asarray(names["image"], dtype=int) - np.asarray(base)).max() > 8
 
 
 def test_the_score_commands_name_rewards_that_there_are() -> None:

@@ -13,6 +13,7 @@ from hn.generators import Conditioning, DiffusersGenerator
 from hn.hypernets import Hypernet, LoraHypernet
 from hn.objective import noise_hypernetwork_loss
 from hn.rewards import RednessReward
+from tests.exactness import stock_images
 
 PROMPTS = ["a red cube", "two blue ball"]
 
@@ -58,13 +59,13 @@ def test_an_untrained_hypernetwork_gives_the_stock_images_exactly(
 ) -> None:
     assert (hypernet(noise, conditioning) == 0).all()
     modulated = hypernet.modulate(noise, conditioning)
-    options = {"num_inference_steps": steps, "guidance_scale": 0.0, "output_type": "pt"}
-    stock = stock_pipeline(PROMPTS, latents=noise, **options).images
+    options = {"num_inference_steps": steps, "guidance_scale": 0.0}
+    stock = stock_images(stock_pipeline, PROMPTS, latents=noise, **options)
     assert (generator.generate(modulated, conditioning, steps) - stock).abs().max() == 0
     # And outside this package: modulated noise is the `latents` of a stock pipeline.
     perturb(hypernet, 0.2)
     modulated = hypernet.modulate(noise, conditioning).detach()
-    moved = stock_pipeline(latents=modulated, **conditioning, **options).images
+    moved = stock_images(stock_pipeline, latents=modulated, **conditioning, **options)
     assert (generator.generate(modulated, conditioning, steps) - moved).abs().max() == 0
     assert (moved - stock).abs().max() > 0
 
