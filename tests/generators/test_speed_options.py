@@ -40,6 +40,7 @@ def test_channels_last_changes_the_layout_alone(
         torch.testing.assert_close(changed, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
 
 
+@pytest.mark.exact
 def test_tiles_are_decoded_as_the_stock_pipeline_does(
     make_generator: Callable[..., DiffusersGenerator], tiny_pipeline_folder: Path
 ) -> None:

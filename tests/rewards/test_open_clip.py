@@ -78,6 +78,7 @@ def test_scores_are_those_of_the_same_network_in_transformers(files: dict[str, s
     torch.testing.assert_close(reward(images, PROMPTS), expected.detach(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.exact
 def test_is_the_model_that_open_clip_builds(files: dict[str, str]) -> None:
     """Without random weights and on the meta device, but with everything in its place."""
     own = OpenClipReward(**files).model

@@ -73,6 +73,7 @@ def test_every_default_family_is_tested() -> None:
 
 
 @STEPS
+@pytest.mark.exact
 def test_images_equal_the_stock_pipelines_exactly(
     case: Case, pipe: DiffusionPipeline, generator: DiffusersGenerator, steps: int
 ) -> None:
@@ -83,6 +84,7 @@ def test_images_equal_the_stock_pipelines_exactly(
     assert (images - images_of_stock(pipe, case, noise, steps)).abs().max() == 0
 
 
+@pytest.mark.exact
 def test_tall_images_equal_the_stock_pipelines_exactly(case: Case, pipe: DiffusionPipeline) -> None:
     width, height = case.size
     generator = wrap(pipe, case, size=(height, width))
