@@ -28,12 +28,13 @@ from hn.cli.prompts import run_prompts
 from hn.cli.report import draw_report
 from hn.cli.score import score_folder
 from hn.cli.study.run import run_study
+from hn.utils.bundled import find_argument_paths
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with status 2 and one message for an error of the user's."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = find_argument_paths(sys.argv[1:] if arguments is None else arguments)
     others = {
         "export": export,
         "score": score_folder,

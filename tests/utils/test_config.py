@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
 from hn.generators import Generator
 from hn.utils.class_path import import_class
-from hn.utils.config import GENERATOR, generator_section, merge, read_config
+from hn.utils.config import GENERATOR, config_names, find_config, generator_section, merge, read_config
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 @pytest.fixture
@@ -118,6 +122,39 @@ def test_a_missing_file_lists_what_is_there(write):
         read_config(folder / "one.yaml")
     with pytest.raises(FileNotFoundError, match=r"no configuration file nowhere/x\.yaml\.$"):
         read_config("nowhere/x.yaml")
+
+
+def test_a_configuration_is_found_by_name_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("miniature", "experiment", "experiments") == str(EXPERIMENTS / "miniature.yaml")
+    assert find_config("experiments/miniature.yaml", "experiment", "experiments") == str(EXPERIMENTS / "miniature.yaml")
+    assert find_config("nowhere.yaml", "experiment", "experiments") == "nowhere.yaml"
+    (tmp_path / "experiments").mkdir()
+    for name in ("miniature", "own"):
+        (tmp_path / "experiments" / f"{name}.yaml").write_text("extends: experiments/shared/training.yaml\n")
+        assert find_config(name, "experiment", "experiments") == f"experiments/{name}.yaml"
+    assert {"own", "miniature", "sana_redness"} <= {*config_names("experiments")}
+    assert read_config("experiments/own.yaml") == read_config(EXPERIMENTS / "shared" / "training.yaml")
+
+
+def test_a_wrong_name_is_answered_with_the_nearest_and_all_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no experiment 'minature'\. Did you mean miniature\? .* sana_redness"):
+        find_config("minature", "experiment", "experiments")
+    with pytest.raises(FileNotFoundError, match=r"no study 'x'\. There are: diversity, rank, .*; or give a YAML file"):
+        find_config("x", "study", "experiments/studies")
+
+
+def test_files_that_come_with_hn_are_named_by_their_paths_in_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own.yaml"
+    file.write_text("extends: experiments/miniature.yaml\nmodel: {reward_weight: 2}\n")
+    config = read_config(file)
+    assert config["model"]["reward_weight"] == 2
+    assert config["vars"]["checkpoints"] == str(EXPERIMENTS.parent / "data" / "miniature")
+    assert config["comparison"]["finetune"] == str(EXPERIMENTS / "miniature_finetune.yaml")
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    assert read_config(file)["vars"]["checkpoints"] == "data/miniature"
 
 
 @pytest.mark.parametrize(
