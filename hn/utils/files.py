@@ -69,12 +69,13 @@ def write_whole(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a CSV file in one step: file, prompt, method where rows have one, and a column for each reward.
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], partial: Path | None = None) -> None:
+    """Write a CSV file in one step: file, prompt, method where rows have one, and a column for each score.
 
     Args:
         path: of the file.
-        rows: at least one, with `file`, `prompt`, perhaps `method`, and `scores` by reward; None becomes empty.
+        rows: at least one, with `file`, `prompt`, perhaps `method`, and `scores` by name; None becomes empty.
+        partial: as `in_one_step` takes it.
     """
     own = [name for name in ("file", "prompt", "method") if any(name in row for row in rows)]
     rewards = list(rows[0]["scores"])
@@ -83,5 +84,5 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writerow([*own, *rewards])
     for row in rows:
         writer.writerow([*(row.get(name) for name in own), *(row["scores"][name] for name in rewards)])
-    with in_one_step(path) as partial:
+    with in_one_step(path, partial) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8", newline="")
