@@ -309,7 +309,7 @@ def test_missing_weights_are_named_at_once(images, prompts, refused, monkeypatch
         (["--images", "nowhere"], ["There is no folder nowhere"]),
         (["--images", "prompts.txt"], ["There is no folder prompts.txt, it is a file"]),
         (["--prompts", "no.txt"], ["no.txt: there is no such prompt file"]),
-        (["--output", "images"], ["images is there already and is not written over"]),
+        (["--output", "images"], ["images exists already and is not overwritten"]),
         (["--imges", "x"], ["--imges: did you mean --images?", "hn score --help"]),
         (["--config", "x.yaml"], ["hn score --help"]),
     ],

@@ -74,7 +74,9 @@ def score_files(
             directory / "scores.json",
             {"environment": environment(), **facts, "images": len(files), "summary": summary, "scores": rows},
         )
-        write_csv(directory / "scores.csv", rows)
+        columns = dict.fromkeys(name for row in rows for name in row if name != "scores")
+        csv_rows = [{name: row.get(name) for name in columns} | row["scores"] for row in rows]
+        write_csv(directory / "scores.csv", csv_rows)
     except BaseException:
         if not any(directory.iterdir()):
             directory.rmdir()

@@ -19,7 +19,7 @@ from torch import Tensor
 from hn.evaluation.benchmarks.geneval_results import read_results, write_results
 from hn.evaluation.folder.images import ImageFile, load_image, size_batches
 from hn.utils.environment import environment
-from hn.utils.files import in_one_step, write_json
+from hn.utils.files import write_json
 from hn.utils.progress import with_progress
 
 T = TypeVar("T")
@@ -260,10 +260,7 @@ def judge_files(
     own.parent.mkdir(parents=True, exist_ok=True)
     content = {"environment": environment(), **facts}
     write_json(summary_file(own), content)
-    with in_one_step(own) as partial:
-        write_results(
-            partial, [kept[name] for name in by_name if name in kept and name in mine - begun], judging.fields
-        )
+    write_results(own, [kept[name] for name in by_name if name in kept and name in mine - begun], judging.fields)
     judged: dict[str, Line] = {}
     title = judging.name if shard.count == 1 else f"{judging.name} {shard}"
     with own.open("a", encoding="utf-8") as results, ThreadPoolExecutor() as pool:
@@ -293,11 +290,9 @@ def _join(
         return None
     lines = [found[name] for name in by_name if name in found]
     summary = judging.summarize(lines, by_name)
-    own = shard.file(output)
     content = {**content, "summary": judging.as_json(summary), "unreadable": unreadable}
-    write_json(summary_file(output), content, partial=own.with_suffix(".summary.partial"))
-    with in_one_step(output, own.with_suffix(".partial")) as partial:
-        write_results(partial, lines, judging.fields)
+    write_json(summary_file(output), content, durable=True)
+    write_results(output, lines, judging.fields)
     for file in shard_files(output):
         file.unlink(missing_ok=True)
         summary_file(file).unlink(missing_ok=True)
