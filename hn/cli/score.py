@@ -165,7 +165,7 @@ def _score(parser: Parser, arguments: Sequence[str]) -> None:
             left = (f"{result.missing} images for {m.name}" for m, result in results.items() if result.missing)
             print(f"shard {shard} is done; the others have not scored yet: {', '.join(left)}")
         else:
-            _show(results, outputs, every, folder, facts, shard)
+            _show(results, outputs, every, folder, facts)
 
 
 def _show(
@@ -174,7 +174,6 @@ def _show(
     files: Sequence[ImageFile],
     folder: Path,
     facts: Mapping[str, Any],
-    shard: WorkShard,
 ) -> None:
     """Print one table: that of a single benchmark, or of all metrics, which are also written to one file."""
     (metric, output), *others = outputs.items()
@@ -183,7 +182,7 @@ def _show(
         print(f"{table(results[metric].summary)}\n\nresults      {output} and {summary_file(output).name}")
     else:
         directory = output.parent
-        summary, rows = write_scores(results, files, folder, directory, facts, shard)
+        summary, rows = write_scores(results, files, folder, directory, facts)
         prompts = len({row["prompt"] for row in rows} - {None})
         title = count_of(len(rows), "image") + (f" of {count_of(prompts, 'prompt')}" if prompts else "")
         print(f"{scores_table(summary, title)}\n\nscores       {directory / 'scores.json'} and scores.csv")

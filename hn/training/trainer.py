@@ -42,7 +42,7 @@ from hn.training.module import NoiseHypernetModule
 from hn.training.planning.plan import Plan, plan_update
 from hn.training.run_directory import CHECKPOINTS, WEIGHTS
 from hn.utils.files import unused_directory, write_json
-from hn.utils.images import labelled_grid
+from hn.utils.images import labelled_grid, write_png
 from hn.utils.progress import SharedProgress
 
 log = logging.getLogger(__name__)
@@ -345,7 +345,7 @@ class ExperimentTrainer(L.Trainer):
         path = self.directory / "images" / "comparison.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = {method.name: method(samples).images for method in methods}
-        labelled_grid(rows, grid.prompts, grid.upscale).save(path)
+        write_png(labelled_grid(rows, grid.prompts, grid.upscale), path)
         return path
 
     def _report(self, model: NoiseHypernetModule, summaries: dict[str, dict[str, Any]], **facts: Any) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from hn.evaluation.folder.score import (
     files_by_name,
     line_of,
 )
-from hn.evaluation.folder.shard import WorkShard
 from hn.rewards.base import Reward
 from hn.utils.environment import environment
 from hn.utils.files import write_csv, write_json
@@ -89,7 +88,6 @@ def write_scores(
     folder: Path,
     directory: Path,
     facts: Mapping[str, Any],
-    shard: WorkShard,
 ) -> tuple[MethodStatistics, list[dict[str, Any]]]:
     """Write `scores.json` and `scores.csv`: the scores that any of the metrics gave to each image.
 
@@ -99,7 +97,6 @@ def write_scores(
         folder: that files are named relative to.
         directory: where to.
         facts: more entries of `scores.json`.
-        shard: of this process; others may write the same at once.
 
     Returns:
         The summary, and a row for each image that one of the metrics scored.
@@ -127,7 +124,7 @@ def write_scores(
         "summary": summary,
         "scores": rows,
     }
-    for name, write, what in (("scores.json", write_json, content), ("scores.csv", write_csv, rows)):
-        path = directory / name
-        write(path, what, shard.file(path).with_suffix(f"{path.suffix}.partial"))
+    write_json(directory / "scores.json", content, durable=True)
+    columns = [name for name in ("file", "prompt", "method") if any(name in row for row in rows)]
+    write_csv(directory / "scores.csv", [{name: row.get(name) for name in columns} | row["scores"] for row in rows])
     return summary, rows

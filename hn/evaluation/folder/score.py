@@ -18,7 +18,7 @@ from hn.evaluation.benchmarks.geneval_results import read_results, write_results
 from hn.evaluation.folder.images import ImageFile, load_image, size_batches
 from hn.evaluation.folder.shard import WorkShard, shard_files
 from hn.utils.environment import environment
-from hn.utils.files import in_one_step, write_json
+from hn.utils.files import write_json
 from hn.utils.progress import with_progress
 
 Line = Mapping[str, Any]
@@ -156,8 +156,7 @@ def score_files(
     content = {"environment": environment(), **metric.settings, **facts}
     own.parent.mkdir(parents=True, exist_ok=True)
     write_json(summary_file(own), content)
-    with in_one_step(own) as partial:
-        write_results(partial, [kept[name] for name in by_name if name in kept and name in mine], metric.fields)
+    write_results(own, [kept[name] for name in by_name if name in kept and name in mine], metric.fields)
     scored: dict[str, Line] = {}
     title = metric.name if shard.count == 1 else f"{metric.name} {shard}"
     with own.open("a", encoding="utf-8") as results, ThreadPoolExecutor() as pool:
@@ -187,9 +186,8 @@ def _join(
         return Results(lines, None, missing, unreadable)
     summary, own = metric.summarize([*lines.values()], by_name), shard.file(output)
     content = {**content, "summary": json.loads(json.dumps(summary, default=asdict)), "unreadable": unreadable}
-    write_json(summary_file(output), content, partial=own.with_suffix(".summary.partial"))
-    with in_one_step(output, own.with_suffix(".partial")) as partial:
-        write_results(partial, lines.values(), metric.fields)
+    write_json(summary_file(output), content, durable=True)
+    write_results(output, lines.values(), metric.fields)
     for file in shard_files(output):
         file.unlink(missing_ok=True)
         summary_file(file).unlink(missing_ok=True)
