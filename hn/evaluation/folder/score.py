@@ -166,13 +166,12 @@ def score_files(
             scored |= zip(batch, lines, strict=True)
             results.write("".join(json.dumps(line) + "\n" for line in lines))
             results.flush()
-    return _join(metric, output, shard, by_name, scored, content, unreadable)
+    return _join(metric, output, by_name, scored, content, unreadable)
 
 
 def _join(
     metric: FolderMetric[Summary],
     output: Path,
-    shard: WorkShard,
     by_name: Mapping[str, ImageFile],
     scored: Mapping[str, Line],
     content: Mapping[str, Any],
@@ -184,7 +183,7 @@ def _join(
     missing = sum(name not in found and name not in unreadable for name in by_name)
     if missing:
         return Results(lines, None, missing, unreadable)
-    summary, own = metric.summarize([*lines.values()], by_name), shard.file(output)
+    summary = metric.summarize([*lines.values()], by_name)
     content = {**content, "summary": json.loads(json.dumps(summary, default=asdict)), "unreadable": unreadable}
     write_json(summary_file(output), content, durable=True)
     write_results(output, lines.values(), metric.fields)
