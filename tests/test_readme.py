@@ -42,7 +42,7 @@ def test_the_python_lines_make_the_image_of_the_hypernetwork() -> None:
 
 def test_the_score_commands_name_rewards_that_there_are() -> None:
     docs = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
-    given = re.findall(r"hn score --rewards (\S+) --images", README + docs)
+    given = re.findall(r"hn score --metrics (\S+) (?:FOLDER|runs)", README + docs)
     assert len(given) == 3
     for words in given:
         assert all(word in SHORT_NAMES or (ROOT / word).is_file() for word in words.split(","))
