@@ -186,7 +186,7 @@ def _show(
         prompts = len({row["prompt"] for row in rows} - {None})
         title = count_of(len(rows), "image") + (f" of {count_of(prompts, 'prompt')}" if prompts else "")
         print(f"{scores_table(summary, title)}\n\nscores       {directory / 'scores.json'} and scores.csv")
-        print(f"results      {', '.join(map(str, outputs.values()))}")
+        print(f"results      {directory}: {', '.join(path.name for path in outputs.values())}")
     for each, result in results.items():
         if count := sum(None in each.values(line).values() for line in result.lines.values()):
             hint = "choose another --dtype, like bfloat16"
