@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hn.cli.judging import SHARING, JudgingOptions, add_judging_options
-from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
+from hn.cli.parsing import Parser, command_parser, helpful_messages_only, helpful_parsing, user_errors, with_flag_values
 from hn.evaluation.detectors import Detector, GenEvalDetector
 from hn.evaluation.folder.benchmarks import GenevalVerdicts, require_right_clauses
 from hn.evaluation.folder.images import image_sizes, read_geneval_folder
@@ -28,7 +28,7 @@ SECTION = "callbacks.evaluation.init_args.detector"
 
 def geneval_parser() -> Parser:
     """Options of `hn geneval`."""
-    parser = verb_parser("geneval", GENEVAL_USAGE, GENEVAL_DESCRIPTION)
+    parser = command_parser("geneval", GENEVAL_USAGE, GENEVAL_DESCRIPTION)
     add = parser.add_argument
     add("--images", help="Folder with 00000/metadata.jsonl, 00000/samples/0000.png and so on.")
     add("--detector", help="Class path, or YAML file with an experiment's "
@@ -49,7 +49,7 @@ def judge_folder(arguments: Sequence[str]) -> None:
         given = parser.parse_args(with_flag_values(arguments, ("--allow_uneven",)))
         if given.images is None:
             parser.error(f"Give --images: {GENEVAL_USAGE}")
-    with user_errors():
+    with user_errors(), helpful_messages_only():
         options = VerdictOptions(**vars(given.options))
         folder = Path(given.images)
         how = JudgingOptions.read(given, folder / "geneval.jsonl")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hn.cli.judging import SHARING, JudgingOptions, add_judging_options
-from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
+from hn.cli.parsing import Parser, command_parser, helpful_messages_only, helpful_parsing, user_errors, with_flag_values
 from hn.evaluation.benchmarks.base import Judge
 from hn.evaluation.benchmarks.compbench import BlipVqaJudge, SpatialJudge
 from hn.evaluation.benchmarks.geneval2 import SoftTifaJudge
@@ -31,7 +31,7 @@ JUDGES: Mapping[str, type[Judge]] = {"soft_tifa": SoftTifaJudge, "blip_vqa": Bli
 
 def judge_parser() -> Parser:
     """Options of `hn judge`."""
-    parser = verb_parser("judge", JUDGE_USAGE, JUDGE_DESCRIPTION)
+    parser = command_parser("judge", JUDGE_USAGE, JUDGE_DESCRIPTION)
     add = parser.add_argument
     add("--judge", help=f"{', '.join(JUDGES)}; a class path; or a YAML file with the section `{SECTION}`, or with such "
         "a section alone.")  # fmt: skip
@@ -55,7 +55,7 @@ def judge_benchmark(arguments: Sequence[str]) -> None:
         for name in ("judge", "images"):
             if given[name] is None:
                 parser.error(f"Give --{name}: {JUDGE_USAGE}")
-    with user_errors():
+    with user_errors(), helpful_messages_only():
         judges = Parser()
         judges.add_argument("--judge", type=Judge)
         config = judges.parse_object({"judge": judge_section(given.judge)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hn.cli.parsing import Parser, UserError, helpful_parsing, user_errors, verb_parser
+from hn.cli.parsing import Parser, UserError, command_parser, helpful_messages_only, helpful_parsing, user_errors
 from hn.evaluation.folder.images import check_images, read_image_folder
 from hn.evaluation.folder.rewards import require_prompts, score_files
 from hn.rewards.base import Reward
@@ -26,7 +26,7 @@ Folders that hn generate or hn predict wrote, or in GenEval's layout, have the p
 
 def score_parser() -> Parser:
     """Options of `hn score`."""
-    parser = verb_parser("score", SCORE_USAGE, SCORE_DESCRIPTION)
+    parser = command_parser("score", SCORE_USAGE, SCORE_DESCRIPTION)
     add = parser.add_argument
     add("--rewards", nargs="+", action="extend", help="One or several, with commas between them: "
         f"{', '.join(SHORT_NAMES)}; class paths; YAML files, like an experiment, of which the held-out rewards are "
@@ -55,7 +55,7 @@ def score_folder(arguments: Sequence[str]) -> None:
         for name in ("rewards", "images"):
             if options[name] is None:
                 parser.error(f"Give --{name}: {SCORE_USAGE}")
-    with user_errors():
+    with user_errors(), helpful_messages_only():
         if options.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {options.batch_size}.")
         if options.dtype is not None:
