@@ -168,6 +168,7 @@ def test_an_image_depends_on_seed_and_number_alone(generate, hypernet):
     assert not np.array_equal(pixels(images[0]), pixels(images[3]))
 
 
+@pytest.mark.slow
 def test_the_images_are_those_of_the_experiments_form(generate, hypernet, experiment, tmp_path):
     options = ["--hypernet", str(hypernet), "--count", "2", "--seed", "5", "--steps", "2"]
     folder = generate(*options, "--compare")
