@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hn.utils.class_path import import_class
-from hn.utils.config import read_config
+from hn.utils.config import find_config, read_config
 from hn.utils.private.argparse import option_strings
 
 # What these say is known, wanted here, or of no use to who runs an experiment.
@@ -154,9 +154,9 @@ def helpful_messages_only() -> Iterator[None]:
 
 
 def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments with each `--config FILE` replaced by `--config CONTENT`, and the last file's path.
+    """The arguments with each `--config FILE_OR_NAME` replaced by `--config CONTENT`, and the last file's path.
 
-    The content is that of the file over all that it extends.
+    The content is that of the file over all that it extends; a name is that of a file in experiments/.
 
     Raises:
         UserError: if a file is missing or wrong.
@@ -167,8 +167,8 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
     for word in words:
         option, equals, value = word.partition("=")
         if option in ("--config", "-c"):
-            file = value if equals else next(words, "")
             with user_errors():
+                file = find_config(value if equals else next(words, ""), "experiment", "experiments")
                 content = read_config(file)
             expanded += ["--config", yaml.safe_dump(content, sort_keys=False)]
         else:

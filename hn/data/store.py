@@ -205,7 +205,7 @@ def _is_folder(file: PromptFile) -> bool:
 
 
 def _advice(file: PromptFile, how: str = "") -> str:
-    return "It belongs to hn's repository." if file.bundled else f"`hn prompts pull {file.name}` fetches it{how}."
+    return "It comes with hn: install hn again." if file.bundled else f"`hn prompts pull {file.name}` fetches it{how}."
 
 
 def _differences(path: Path, file: PromptFile) -> str:

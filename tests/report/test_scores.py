@@ -7,7 +7,7 @@ def test_a_column_for_each_method() -> None:
 
     shown = scores_table({"all": of(0.5, 0.1)}, "4 images").splitlines()
     assert [line.split() for line in shown if line and "─" not in line] == [
-        ["4", "images"], ["reward", "mean", "±", "std"],
+        ["4", "images"], ["metric", "mean", "±", "std"],
         ["clip", "0.5000", "±", "0.1000"], ["jpeg_size", "5.0000", "±", "-"],
     ]  # fmt: skip
     one_method = scores_table({"all": of(0.5, 0.1), "base": of(0.5, 0.1)}, "4 images").splitlines()

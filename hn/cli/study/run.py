@@ -24,12 +24,13 @@ from hn.report.results import write_results
 from hn.training.callbacks.evaluation import Evaluation
 from hn.training.run_directory import CHECKPOINTS, RunDirectory
 from hn.utils.class_path import import_class
+from hn.utils.config import config_names, find_config
 from hn.utils.text import changes, differences
 
 STUDY_USAGE = "hn study --config experiments/studies/NAME.yaml [--OPTION VALUE ...]"
 STUDY_DESCRIPTION = """Train an experiment once for each value of an option, and set the results side by side.
 What is trained already is kept, what was interrupted is continued. Further options are those of hn train, for all."""
-STUDIES = Path("experiments/studies")
+STUDIES = "experiments/studies"
 _OWN = ("run.experiment", "run.name", "ckpt_path")
 _SHOWN = 5  # differences that an error lists
 # What a training does not depend on.
@@ -116,11 +117,10 @@ def run_study(arguments: Sequence[str]) -> None:
         raise UserError(str(error)) from None
     file = known.config
     if file is None:
-        there = ", ".join(sorted(path.stem for path in STUDIES.glob("*.yaml"))) or "none"
-        raise UserError(f"A study is missing: {STUDY_USAGE}\nIn {STUDIES} there are: {there}.")
+        raise UserError(f"A study is missing: {STUDY_USAGE}\nThere are: {', '.join(config_names(STUDIES))}.")
     require_one_process("study")
     with user_errors():
-        study = read_study(file)
+        study = read_study(find_config(file, "study", STUDIES))
     for option in _OWN:
         if without_options(others, [option]) != others:
             raise UserError(f"--{option} is the study's own to set.")
