@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 
 from hn.utils.class_path import import_class
 from hn.utils.config import find_config, read_config
+from hn.utils.private.argparse import option_strings
 
 EXPERIMENT_USAGE = "hn {command} --config experiments/NAME.yaml [--OPTION VALUE ...]"
 
@@ -86,7 +87,7 @@ def nearest_options(parser: ArgumentParser, arguments: Sequence[str], message: s
         arguments: that it was given.
         message: its error, which says what arguments are unknown to a class that a configuration names.
     """
-    options = [option for action in parser._actions for option in action.option_strings]
+    options = option_strings(parser)
     options = [option for option in options if not option.endswith(".help")]
     # What is below an option, like --data.memory_map, is known to the class that is chosen there alone.
     ends = [option + "." for option in options]
@@ -110,7 +111,7 @@ def _nearest_arguments(given: Sequence[str], message: str) -> dict[str, str]:
             continue
         known = Parser()
         known.add_class_arguments(kind, "own", fail_untyped=False)
-        names = [option.removeprefix("--own.") for action in known._actions for option in action.option_strings]
+        names = [option.removeprefix("--own.") for option in option_strings(known)]
         for found in difflib.get_close_matches(name, names, n=1):
             words = [word for word in given if word.endswith(f".{name}")] or [name]
             meant |= {word: word.removesuffix(name) + found for word in words}
