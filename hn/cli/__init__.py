@@ -61,9 +61,7 @@ COMMANDS = {
     "validate": _of_experiment("Measure trained weights on the validation prompts."),
     "test": _of_experiment("Measure trained weights on the test prompts."),
     "predict": _of_experiment("Write images of the prediction prompts, by trained weights."),
-    "score": Command(
-        "hn.cli.score:score_folder", "Score a folder of images with rewards and benchmarks."
-    ),
+    "score": Command("hn.cli.score:score_folder", "Score a folder of images with rewards and benchmarks."),
     "geneval": Command("hn.cli.score:geneval_alias", "Old name of `hn score --metrics geneval`."),
     "judge": Command("hn.cli.score:judge_alias", "Old name of `hn score --metrics NAME` for benchmarks."),
     "report": Command("hn.cli.report:draw_report", "Draw a comparison's report again, without measuring."),
