@@ -70,7 +70,7 @@ miniature: $(STAMP) ## train what is missing of data/miniature, or all of it aga
 test: $(STAMP) ## run the tests: make test [JOBS=2] [ARGS="-m 'not slow'"]
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# Vector instructions up to this CPU's own, since those that it lacks would crash; then two threads.
+# Vector instructions up to this CPU's own, for those that it lacks would crash; then two threads, which do not spin.
 test-exact: $(STAMP) ## run the tests of equal bits on the kernels of several kinds of CPU, and with two threads
 	@own="$$($(BIN)/python -c 'import torch; print(torch.backends.cpu.get_cpu_capability().lower())')"; \
 	tests="$$(grep -rl 'pytest\.mark\.exact' tests)"; \
@@ -79,7 +79,7 @@ test-exact: $(STAMP) ## run the tests of equal bits on the kernels of several ki
 	  run ATEN_CPU_CAPABILITY="$${kernels%:*}" ONEDNN_MAX_CPU_ISA="$${kernels#*:}"; \
 	  [ "$${kernels%:*}" != "$$own" ] || break; \
 	done; \
-	run HN_TEST_THREADS=2
+	run HN_TEST_THREADS=2 OMP_WAIT_POLICY=PASSIVE
 
 bench: $(STAMP) ## measure speed and memory: make bench [ARGS="inference --rounds 20"]
 	$(BIN)/python -m benchmarks $(ARGS)
