@@ -17,7 +17,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PIP   := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup train compare study generate tensorboard miniature test bench lint format clean clean-all \
+.PHONY: help setup train compare study generate tensorboard miniature test test-exact bench lint format clean clean-all \
         require-experiment require-study require-prompt
 
 help: ## show this list
@@ -69,6 +69,17 @@ miniature: $(STAMP) ## train what is missing of data/miniature, or all of it aga
 # One thread a process: several with two each on two cores are slower than one. Files in the order of tests/conftest.py.
 test: $(STAMP) ## run the tests: make test [JOBS=2] [ARGS="-m 'not slow'"]
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Vector instructions up to this CPU's own, since those that it lacks would crash; then two threads.
+test-exact: $(STAMP) ## run the tests of equal bits on the kernels of several kinds of CPU, and with two threads
+	@own="$$($(BIN)/python -c 'import torch; print(torch.backends.cpu.get_cpu_capability().lower())')"; \
+	tests="$$(grep -rl 'pytest\.mark\.exact' tests)"; \
+	run() { echo "$$*"; env OMP_NUM_THREADS=1 "$$@" $(BIN)/python -m pytest -q -m exact $$tests $(ARGS); }; \
+	for kernels in default:SSE41 avx2:AVX2 avx512:AVX512_CORE; do \
+	  run ATEN_CPU_CAPABILITY="$${kernels%:*}" ONEDNN_MAX_CPU_ISA="$${kernels#*:}"; \
+	  [ "$${kernels%:*}" != "$$own" ] || break; \
+	done; \
+	run HN_TEST_THREADS=2
 
 bench: $(STAMP) ## measure speed and memory: make bench [ARGS="inference --rounds 20"]
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -17,9 +17,20 @@ def main() -> None:
     if problem is not None:
         print(f"error: {problem}", file=sys.stderr)
         raise SystemExit(2)
+    find_modules_of_working_directory()
     from hn.cli import main as run  # not before: Lightning and torchmetrics read these variables when they are imported
 
     run()
+
+
+def find_modules_of_working_directory() -> None:
+    """Let class paths name modules of the working directory, as `python -m hn` does by itself.
+
+    It comes last on the path, so that a file there never takes the place of a library; with Python's own switch against
+    such imports (`python -P`, PYTHONSAFEPATH) nothing is added.
+    """
+    if not sys.flags.safe_path:
+        sys.path.append("")
 
 
 def wrong_number(environment: Mapping[str, str]) -> str | None:

@@ -44,9 +44,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """One thread: exact comparisons must not depend on how a sum is split."""
-    torch.set_num_threads(1)
+def threads() -> None:
+    """HN_TEST_THREADS, 1 if not set; the same in processes that tests start, for it decides how sums are split."""
+    threads = os.environ.get("HN_TEST_THREADS", "1")
+    torch.set_num_threads(int(threads))
+    os.environ["OMP_NUM_THREADS"] = threads
 
 
 @pytest.fixture(autouse=True)

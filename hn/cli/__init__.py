@@ -2,7 +2,7 @@
 
 `hn VERB --config experiments/X.yaml [--trainer.max_steps 100 ...]` with LightningCLI's fit, validate, test, predict,
 train, compare, embed, plan and generate; without an experiment `hn generate --generator ...`, `hn export`, `hn score`,
-`hn geneval`, `hn judge`, `hn report` and `hn prompts`; `hn study --config experiments/studies/X.yaml` is several
+`hn report` and `hn prompts`; `hn study --config experiments/studies/X.yaml` is several
 trainings. What a user can mend is said in one message, with exit status 2; HN_TRACEBACK=1 in the environment adds the
 traceback.
 """
@@ -20,13 +20,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from hn.cli.experiment import run_experiment
 from hn.cli.export import export
 from hn.cli.generate import generate_without_experiment
-from hn.cli.geneval import judge_folder
-from hn.cli.judge import judge_benchmark
 from hn.cli.parsing import UserError, helpful_messages_only
 from hn.cli.processes import leave_the_error_to_rank_zero
 from hn.cli.prompts import run_prompts
 from hn.cli.report import draw_report
-from hn.cli.score import score_folder
+from hn.cli.score import geneval_alias, judge_alias, score_folder
 from hn.cli.study.run import run_study
 from hn.utils.bundled import find_argument_paths
 
@@ -38,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     others = {
         "export": export,
         "score": score_folder,
-        "geneval": judge_folder,
-        "judge": judge_benchmark,
+        "geneval": geneval_alias,
+        "judge": judge_alias,
         "prompts": run_prompts,
         "report": draw_report,
         "study": run_study,

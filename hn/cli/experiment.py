@@ -57,8 +57,8 @@ from hn.utils.class_path import import_class
 from hn.utils.hub import locate, repositories_in, require_repositories
 
 DESCRIPTION = """Noise hypernetworks for few-step image generators: hn VERB --config experiments/NAME.yaml [OPTIONS].
-These need no experiment: hn generate --help, hn score --help, hn geneval --help,
-hn judge --help, hn report --help, hn prompts --help. Several trainings side by side: hn study --help."""
+These need no experiment: hn generate --help, hn score --help, hn report --help, hn prompts --help.
+Several trainings side by side: hn study --help."""
 WEIGHTS_CONFIG = "adapter_config.json"  # hypernetworks and fine-tunes alike have it
 USAGE = "hn {verb} --config experiments/NAME.yaml [--OPTION VALUE ...]"
 STAGES = {"train": "fit", "compare": "test", "embed": None}

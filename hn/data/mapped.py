@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import mmap
-import os
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from filelock import FileLock
 
 from hn.data.formats import Row
+from hn.utils.files import atomic_folder, remove_temporary_files
 
 log = logging.getLogger(__name__)
 
@@ -66,24 +66,20 @@ class MappedRows(Sequence[Row]):
                 except (OSError, ValueError, KeyError) as error:
                     log.warning("%s is written anew: %s", folder, error)
                     shutil.rmtree(folder)
-            part = folder.with_name(f"{folder.name}.part")
-            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+            remove_temporary_files(folder.parent, folder.name)  # of a process that was killed
             try:
-                cls._write(part, rows(), about)
-                os.replace(part, folder)
+                with atomic_folder(folder) as temporary:
+                    cls._write(temporary, rows(), about)
             except OSError as error:
                 raise OSError(
                     f"The prompts cannot be kept in {folder}: {error.strerror or error}. Nothing half-written is left: "
                     "make room, or choose another folder (prompts_folder of the data module, or HN_PROMPTS in the "
                     "environment)."
                 ) from error
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
             return cls(folder)
 
     @staticmethod
     def _write(folder: Path, rows: Iterable[Row], about: Callable[[], dict[str, Any]]) -> None:
-        folder.mkdir()
         starts = array("q", [0])
         with (folder / ROWS).open("wb") as file:
             for row in rows:

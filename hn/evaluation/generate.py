@@ -22,7 +22,7 @@ from hn.hypernets.lora import LoraHypernet
 from hn.hypernets.trained import load_trained
 from hn.utils.environment import environment
 from hn.utils.files import unused_directory, write_json
-from hn.utils.images import labelled_grid, save_png
+from hn.utils.images import labelled_grid, save_png, write_png
 from hn.utils.layers import compile_layers
 from hn.utils.progress import with_progress
 
@@ -231,7 +231,7 @@ def write_images(
         columns = [prompt for prompt in request.prompts for _ in range(request.count)][:OVERVIEW_COLUMNS]
         rows = {name: torch.stack(images) for name, images in shown.items()}
         width = rows[methods[0].name].shape[-1]
-        labelled_grid(rows, columns, request.upscale or -(-LABEL_WIDTH // width)).save(overview)
+        write_png(labelled_grid(rows, columns, request.upscale or -(-LABEL_WIDTH // width)), overview)
         print(f"overview     {overview}" + (f" (the first {len(columns)})" if len(columns) < len(request) else ""))
 
 

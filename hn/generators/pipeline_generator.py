@@ -27,7 +27,8 @@ class PipelineGenerator(Generator):
     """Runs a diffusers pipeline as it is: its own sampling loop, scheduler and autoencoder, with gradients.
 
     A pipeline's `__call__` is wrapped in `torch.no_grad`; the function underneath is its own differentiable sampler.
-    Images equal those of the stock pipeline bit for bit, at any number of steps.
+    Images equal those of the stock pipeline at any number of steps: bit for bit if its weights take no gradients, else
+    up to rounding, for PyTorch runs other CPU kernels then.
 
     The pipeline that is given stays as it is. The values of its weights are shared, so that they are in memory once;
     all else is a copy: networks (frozen and in eval mode), scheduler and settings. Moving the generator does not move

@@ -19,6 +19,7 @@ import hn
 from hn.generators.base import Generator
 from hn.utils.class_path import class_path
 from hn.utils.distributed import class_of, whole
+from hn.utils.files import atomic_folder
 
 SAMPLES = 32
 """Values of each parameter that the digest is of."""
@@ -237,7 +238,7 @@ class Saved(ABC):
         """Write weights, `<kind>_config.json` and a model card to `folder`; `from_pretrained` gives it back exactly.
 
         Args:
-            folder: made if it does not exist.
+            folder: made if it does not exist; other files in it stay. Nothing in it changes if saving fails.
             training: how it was trained (plain values, lists and dictionaries), for the model card.
             name: what the model card calls it, the folder if not given.
             write: whether this process writes. Where several share the weights (FSDP2), all of them must call this, so
@@ -250,10 +251,11 @@ class Saved(ABC):
         if not write:
             self.trainable_state_dict()
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        self._save_weights(folder)
-        (folder / f"{self.kind}_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        (folder / CARD_FILE).write_text(model_card(config, str(folder) if name is None else name, training))
+        card = model_card(config, str(folder) if name is None else name, training)
+        with atomic_folder(folder, keep_others=True, durable=True) as temporary:
+            self._save_weights(temporary)
+            (temporary / f"{self.kind}_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            (temporary / CARD_FILE).write_text(card, encoding="utf-8")
 
     def push_to_hub(
         self,

@@ -29,7 +29,7 @@ class RewardMetric(Metric):
     as the prompt's number in its set, or else `prompt_key(prompt)`.
 
     Every score is kept, in float64 (16 bytes an image, with the key), and summed in sorted order: the numbers do not
-    depend, to the last bit, on how images were spread over updates and processes. A `DistributedSampler` repeats images
+    depend, to the last bit, on how scores were spread over updates and processes. A `DistributedSampler` repeats images
     to give all processes equally many; those count twice.
 
     The reward's weights are neither in the metric's `state_dict` nor copied with it: a `clone`, and that of a

@@ -108,7 +108,8 @@ class NoiseHypernetModule(L.LightningModule):
         warmup_steps: updates over which the learning rate rises linearly.
         decay_steps: update at which the learning rate has fallen to zero along a cosine; constant if not given.
         score_batch_size: images decoded and scored at a time in training, a part of the batch whose gradients are
-            computed before the next one's activations; None for all at once. Less memory, the same gradients.
+            computed before the next one's activations; None for all at once. Less memory, and the same gradients up to
+            rounding.
         images_per_prompt: images that each prompt gets in validation, test and prediction.
         seed: of weights and training noise; an update's noise depends on this and the update's number alone.
         evaluation_seed: of the noise in validation, test and prediction, the same for all methods and training seeds.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,34 +14,19 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hn.cli.embed import embed_prompts
 from hn.data.encodings.write import Embedded
-from hn.evaluation.categories import Categories
-from hn.evaluation.comparison.details import details, image_rows
-from hn.evaluation.comparison.gallery import Gallery, choose_prompts
-from hn.evaluation.comparison.kept import KeptRecords, measurement_settings
-from hn.evaluation.comparison.measure import measure, reference_features
-from hn.evaluation.comparison.options import Comparison, name_at
+from hn.evaluation.comparison.options import Comparison
 from hn.evaluation.generate import ImageRequest, write_images
-from hn.evaluation.methods import Method, Sampled, Searched
-from hn.evaluation.samples import Samples
 from hn.generators.pipeline import DiffusersGenerator
-from hn.hypernets.finetune import LoraFinetune
-from hn.report.comparison import GALLERY
-from hn.report.curves import plot_curves, validation_curves
-from hn.report.page import write_report
-from hn.report.result_files import IMAGES_CSV, METHODS_CSV, TIMING_JSON, write_images_csv, write_methods_csv
-from hn.report.results import finite, write_results
+from hn.report.results import write_results
 from hn.report.tables import results_table
-from hn.search import WarmStart
 from hn.training.callbacks.evaluation import Evaluation
 from hn.training.callbacks.images import ImageGrid
 from hn.training.checkpoints import TrainingCheckpointIO
-from hn.training.compare import check_comparison
+from hn.training.compare import ComparedPrompts, ComparisonRun, check_comparison
 from hn.training.module import NoiseHypernetModule
 from hn.training.planning.plan import Plan, plan_update
 from hn.training.run_directory import CHECKPOINTS, WEIGHTS
-from hn.utils.files import unused_directory, write_json
-from hn.utils.images import labelled_grid
-from hn.utils.progress import SharedProgress
+from hn.utils.files import unused_directory
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +106,8 @@ class ExperimentTrainer(L.Trainer):
         comparison: Comparison,
         hypernet: str | None = None,
         finetune: str | None = None,
-        settings: Mapping[str, Any] | None = None,
+        *,
+        settings: Mapping[str, Any],
     ) -> None:
         """Measure base, hypernetwork, fine-tune and test-time searches on the test prompts, from the same noise.
 
@@ -140,7 +124,7 @@ class ExperimentTrainer(L.Trainer):
             finetune: folder of the trained fine-tune; by default the newest run's of the comparison's experiment,
                 trained if there is none; without such an experiment there is no fine-tune.
             settings: the configuration behind all of it, `comparison` included, to know by whether what the directory
-                has can be gone on with; nothing is kept without.
+                has can be gone on with.
 
         Raises:
             ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, the generator
@@ -153,84 +137,21 @@ class ExperimentTrainer(L.Trainer):
             model.generator.check_steps(steps)
         model.to(self.strategy.root_device)
         model.load_trained(hypernet)
-        methods = self._compared_methods(model, comparison, finetune)
         datamodule.setup("test")
-        loader = datamodule.test_dataloader()
-        batches = list(loader)
-        prompts = {
-            i: text for batch in batches for i, text in zip(batch["index"].tolist(), batch["prompt"], strict=True)
-        }
-        rows = [row for batch in batches for row in batch["metadata"]]
-        files = getattr(getattr(loader, "dataset", None), "files", None)  # of a `PromptDataset`
-        grouped = Categories.of(comparison.category, rows, [files[i] for i in prompts] if files else None)
-        categories = dict(zip(prompts, grouped.names, strict=True))
-        model.generator.check_prompts([*prompts.values()])
+        prompts = ComparedPrompts.of(datamodule.test_dataloader(), comparison.category)
+        model.generator.check_prompts([*prompts.texts.values()])
         weights = {"hypernetwork": hypernet, "finetune": finetune}
-        kept, own, started = None, {}, dict.fromkeys(method.name for method in methods)
-        choose = partial(choose_prompts, categories, comparison.gallery)
-        if settings is not None:
-            own = settings["comparison"].get("searches") or {}
-            shared = {**settings, "comparison": {"gallery": comparison.gallery}}
-            kept = KeptRecords(self.directory / "records", measurement_settings(shared, weights, batches))
-            # refused now, not after hours
-            started = {method.name: kept.load(method.name, own.get(method.name)) for method in methods}
-        gallery = Gallery(self.directory / GALLERY, choose() if kept is None else kept.gallery(choose))
+        run = ComparisonRun(self.directory, model, prompts, comparison, weights, settings)
         for callback in self.callbacks:
             callback.setup(self, model, "test")
 
         self._measuring = True
-        noise = {"images_per_prompt": model.images_per_prompt, "seed": model.evaluation_seed}
-        records = {}
         with self.precision_plugin.forward_context():
-            reference = kept.load_reference() if kept is not None else None
-            if reference is None:
-                reference = reference_features(model.generator, evaluation.scorer, batches, **noise)
-                if kept is not None and reference is not None:
-                    kept.keep_reference(reference)
-            left = {name: batches[record.batches if record else 0 :] for name, record in started.items()}
-            progress = SharedProgress({m.name: (len(left[m.name]), m.expected_nfe) for m in methods})
-            for method in methods:
-                name = method.name
-                keep = None if kept is None else partial(kept.keep, own=own.get(name), of_batches=len(batches))
-                record = measure(
-                    method,
-                    evaluation.scorer,
-                    model.generator,
-                    progress.over(left[name], name),
-                    **noise,
-                    record=started[name],
-                    after_batch=keep,
-                    after_images=gallery.keep,
-                )
-                records |= {found.name: found for found in (*record.earlier.values(), record)}
-            picture = self.directory / "images" / "comparison.png"
-            if grid is not None and (any(left.values()) or not picture.is_file()):
-                grid.last_path = self._comparison_picture(methods, grid)
-        base = records["base"]
-        summaries = {}
-        for name, record in records.items():
-            against = None if record is base else base
-            summaries[name] = record.summary(against, reference) | details(record, categories, against)
-        runs = {name: Path(folder).parent for name, folder in weights.items() if folder is not None}
-        results = self._report(
-            model,
-            summaries,
-            weights=weights,
-            reward_weights=dict(model.reward.weights),
-            grouped_by=grouped.fields,
-            curves={name: validation_curves(run) for name, run in runs.items()},
-        )
-        write_methods_csv(self.directory / METHODS_CSV, results["methods"])
-        rows = (row for record in records.values() for row in image_rows(record, prompts, categories))
-        write_images_csv(self.directory / IMAGES_CSV, rows)
-        traces = {name: record.trace() for name, record in records.items() if record.trace()}
-        # Not in results.json, which is the same for the same measurements but for the seconds of each image.
-        timing = {"finished": datetime.now().astimezone().isoformat(timespec="seconds"), "traces": traces}
-        write_json(self.directory / TIMING_JSON, finite(timing))
-        curves = plot_curves(runs, self.directory / "images" / "curves.png", title=self.directory.parent.name)
-        if curves is not None:
-            print(f"curves       {curves}")
-        print(f"report       {write_report(self.directory)}")
+            run.measure(evaluation.scorer)
+            if grid is not None:
+                grid.last_path = run.draw(grid) or grid.last_path
+        results = self._report(model, run.summaries(), **run.facts())
+        run.write_report(results["methods"])
 
     def generate(
         self,
@@ -320,33 +241,6 @@ class ExperimentTrainer(L.Trainer):
                 return path
         log.warning("The best checkpoint, %s, is gone; the last weights are tested and kept instead.", found)
         return None
-
-    @staticmethod
-    def _compared_methods(model: NoiseHypernetModule, comparison: Comparison, finetune: str | None) -> list[Method]:
-        """Base, hypernetwork and fine-tune, each at the generator's own and then at more steps, and the searches."""
-        more = comparison.more_steps(model.generator.steps)
-        methods = []
-        for make in (model.base_method, model.trained_method):
-            methods += [make(), *map(make, more)]
-        if finetune is not None:
-            _, tuned = LoraFinetune.from_pretrained(finetune, model.generator)
-            methods += [Sampled("finetune", tuned, is_base=False, steps=steps) for steps in (None, *more)]
-        for method in methods:
-            if method.steps != model.generator.steps:
-                method.name = name_at(method.name, method.steps)
-        for name, search in comparison.searches.items():
-            if search is not None:
-                started = search.bound(model.hypernet) if isinstance(search, WarmStart) else search
-                methods.append(Searched(name, model.generator, started, model.reward))
-        return methods
-
-    def _comparison_picture(self, methods: list[Method], grid: ImageGrid) -> Path:
-        samples = Samples.of_prompts(methods[0].generator, grid.prompts, 1, grid.seed)
-        path = self.directory / "images" / "comparison.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = {method.name: method(samples).images for method in methods}
-        labelled_grid(rows, grid.prompts, grid.upscale).save(path)
-        return path
 
     def _report(self, model: NoiseHypernetModule, summaries: dict[str, dict[str, Any]], **facts: Any) -> dict[str, Any]:
         path = self.directory / "results.json"

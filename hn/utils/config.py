@@ -14,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from hn.utils.bundled import bundled, find_path, find_paths
 
 EXTENDS = "extends"
+REWARD_GROUPS = {"rewards": ("weights", "normalise", "quantise"), "held_out": ("quantise",)}
+"""The mappings of named rewards in an ensemble, and its options that have an entry for each name."""
 GENERATOR = "hn.generators.pipeline.DiffusersGenerator"
 ENDINGS = (".yaml", ".yml")
 
@@ -55,7 +57,8 @@ def read_config(file: str | Path) -> dict[str, Any]:
     stand anywhere, also under `extends`: if the working directory has no such file, the path becomes that of hn's.
     Later files win over earlier ones and the file itself over all of them; a file that is reached twice counts once, at
     its first place. Mappings are merged key by key, anything else is replaced. Where a `class_path` changes, the other
-    class's `init_args` are dropped with it. Interpolations like `${trainer.max_steps}` are left as they are.
+    class's `init_args` are dropped with it. `null` removes an inherited reward, and its weight with it. Interpolations
+    like `${trainer.max_steps}` are left as they are.
 
     Raises:
         FileNotFoundError: if a file is missing; lists what is there.
@@ -73,10 +76,26 @@ def merge(base: Any, change: Any) -> Any:
     """`change` over `base`; neither is altered."""
     if not (isinstance(base, dict) and isinstance(change, dict)):
         return change
-    base = dict(base)
+    base, change = _without_removed_rewards(base, change)
     if "class_path" in change and change["class_path"] != base.get("class_path"):
         base.pop("init_args", None)
     return base | {key: merge(base[key], value) if key in base else value for key, value in change.items()}
+
+
+def _without_removed_rewards(base: dict[str, Any], change: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Copies of both without the rewards of `base` that are null in `change`, and without their weights in `base`."""
+    base, change = dict(base), dict(change)
+    for group, options in REWARD_GROUPS.items():
+        if not (isinstance(base.get(group), dict) and isinstance(change.get(group), dict)):
+            continue
+        removed = {name for name, reward in change[group].items() if reward is None and name in base[group]}
+        change[group] = _without(change[group], removed)
+        base |= {key: _without(base[key], removed) for key in (group, *options) if isinstance(base.get(key), dict)}
+    return base, change
+
+
+def _without(mapping: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key not in names}
 
 
 def generator_section(generator: str, changes: Mapping[str, Any]) -> dict[str, Any]:

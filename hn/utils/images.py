@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from hn.utils.files import in_one_step
+from hn.utils.files import atomic_write
 
 _MARGIN, _LINE, _FONT_SIZE = 6, 15, 13  # pixels
 
@@ -80,5 +80,10 @@ def save_png(image: Tensor, path: Path, text: Mapping[str, Any]) -> None:
     for name, value in text.items():
         if value is not None:
             chunks.add_text(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    with in_one_step(path) as partial:
-        to_pil(image).save(partial, format="PNG", pnginfo=chunks)
+    write_png(to_pil(image), path, pnginfo=chunks)
+
+
+def write_png(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Write a picture as PNG, atomically; `options` are Pillow's."""
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format="PNG", **options)

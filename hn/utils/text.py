@@ -10,6 +10,11 @@ def some_of(names: Collection[str], most: int = 3) -> str:
     return ", ".join(first) + (", ..." if len(names) > len(first) else "")
 
 
+def count_of(number: int, what: str) -> str:
+    """ "1 image", "2 images"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def differences(by_kind: Mapping[str, Collection[str]], most: int = 3) -> str:
     """How many names of each kind there are, and the first few: "2 missing (a, b); 1 unexpected (c)". Empty if none."""
     return "; ".join(f"{len(names)} {kind} ({some_of(names, most)})" for kind, names in by_kind.items() if names)

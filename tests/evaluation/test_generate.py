@@ -327,7 +327,7 @@ def test_missing_words_are_named(refused, tmp_path, tiny_pipeline_folder):
 def test_a_folder_that_holds_something_is_not_written_over(generate, refused, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "0000_base.png").touch()
-    assert "full is there already and is not written over" in refused("--output", "full")
+    assert "full exists already and is not overwritten" in refused("--output", "full")
     assert [path.stat().st_size for path in (tmp_path / "full").iterdir()] == [0]
 
 

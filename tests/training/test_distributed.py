@@ -40,7 +40,7 @@ def hn(experiment):
 
     def run(verb: str, *options: str, **environment: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "hn", verb, "--config", str(experiment), *OPTIONS, *options]
-        settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_PORT": str(free_port())}
+        settings = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_PORT": str(free_port())}
         settings |= environment
         return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=280, cwd=experiment.parent)
 

@@ -41,6 +41,47 @@ def test_another_class_drops_the_arguments_of_the_first():
     assert merge({"init_args": {"x": 1}}, {"class_path": "A"}) == {"class_path": "A"}
 
 
+def test_null_removes_an_inherited_reward_and_its_weight():
+    base = {
+        "rewards": {"clip": {"class_path": "A"}, "redness": {"class_path": "B"}},
+        "weights": {"clip": 1.0, "redness": 0.0},
+        "normalise": {"clip": {"mean": 0, "std": 1}},
+        "held_out": {"aesthetic": {"class_path": "C"}},
+        "quantise": {"clip": "int8", "aesthetic": "int8"},
+    }
+    change = {"rewards": {"clip": None, "mine": {"class_path": "D"}}, "weights": {"mine": 2.0}}
+    change |= {"held_out": {"aesthetic": None}}
+    assert merge({"model": {"reward": {"init_args": base}}}, {"model": {"reward": {"init_args": change}}}) == {
+        "model": {
+            "reward": {
+                "init_args": {
+                    "rewards": {"redness": {"class_path": "B"}, "mine": {"class_path": "D"}},
+                    "weights": {"redness": 0.0, "mine": 2.0},
+                    "normalise": {},
+                    "held_out": {},
+                    "quantise": {},
+                }
+            }
+        }
+    }
+    assert base["rewards"].keys() == {"clip", "redness"} and base["weights"].keys() == {"clip", "redness"}
+    assert merge({**base, "quantise": "int8"}, change)["quantise"] == "int8"
+
+
+def test_null_for_a_reward_that_is_not_inherited_stays_and_is_refused_later():
+    base = {"rewards": {"clip": {"class_path": "A"}}, "weights": {"clip": 1.0}}
+    assert merge(base, {"rewards": {"clpi": None}})["rewards"] == {"clip": {"class_path": "A"}, "clpi": None}
+    # A weight that is given for a removed reward stays too, so that it is named.
+    merged = merge(base, {"rewards": {"clip": None}, "weights": {"clip": 2.0}})
+    assert merged == {"rewards": {}, "weights": {"clip": 2.0}}
+
+
+def test_null_stays_for_a_callback_and_for_options():
+    base = {"callbacks": {"best": {"class_path": "A"}}, "detector": {"class_path": "B"}, "limit": 3}
+    change = {"callbacks": {"best": None}, "detector": None, "limit": None}
+    assert merge(base, change) == change
+
+
 def test_a_chain_is_relative_to_each_file_and_the_last_one_wins(write):
     folder = write(
         top={"extends": "shared/middle.yaml", "a": 1},

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hn.utils.files import write_whole
+from hn.utils.files import atomic_write, remove_temporary_files, write_json
 
 Tensors = dict[str, Tensor]
 """Of one prompt, [1, ...] each, by name: a generator's conditioning, or the text features of a reward."""
@@ -134,8 +134,9 @@ class PromptFiles:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / IDENTITY_FILE).is_file():
-                write_whole(self.folder / IDENTITY_FILE, json.dumps(self.identity, indent=2).encode())
-            write_whole(path, content)
+                write_json(self.folder / IDENTITY_FILE, self.identity, durable=True)
+            with atomic_write(path, durable=True) as temporary:
+                temporary.write_bytes(content)
         except OSError as error:
             raise OSError(
                 f"The {self.contents} of {len(samples)} prompts cannot be written to {path}: {error.strerror or error}."
@@ -169,8 +170,7 @@ class PromptFiles:
                 log.warning("%s It is written anew.", error)
                 path.unlink()
                 removed.append(path)
-        for part in self.folder.glob("*.part"):
-            part.unlink()
+        remove_temporary_files(self.folder)
         self.reopen()
         return removed
 

@@ -1,7 +1,6 @@
 """A comparison that was killed goes on, through the command line."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -57,7 +56,6 @@ def test_a_killed_comparison_goes_on_and_ends_as_if_it_had_not_been(comparison, 
     process = subprocess.Popen(
         [sys.executable, "-m", "hn", *comparison, "--run.name", "killed"],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
