@@ -212,10 +212,9 @@ def test_what_generate_wrote_is_scored_method_by_method(tmp_path, score, monkeyp
 
 
 @pytest.mark.slow
-def test_what_predict_wrote_is_scored(experiment, tmp_path, score) -> None:
-    main(["train", "--config", str(experiment), "--run.name", "r"])
-    main(["predict", "--config", str(experiment), "--run.name", "r"])
-    folder = tmp_path / "runs" / "tiny" / "r" / "images"
+def test_what_predict_wrote_is_scored(run_of_experiment, experiment, score) -> None:
+    main(["predict", "--config", str(experiment), "--run.name", run_of_experiment.name])
+    folder = run_of_experiment / "images"
     assert (folder / "final.png").is_file()  # the training's pictures lie there too, and are none of the prompts'
     found = score("--metrics", "redness", folder)
     first = found["scores"][0]

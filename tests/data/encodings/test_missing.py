@@ -27,7 +27,7 @@ def mapped(large_prompts: Path, tmp_path: Path) -> Callable[[], ExperimentPrompt
     options = {"train": str(large_prompts), "memory_map": True, "prompts_folder": str(tmp_path / "store")}
     data = {"class_path": "hn.data.module.PromptDataModule", "init_args": options}
     callbacks = {"suite": {**SUITE, "init_args": {"name": "s", "prompts": str(suite)}}}
-    return lambda: experiment_prompts("fit", data, callbacks)
+    return lambda: experiment_prompts(("fit",), True, data, callbacks)
 
 
 @pytest.mark.parametrize("seed", range(4))

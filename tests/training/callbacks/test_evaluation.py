@@ -82,6 +82,7 @@ def test_the_base_is_measured_once(fit, monkeypatch):
     assert calls == ["base"] * 3  # three batches of the first validation
 
 
+@pytest.mark.slow
 def test_a_sanity_check_is_no_measurement(fit):
     _, _, evaluation, scores = fit(num_sanity_val_steps=1, max_steps=2)
     assert len(scores) == 2  # the sanity check's, and that of the validation
@@ -190,6 +191,7 @@ def test_features_and_diagnostics_come_from_a_configuration(experiment, refuse, 
     assert "noise_diagnostics needs at least one prompt" in message
 
 
+@pytest.mark.slow
 def test_the_kl_that_the_objective_leaves_out_is_estimated(make_module, make_data, make_trainer):
     diagnostics = NoiseDiagnostics(prompts=2, probes=2, iterations=3, batch_size=2)
     evaluation = Evaluation(noise_diagnostics=diagnostics)
