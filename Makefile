@@ -98,7 +98,7 @@ format: $(STAMP) ## mend what lint can mend
 	$(BIN)/ruff format .
 
 clean: ## remove build products and caches
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -path './$(VENV)' -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 clean-all: clean ## remove the virtual environment and all runs too
