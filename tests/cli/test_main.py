@@ -2,12 +2,14 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-import hn
+import hn.cli
 from hn.cli import COMMANDS, main
 from hn.cli.environment import RANKS, SLURM_RANKS, invalid_rank
 
@@ -47,7 +49,7 @@ LARGE = ("torch", "lightning", "diffusers", "transformers")
         ["--version"],
         ["trian"],
         ["prompts", "list"],
-        *([command, "--help"] for command in ("prompts", "generate", "export", "report")),
+        *([command, "--help"] for command in ("prompts", "generate", "export", "report", "study")),
     ],
 )
 def test_a_command_imports_nothing_large_before_it_needs_it(arguments: list[str]) -> None:
@@ -95,3 +97,10 @@ def test_an_unknown_command_is_told_what_was_meant_and_what_there_is(refuse) -> 
         assert f" {name}" in message
     assert "did you mean" not in refuse("xyz")
     assert "The command comes first: hn COMMAND" in refuse("--config", "x.yaml", "train")
+
+
+def test_the_walk_to_the_optimisers_step_names_files_that_are_there() -> None:
+    files = re.findall(r"^\d+\. (hn/\S+\.py): ", hn.cli.__doc__, re.MULTILINE)
+    assert len(files) == 12
+    for file in files:
+        assert (Path(hn.__file__).parents[1] / file).is_file(), file

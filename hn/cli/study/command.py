@@ -1,0 +1,45 @@
+"""`hn study`: train an experiment once for each value of an option, and set the results side by side."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from hn.cli.parsing import UserError, helpful_messages_only
+
+STUDY_USAGE = "hn study --config experiments/studies/NAME.yaml [--OPTION VALUE ...]"
+STUDY_DESCRIPTION = """Train an experiment once for each value of an option, and set the results side by side.
+What is trained already is kept, what was interrupted is continued. Further options are those of hn train, for all."""
+STUDIES = Path("experiments/studies")
+
+
+def study_parser() -> ArgumentParser:
+    """Options of `hn study` itself."""
+    parser = ArgumentParser(
+        prog="hn study", usage=STUDY_USAGE, description=STUDY_DESCRIPTION, allow_abbrev=False, exit_on_error=False
+    )
+    parser.add_argument("--config", "-c", help="YAML file of the study; docs/studies.md says what it has.")
+    return parser
+
+
+def study(arguments: Sequence[str]) -> None:
+    """`hn study`.
+
+    Args:
+        arguments: the command line after `hn study`.
+
+    Raises:
+        UserError: if the study or one of its variants is wrong, before any of them is trained.
+    """
+    try:
+        known, others = study_parser().parse_known_args(list(arguments))
+    except ArgumentError as error:
+        raise UserError(str(error)) from None
+    if known.config is None:
+        there = ", ".join(sorted(path.stem for path in STUDIES.glob("*.yaml"))) or "none"
+        raise UserError(f"A study is missing: {STUDY_USAGE}\nIn {STUDIES} there are: {there}.")
+    from hn.cli.study.run import run_study  # here, for a help without PyTorch
+
+    with helpful_messages_only():
+        run_study(known.config, others)
