@@ -17,7 +17,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PIP   := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup train compare study generate tensorboard miniature test test-exact bench lint format clean clean-all \
+.PHONY: help setup train compare study generate tensorboard miniature test test-all test-exact bench lint format clean clean-all \
         require-experiment require-study require-prompt
 
 help: ## show this list
@@ -67,8 +67,13 @@ miniature: $(STAMP) ## train what is missing of data/miniature, or all of it aga
 	$(BIN)/python -m hn.miniature.recipe $(ARGS)
 
 # One thread a process: several with two each on two cores are slower than one. Files in the order of tests/conftest.py.
-test: $(STAMP) ## run the tests: make test [JOBS=2] [ARGS="-m 'not slow'"]
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test: $(STAMP) ## run the fast tests, in minutes: make test [JOBS=2] [ARGS="-k resume"]
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-all: $(STAMP) ## run all tests, also those of several processes, kills, compilers and browsers
+	$(PYTEST) $(ARGS)
 
 # Vector instructions up to this CPU's own, since those that it lacks would crash; then two threads.
 test-exact: $(STAMP) ## run the tests of equal bits on the kernels of several kinds of CPU, and with two threads

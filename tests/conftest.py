@@ -1,11 +1,13 @@
 """Tiny random models of the real classes, written to disk once per session, and paths to parity fixtures."""
 
+import io
 import json
 import os
 import resource
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -36,9 +38,10 @@ WINDOW = 12  # tokens, with start and end
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with tests that fork a training come first: PyTorch refuses to fork autograd once it has threads, which
-    planning an update gives it."""
+    planning an update gives it. Then files with many tests: a long file that is begun last keeps one worker waiting."""
     forking = {item.path for item in items if item.get_closest_marker("forks")}
-    items.sort(key=lambda item: item.path not in forking)
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in forking, -tests[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -283,9 +286,36 @@ def tiny_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def experiment(tiny_checkpoints: Path, tiny_prompts: Path, tmp_path: Path) -> Path:
     """`tiny.yaml`: experiments/miniature.yaml on the tiny checkpoints, with runs of seconds in `tmp_path/runs`."""
+    return _write_experiment(tmp_path, tiny_checkpoints, tiny_prompts)
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    tiny_checkpoints: Path, tiny_prompts: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """The directory of a run of `hn train` on the tiny experiment, three images a prompt, and what the command printed.
+
+    Trained once for all tests that look at it; tests leave it as it is.
+    """
+    experiment = _write_experiment(tmp_path_factory.mktemp("finished"), tiny_checkpoints, tiny_prompts)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        main(["train", "--config", str(experiment), "--run.name", "one", "--model.images_per_prompt", "3"])
+    return experiment.parent / "runs" / "tiny" / "one", printed.getvalue()
+
+
+@pytest.fixture
+def run_of_experiment(finished_run: tuple[Path, str], experiment: Path) -> Path:
+    """A copy of the finished run, `one`, among the runs of `experiment`; for tests that do something with it."""
+    folder = experiment.parent / "runs" / "tiny" / "one"
+    shutil.copytree(finished_run[0], folder)
+    return folder
+
+
+def _write_experiment(folder: Path, checkpoints: Path, prompts: Path) -> Path:
     changes = {
         "extends": str(EXPERIMENTS / "miniature.yaml"),
-        "vars": {"checkpoints": str(tiny_checkpoints), "prompts": str(tiny_prompts), "rank": 2},
+        "vars": {"checkpoints": str(checkpoints), "prompts": str(prompts), "rank": 2},
         "model": {"images_per_prompt": 2, "warmup_steps": 2},
         "data": {"init_args": {"batch_size": 4, "eval_batch_size": 4}},
         "trainer": {"accelerator": "cpu", "max_steps": 2, "val_check_interval": 2, "log_every_n_steps": 1},
@@ -300,14 +330,14 @@ def experiment(tiny_checkpoints: Path, tiny_prompts: Path, tmp_path: Path) -> Pa
             "searches": {
                 "best_of_8": {"init_args": {"n": 3}},
                 "best_of_50": None,
-                "zero_order_17": {"init_args": {"iterations": 1, "neighbours": 3}},
+                "zero_order_17": None,
                 "reno_50": {"init_args": {"iterations": 2, "report_at": []}},
-                "hypernetwork_reno_5": {"init_args": {"search": {"init_args": {"iterations": 4}}}},
+                "hypernetwork_reno_5": None,
             },
         },
-        "run": {"root": str(tmp_path / "runs"), "pretrained": None},
+        "run": {"root": str(folder / "runs"), "pretrained": None},
     }
-    path = tmp_path / "tiny.yaml"
+    path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(changes))
     return path
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "hn", "data", "experiments")
 
-pytestmark = pytest.mark.packaging
+pytestmark = [pytest.mark.packaging, pytest.mark.slow]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -89,7 +89,6 @@ def test_an_experiment_is_named_and_brings_its_trained_weights(hn: Run, installe
     assert str(installed / "hn/_bundled/data/miniature/hypernet") in said
 
 
-@pytest.mark.slow
 def test_an_experiment_is_trained_by_its_name(hn: Run, tmp_path: Path) -> None:
     succeeded(hn("train", "--config", "miniature", "--trainer.max_steps", "2", "--run.name", "two_updates"))
     run = tmp_path / "runs" / "miniature" / "two_updates"

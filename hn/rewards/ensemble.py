@@ -61,7 +61,7 @@ class RewardEnsemble(nn.Module):
         cache: folder of text features that `hn embed` wrote, true for the user's own (HN_CONDITIONING, else
             ~/.cache/hn/conditioning), for all rewards that have text features, trained and held out. If it has some of
             a reward's, its text tower is dropped, and only prompts that are there can be scored; else it is kept. The
-            verbs of an experiment write what is missing before they start.
+            commands of an experiment write what is missing before they start.
         quantise: "int8" for int8 weights in the towers of all rewards, trained and held out, or of some, by name
             (`hn.rewards.quantisation`). Gradients pass; text features in files are those of the weights as they were.
             Needs `hn[quantise]`.

@@ -212,10 +212,9 @@ def test_what_generate_wrote_is_scored_method_by_method(tmp_path, score, monkeyp
 
 
 @pytest.mark.slow
-def test_what_predict_wrote_is_scored(experiment, tmp_path, score) -> None:
-    main(["train", "--config", str(experiment), "--run.name", "r"])
-    main(["predict", "--config", str(experiment), "--run.name", "r"])
-    folder = tmp_path / "runs" / "tiny" / "r" / "images"
+def test_what_predict_wrote_is_scored(run_of_experiment, experiment, score) -> None:
+    main(["predict", "--config", str(experiment), "--run.name", run_of_experiment.name])
+    folder = run_of_experiment / "images"
     assert (folder / "final.png").is_file()  # the training's pictures lie there too, and are none of the prompts'
     found = score("--metrics", "redness", folder)
     first = found["scores"][0]
@@ -426,7 +425,7 @@ def test_results_are_beside_the_images_and_go_on_with_another_metric(images, sco
     main(["score", "--metrics", "redness", str(images), "--device", "cpu"])
     shown = capsys.readouterr().out
     assert shown.startswith("4 images\n") and f"scores       {images / 'scores.json'} and scores.csv" in shown
-    assert f"results      {images / 'redness.jsonl'}" in shown
+    assert f"results      {images}: redness.jsonl\n" in shown
     main(["score", "--metrics", "redness,saturation", str(images), "--device", "cpu"])
     assert sum(scored) == 4
     assert list(json.loads((images / "scores.json").read_text())["summary"]["all"]) == ["redness", "saturation"]

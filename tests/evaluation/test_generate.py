@@ -11,7 +11,8 @@ from huggingface_hub import constants
 from PIL import Image
 
 import hn
-from hn.cli import has_config, main
+from hn.cli import main
+from hn.cli.generate import has_config
 from hn.cli.parsing import with_flag_values
 from hn.evaluation.generate import ImageRequest, Trained, write_images
 from hn.evaluation.methods import Sampled
@@ -167,6 +168,7 @@ def test_an_image_depends_on_seed_and_number_alone(generate, hypernet):
     assert not np.array_equal(pixels(images[0]), pixels(images[3]))
 
 
+@pytest.mark.slow
 def test_the_images_are_those_of_the_experiments_form(generate, hypernet, experiment, tmp_path):
     options = ["--hypernet", str(hypernet), "--count", "2", "--seed", "5", "--steps", "2"]
     folder = generate(*options, "--compare")
