@@ -22,7 +22,7 @@ from hn.data import PromptDataModule
 from hn.evaluation.detectors.miniature import GridDetector
 from hn.evaluation.geneval import COLORS
 from hn.generators import DiffusersGenerator
-from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet
+from hn.hypernets import LoraHypernet, Trainable
 from hn.rewards import ClipReward, RednessReward, RewardEnsemble
 from hn.training.module import NoiseHypernetModule
 from hn.training.trainer import ExperimentTrainer
@@ -210,7 +210,7 @@ def make_module(tiny_checkpoints: Path) -> Callable[..., NoiseHypernetModule]:
     """A module on the tiny checkpoints, rewarded by CLIP (red is watched), with the module's options given."""
 
     def make(
-        hypernet: Hypernet | LoraFinetune | None = None, dtype: str = "float32", steps: int = 1, **options
+        hypernet: Trainable | None = None, dtype: str = "float32", steps: int = 1, **options
     ) -> NoiseHypernetModule:
         settings = {"dtype": dtype, "encode_batch_size": 1}
         generator = DiffusersGenerator(

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from hn.cli.instances import instantiate, instantiate_outline, module_options
 from hn.cli.parsing import UserError
-from hn.hypernets import Hypernet, LoraFinetune
+from hn.hypernets import Trainable
 from hn.rewards.ensemble import RewardEnsemble
 from hn.training.module import NoiseHypernetModule
 from hn.training.planning.plan import Plan, plan_update
@@ -81,5 +81,5 @@ def outline_module(model: Mapping[str, Any]) -> NoiseHypernetModule:
     except RuntimeError:  # what PyTorch raises where a value is asked for
         reward = make_reward()
     with torch.device("meta"):
-        hypernet = instantiate("hypernet", Hypernet | LoraFinetune, model["hypernet"])
+        hypernet = instantiate("hypernet", Trainable, model["hypernet"])
         return NoiseHypernetModule(generator, hypernet, reward, **module_options(model))

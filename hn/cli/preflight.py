@@ -20,7 +20,7 @@ from hn.evaluation.comparison.options import Comparison
 from hn.evaluation.generate import ImageRequest
 from hn.generators import DiffusersGenerator
 from hn.generators.base import Generator
-from hn.hypernets import Hypernet, LoraFinetune
+from hn.hypernets import LoraFinetune, Trainable
 from hn.rewards import ensemble
 from hn.rewards.base import Reward
 from hn.training.callbacks.evaluation import Evaluation
@@ -157,7 +157,7 @@ def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any
     outline = instantiate_outline(generator)
     if outline is None:
         return None
-    network = instantiate("hypernet", Hypernet | LoraFinetune, hypernet)
+    network = instantiate("hypernet", Trainable, hypernet)
     with torch.device("meta"):
-        network.attach(outline) if isinstance(network, LoraFinetune) else network.build(outline)
+        network.build(outline)
     return outline

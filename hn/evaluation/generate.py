@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 import hn
-from hn.evaluation.methods import Method, Modulated, Sampled
+from hn.evaluation.methods import Method, Sampled, TrainedMethod
 from hn.evaluation.samples import Samples
 from hn.generators.base import Generator
 from hn.generators.noise import prompt_noise
 from hn.generators.pipeline_generator import PipelineGenerator
-from hn.hypernets.base import Hypernet
-from hn.hypernets.lora import LoraHypernet
+from hn.hypernets.lora import LoraBackbone, LoraHypernet
+from hn.hypernets.trainable import Trainable
 from hn.hypernets.trained import load_trained
 from hn.utils.environment import environment
 from hn.utils.files import unused_directory, write_json
@@ -101,8 +101,8 @@ class Trained:
     alpha: float | None = None
     merge: bool = False
 
-    def load(self, generator: PipelineGenerator) -> Hypernet | PipelineGenerator:
-        """A hypernetwork bound to `generator`, or the generator that a fine-tune makes of it.
+    def load(self, generator: PipelineGenerator) -> Trainable:
+        """A hypernetwork or fine-tune, bound to `generator`.
 
         If the generator's backbone is compiled, so is the one with LoRA, a copy of its own that would not be otherwise.
 
@@ -115,7 +115,7 @@ class Trained:
                 raise ValueError(f"{self.pretrained} is no LoRA hypernetwork, so it cannot be merged; leave merge out.")
             return model.merged(generator.compile_networks)
         compile = generator.compile_networks and not generator.is_outline
-        if compile and isinstance(model, LoraHypernet | PipelineGenerator):
+        if compile and isinstance(model, LoraBackbone):
             compile_layers([model.backbone])
         return model
 
@@ -157,11 +157,9 @@ def generate_images(
     model = None if trained is None else trained.load(generator)
     methods: list[Method] = []
     if model is None or compare:
-        methods.append(Sampled("base", generator, is_base=True, steps=request.steps))
-    if isinstance(model, Hypernet):
-        methods.append(Modulated("hypernetwork", model.to(device), request.steps))
-    elif model is not None:
-        methods.append(Sampled("finetune", model, is_base=False, steps=request.steps))
+        methods.append(Sampled("base", generator, request.steps))
+    if model is not None:
+        methods.append(TrainedMethod(model.to(device), request.steps))
     facts = {} if trained is None else {"hypernet": trained.pretrained, "hypernet_revision": trained.revision}
     if trained is not None and trained.merge:
         facts["merged"] = True
@@ -192,14 +190,7 @@ def write_images(
         ValueError: if an image is not finite.
     """
     generator, made_with = methods[0].generator, environment()
-    facts = {
-        "software": f"hn {hn.__version__}",
-        **_describe(generator),
-        **facts,
-        "seed": request.seed,
-        "steps": generator.steps if request.steps is None else request.steps,
-        "batch_size": request.batch_size,
-    }
+    facts = _describe(generator, request, facts)
     entries: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
     shown: dict[str, list[Tensor]] = {method.name: [] for method in methods}
     batches = range(-(-len(request) // request.batch_size))
@@ -227,20 +218,30 @@ def write_images(
         write_json(directory / "metadata.json", {"environment": made_with, **facts, "images": images})
     print(f"images       {directory} ({len(request)} each of {' and '.join(entries)})")
     if len(methods) > 1:
-        overview = directory / "overview.png"
-        columns = [prompt for prompt in request.prompts for _ in range(request.count)][:OVERVIEW_COLUMNS]
-        rows = {name: torch.stack(images) for name, images in shown.items()}
-        width = rows[methods[0].name].shape[-1]
-        labelled_grid(rows, columns, request.upscale or -(-LABEL_WIDTH // width)).save(overview)
-        print(f"overview     {overview}" + (f" (the first {len(columns)})" if len(columns) < len(request) else ""))
+        _draw_overview(shown, request, directory / "overview.png")
 
 
-def _describe(generator: Generator) -> dict[str, Any]:
+def _describe(generator: Generator, request: ImageRequest, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What all images have in common, `facts` included."""
     size = {"height": generator.height, "width": generator.width} if isinstance(generator, PipelineGenerator) else {}
     return {
+        "software": f"hn {hn.__version__}",
         "generator": generator.name,
         "revision": generator.revision,
         "dtype": str(generator.dtype).removeprefix("torch."),
         "device": str(generator.device),
         **size,
+        **facts,
+        "seed": request.seed,
+        "steps": generator.steps if request.steps is None else request.steps,
+        "batch_size": request.batch_size,
     }
+
+
+def _draw_overview(images: Mapping[str, Sequence[Tensor]], request: ImageRequest, path: Path) -> None:
+    """Draw the first images [3, H, W] of each method in a row; say where."""
+    rows = {name: torch.stack([*row]) for name, row in images.items()}
+    width = next(iter(rows.values())).shape[-1]
+    columns = [prompt for prompt in request.prompts for _ in range(request.count)][:OVERVIEW_COLUMNS]
+    labelled_grid(rows, columns, request.upscale or -(-LABEL_WIDTH // width)).save(path)
+    print(f"overview     {path}" + (f" (the first {len(columns)})" if len(columns) < len(request) else ""))

@@ -19,7 +19,7 @@ from hn.evaluation.comparison.gallery import Gallery, choose_prompts
 from hn.evaluation.comparison.kept import KeptRecords, measurement_settings
 from hn.evaluation.comparison.measure import measure, reference_features
 from hn.evaluation.comparison.options import Comparison, name_at
-from hn.evaluation.methods import Method, Sampled, Searched
+from hn.evaluation.methods import Method, Searched, TrainedMethod
 from hn.evaluation.record import MethodRecord
 from hn.evaluation.samples import Samples
 from hn.evaluation.scorer import Scorer
@@ -65,8 +65,8 @@ def compared_methods(model: NoiseHypernetModule, comparison: Comparison, finetun
     for make in (model.base_method, model.trained_method):
         methods += [make(), *map(make, more)]
     if finetune is not None:
-        _, tuned = LoraFinetune.from_pretrained(finetune, model.generator)
-        methods += [Sampled("finetune", tuned, is_base=False, steps=steps) for steps in (None, *more)]
+        tuned = LoraFinetune.from_pretrained(finetune, model.generator)
+        methods += [TrainedMethod(tuned, steps) for steps in (None, *more)]
     for method in methods:
         if method.steps != model.generator.steps:
             method.name = name_at(method.name, method.steps)

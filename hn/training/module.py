@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -16,12 +16,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from hn.data.module import PromptDataModule
 from hn.data.prompts import PromptBatch
-from hn.evaluation.methods import Method, MethodOutput, Modulated, Sampled
+from hn.evaluation.methods import Method, MethodOutput, Sampled, TrainedMethod
 from hn.evaluation.samples import Samples
 from hn.generators.base import Conditioning, Generator
 from hn.generators.noise import NoiseType, Share, TrainingNoise, training_streams
-from hn.hypernets.base import Hypernet
-from hn.hypernets.finetune import LoraFinetune
+from hn.hypernets.trainable import Trainable
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
@@ -120,7 +119,7 @@ class NoiseHypernetModule(L.LightningModule):
     def __init__(
         self,
         generator: Generator,
-        hypernet: Hypernet | LoraFinetune,
+        hypernet: Trainable,
         reward: RewardEnsemble,
         optimizer: OptimizerFactory = torch.optim.AdamW,
         regulariser: Regulariser = "mean",
@@ -144,20 +143,11 @@ class NoiseHypernetModule(L.LightningModule):
         self.draw_noise, self.images_per_prompt = TrainingNoise(noise_type), images_per_prompt
         self.seed, self.evaluation_seed = seed, evaluation_seed
         self.strict_loading = False  # checkpoints hold the trainable weights alone; on_load_checkpoint checks them
-        self.tuned: Generator | None = None
         # Of the last training batch: for those who look into a loss that is not finite.
         self.terms: dict[str, Tensor] = {}
         with torch.random.fork_rng(devices=[]):  # weights are made on the CPU, from the seed and nothing else
             torch.manual_seed(seed)
-            if isinstance(hypernet, LoraFinetune):
-                self.tuned = hypernet.attach(generator)
-            else:
-                hypernet.build(generator)
-
-    @property
-    def mode(self) -> Literal["hypernetwork", "finetune"]:
-        """What is trained; also the method's name in results."""
-        return "hypernetwork" if self.tuned is None else "finetune"
+            hypernet.build(generator)
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
@@ -227,10 +217,7 @@ class NoiseHypernetModule(L.LightningModule):
             Images [B, 3, H, W] in [0, 1] and f [B, *noise_shape] (zeros for a fine-tune), both differentiable in the
             trainable weights.
         """
-        if self.tuned is not None:
-            return self.tuned.generate(noise, conditioning, steps, rng), torch.zeros_like(noise)
-        f = self.hypernet(noise, conditioning)
-        return self.generator.generate(noise + f, conditioning, steps, rng), f
+        return self.hypernet.images(noise, conditioning, steps, rng)
 
     def scores(
         self,
@@ -255,8 +242,7 @@ class NoiseHypernetModule(L.LightningModule):
         if size is None or size >= len(noise):
             images, f = self(noise, conditioning, rng=rng)
             return self.reward(images, prompts), f
-        generator = self.generator if self.tuned is None else self.tuned
-        f = torch.zeros_like(noise) if self.tuned is not None else self.hypernet(noise, conditioning)
+        generator, f = self.hypernet.image_generator, self.hypernet(noise, conditioning)
         latents = generator.denoise(noise + f, conditioning, rng=rng)
         return score_in_parts(latents, prompts, lambda z, p: self.reward(generator.decode(z), p), size), f
 
@@ -289,13 +275,11 @@ class NoiseHypernetModule(L.LightningModule):
 
     def base_method(self, steps: int | None = None) -> Method:
         """The frozen generator by itself."""
-        return Sampled("base", self.generator, is_base=True, steps=steps)
+        return Sampled("base", self.generator, steps)
 
     def trained_method(self, steps: int | None = None) -> Method:
         """The model in training: generator and hypernetwork, or the fine-tuned generator."""
-        if self.tuned is not None:
-            return Sampled(self.mode, self.tuned, is_base=False, steps=steps)
-        return Modulated(self.mode, self.hypernet, steps)
+        return TrainedMethod(self.hypernet, steps)
 
     def evaluation_step(self, batch: PromptBatch) -> tuple[Samples, MethodOutput]:
         """Samples of a batch of evaluation prompts, and what the model in training makes of them."""
@@ -351,10 +335,7 @@ class NoiseHypernetModule(L.LightningModule):
             ValueError: if it does not fit the generator, or is a fine-tune where a hypernetwork is trained or the
                 other way round.
         """
-        if self.tuned is None:
-            self.hypernet = Hypernet.from_pretrained(folder, self.generator)
-        else:
-            self.hypernet, self.tuned = LoraFinetune.from_pretrained(folder, self.generator)
+        self.hypernet = self.hypernet.load_same_kind(folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trainable weights alone, and what they are weights of."""
@@ -387,7 +368,7 @@ class NoiseHypernetModule(L.LightningModule):
         """What the trainable weights mean something for; how gradients are computed is no part of it."""
         arguments = {k: v for k, v in self.hypernet.arguments().items() if k != "gradient_checkpointing"}
         network, backbone = class_path(class_of(self.hypernet)), class_path(class_of(self.generator.backbone))
-        return {"model": self.mode, "class": network, "backbone": backbone, **arguments}
+        return {"model": self.hypernet.method, "class": network, "backbone": backbone, **arguments}
 
 
 def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) -> float:

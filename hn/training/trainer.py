@@ -17,6 +17,7 @@ from hn.data.encodings.write import Embedded
 from hn.evaluation.comparison.options import Comparison
 from hn.evaluation.generate import ImageRequest, write_images
 from hn.generators.pipeline import DiffusersGenerator
+from hn.hypernets.base import Hypernet
 from hn.report.results import write_results
 from hn.report.tables import results_table
 from hn.training.callbacks.evaluation import Evaluation
@@ -132,7 +133,7 @@ class ExperimentTrainer(L.Trainer):
                 other settings.
         """
         evaluation, grid = self.callback(Evaluation), self.callback(ImageGrid)
-        check_comparison(evaluation is not None, model.mode != "hypernetwork")
+        check_comparison(evaluation is not None, not isinstance(model.hypernet, Hypernet))
         for steps in comparison.more_steps(model.generator.steps):
             model.generator.check_steps(steps)
         model.to(self.strategy.root_device)

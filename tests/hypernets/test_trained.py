@@ -49,14 +49,15 @@ def test_a_hypernetwork_is_recognised(hypernet, saved, generator) -> None:
 
 
 def test_a_fine_tune_is_recognised(generator, tmp_path) -> None:
-    finetune = LoraFinetune(rank=2)
-    tuned = finetune.attach(generator)
+    finetune = LoraFinetune(rank=2).build(generator)
     perturbed(finetune).save_pretrained(tmp_path)
     noise, conditioning = generator.sample_noise(1), generator.encode(["a cube"])
     loaded = load_trained(str(tmp_path), generator)
-    assert isinstance(loaded, DiffusersGenerator)
-    assert torch.equal(loaded.generate(noise, conditioning), tuned.generate(noise, conditioning))
-    assert not torch.equal(loaded.generate(noise, conditioning), generator.generate(noise, conditioning))
+    assert isinstance(loaded, LoraFinetune)
+    images, f = loaded.images(noise, conditioning)
+    assert torch.equal(images, finetune.images(noise, conditioning)[0])
+    assert torch.equal(f, torch.zeros_like(noise))
+    assert not torch.equal(images, generator.generate(noise, conditioning))
 
 
 def test_a_published_adapter_needs_the_rule(hypernet, published, generator) -> None:

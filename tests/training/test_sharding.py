@@ -18,15 +18,11 @@ PROMPTS = ["a red ball", "two cube", "the green ball", "a blue cube"]
 STEP = 0.5
 
 
-def gradients(generator, network, tuned, prompts, noise) -> dict[str, torch.Tensor]:
+def gradients(generator, network, prompts, noise) -> dict[str, torch.Tensor]:
     """Of a loss that both passes have a part in, by name; the weights take a step along them."""
     conditioning = generator.encode(prompts)
-    if tuned is None:
-        f = network(noise, conditioning)
-        loss = generator.generate(noise + f, conditioning).mean() + f.square().mean()
-    else:
-        loss = tuned.generate(noise, conditioning).mean()
-    loss.backward()
+    images, f = network.images(noise, conditioning)
+    (images.mean() + f.square().mean()).backward()
     found = {}
     for name, parameter in network.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad
@@ -48,14 +44,12 @@ def build(make_generator, network, **options):
     torch.manual_seed(0)
     generator, network = make_generator(dtype="float64"), network(rank=2, **options)
     rng = torch.Generator().manual_seed(1)
-    tuned = network.attach(generator) if isinstance(network, LoraFinetune) else None
-    if tuned is None:
-        network.build(generator)
+    network.build(generator)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter += 0.05 * torch.randn(parameter.shape, generator=rng, dtype=parameter.dtype)
-    return generator, network, tuned
+    return generator, network
 
 
 def work(rank, make_generator, network, options):
@@ -67,7 +61,7 @@ def work(rank, make_generator, network, options):
         expected.append(gradients(*whole_parts, PROMPTS, noise))
 
     parts = build(make_generator, network, **options)
-    generator, trained, _ = parts
+    generator, trained = parts
     kind = type(generator.backbone)
     for _ in range(2):  # a second time nothing happens, as when a test follows a training
         shard(generator, trained, init_device_mesh("cpu", (2,)))

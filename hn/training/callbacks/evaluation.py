@@ -19,6 +19,7 @@ from hn.evaluation.metrics.noise_diagnostics import NoiseDiagnostics
 from hn.evaluation.record import MethodRecord, joined_over_processes
 from hn.evaluation.samples import Samples
 from hn.evaluation.scorer import FeatureExtractor, ImageDistance, Scorer, feature_extractor_of
+from hn.hypernets.base import Hypernet
 from hn.training.module import NoiseHypernetModule
 
 
@@ -151,7 +152,8 @@ class Evaluation(L.Callback):
             self.base[stage] = base
         scalars = {f"{stage}/{name}": value for name, value in scalars_of(self.record.summary(None, reference)).items()}
         scalars |= {f"{stage}/base_{name}": value for name, value in scalars_of(base.summary(None, reference)).items()}
-        if self.noise_diagnostics is not None and module.tuned is None and not trainer.sanity_checking:
+        has_perturbation = isinstance(module.hypernet, Hypernet)
+        if self.noise_diagnostics is not None and has_perturbation and not trainer.sanity_checking:
             self.noise = self._diagnose(self.noise_diagnostics, module)
             found = {name: value for name, value in self.noise.items() if not math.isnan(value)}
             scalars |= {f"{stage}/noise_{name}": value for name, value in found.items()}

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from hn.data import PromptDataset, collate_prompts
 from hn.evaluation.comparison.kept import KeptRecords, measurement_settings
 from hn.evaluation.comparison.measure import measure
-from hn.evaluation.methods import Modulated, Searched
+from hn.evaluation.methods import Searched, TrainedMethod
 from hn.evaluation.scorer import Scorer, feature_extractor_of
 from hn.search import BestOfN
 
@@ -42,7 +42,7 @@ def measured(module, tiny_prompts, tiny_detector):
 def test_a_method_goes_on_in_the_middle_as_if_it_had_not_stopped(module, measured, tmp_path, kind, done):
     def method():
         if kind == "hypernetwork":
-            return Modulated(kind, module.hypernet)
+            return TrainedMethod(module.hypernet, name=kind)
         return Searched(kind, module.generator, BestOfN(3, report_at=[2]), module.reward)
 
     kept = KeptRecords(tmp_path / "records", SETTINGS, every=0)
@@ -70,7 +70,7 @@ def test_a_method_goes_on_in_the_middle_as_if_it_had_not_stopped(module, measure
 
 def test_unfinished_records_are_written_now_and_then(module, measured, tmp_path):
     kept = KeptRecords(tmp_path / "records", SETTINGS, every=1000)
-    record = measured(Modulated("hypernetwork", module.hypernet))
+    record = measured(TrainedMethod(module.hypernet))
     kept.keep(record, of_batches=4)
     assert kept.load("hypernetwork") is None
     kept.keep(record, of_batches=3)
@@ -89,7 +89,7 @@ def test_the_reference_is_kept(tmp_path):
 
 def test_other_settings_are_refused_and_named(module, measured, tmp_path):
     kept = KeptRecords(tmp_path / "records", SETTINGS)
-    kept.keep(measured(Modulated("hypernetwork", module.hypernet)), own={"n": 3})
+    kept.keep(measured(TrainedMethod(module.hypernet)), own={"n": 3})
     with pytest.raises(
         ValueError, match=r"settings: 2 changed \(extra was nothing and is 2, model\.seed was 0 and is 1\)\. "
     ):
