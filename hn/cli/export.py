@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hn.cli.instances import instantiate, instantiate_outline
+from hn.cli.instances import instantiate, instantiate_on_meta
 from hn.cli.models import add_model_options, find_models
 from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
 from hn.generators.base import Generator
@@ -50,11 +50,11 @@ def export(arguments: Sequence[str]) -> None:
         device, path = find_device(options.device), Path(options.output)
         section, trained = find_models(options)
         section["init_args"].pop("compile", None)  # who runs the program compiles it
-        outline = instantiate_outline(section)
-        if outline is not None:
-            require_exportable(outline, path, options.format, options.batch_size)
+        meta_generator = instantiate_on_meta(section)
+        if meta_generator is not None:
+            require_exportable(meta_generator, path, options.format, options.batch_size)
             with torch.device("meta"):
-                require_hypernet(trained.load(outline), options.hypernet)
+                require_hypernet(trained.load(meta_generator), options.hypernet)
         generator = instantiate("generator", Generator, section).to(device)
         hypernet = require_hypernet(trained.load(generator), options.hypernet).to(device)
         report(export_hypernet(hypernet, path, options.format, options.batch_size))

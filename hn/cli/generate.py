@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hn.cli.experiment import USAGE
-from hn.cli.instances import instantiate, instantiate_outline
+from hn.cli.instances import instantiate, instantiate_on_meta
 from hn.cli.models import add_model_options, find_models
 from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
 from hn.data.prompts import read_prompts
@@ -72,7 +72,7 @@ def generate_without_experiment(arguments: Sequence[str]) -> None:
         section, trained = find_models(options)
         generate_images(
             make_generator=lambda: instantiate("generator", Generator, section),
-            make_outline=lambda: instantiate_outline(section),
+            make_on_meta=lambda: instantiate_on_meta(section),
             request=request,
             directory=Path(options.output or Path("runs") / "generate" / timestamp()),
             trained=trained,

@@ -32,7 +32,7 @@ def instantiate(name: str, kind: Any, section: Mapping[str, Any]) -> Any:
     return parser.instantiate(parser.parse_object({name: dict(section)}))[name]
 
 
-def instantiate_outline(section: Mapping[str, Any]) -> DiffusersGenerator | None:
+def instantiate_on_meta(section: Mapping[str, Any]) -> DiffusersGenerator | None:
     """The generator of a configuration without its weights; None if its class has no such thing."""
     if not issubclass(import_class(section["class_path"], Generator), DiffusersGenerator):
         return None

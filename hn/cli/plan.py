@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
-from hn.cli.instances import instantiate, instantiate_outline, module_options
+from hn.cli.instances import instantiate, instantiate_on_meta, module_options
 from hn.cli.parsing import UserError
 from hn.hypernets import Trainable
 from hn.rewards.ensemble import RewardEnsemble
@@ -56,10 +56,10 @@ def plan_experiment(sections: Mapping[str, Any]) -> Plan:
     if precision not in AUTOCAST:
         raise UserError(f"Memory can be planned for the precisions {', '.join(AUTOCAST)}, not for {precision}.")
     accumulate = trainer.get("accumulate_grad_batches") or 1
-    return plan_update(outline_module(model), batch_size, precision, accumulate, sections["prompt"])
+    return plan_update(module_on_meta(model), batch_size, precision, accumulate, sections["prompt"])
 
 
-def outline_module(model: Mapping[str, Any]) -> NoiseHypernetModule:
+def module_on_meta(model: Mapping[str, Any]) -> NoiseHypernetModule:
     """The module of a configuration without weights: its networks on the meta device, from their configurations.
 
     Rewards of classes that look at values when they are made are loaded, all rewards with them.
@@ -69,7 +69,7 @@ def outline_module(model: Mapping[str, Any]) -> NoiseHypernetModule:
         ValueError, OSError: if something is wrong or missing.
     """
     with torch.device("meta"):
-        generator = instantiate_outline(model["generator"])
+        generator = instantiate_on_meta(model["generator"])
     if generator is None:
         raise UserError(
             f"Memory can be planned for a DiffusersGenerator, not for a {model['generator']['class_path']}."

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import Strategy
 from torch import nn
 
-from hn.cli.instances import instantiate, instantiate_outline, module_options
+from hn.cli.instances import instantiate, instantiate_on_meta, module_options
 from hn.data.module import PromptDataModule
 from hn.data.prompts import PromptDataset
 from hn.data.store import PromptStore
@@ -154,7 +154,7 @@ def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any
     Raises:
         ValueError, FileNotFoundError: if not, or if something is missing.
     """
-    outline = instantiate_outline(generator)
+    outline = instantiate_on_meta(generator)
     if outline is None:
         return None
     network = instantiate("hypernet", Trainable, hypernet)

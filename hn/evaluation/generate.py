@@ -114,7 +114,7 @@ class Trained:
             if not isinstance(model, LoraHypernet):
                 raise ValueError(f"{self.pretrained} is no LoRA hypernetwork, so it cannot be merged; leave merge out.")
             return model.merged(generator.compile_networks)
-        compile = generator.compile_networks and not generator.is_outline
+        compile = generator.compile_networks and not generator.is_meta
         if compile and isinstance(model, LoraBackbone):
             compile_layers([model.backbone])
         return model
@@ -122,7 +122,7 @@ class Trained:
 
 def generate_images(
     make_generator: Callable[[], Generator],
-    make_outline: Callable[[], PipelineGenerator | None],
+    make_on_meta: Callable[[], PipelineGenerator | None],
     request: ImageRequest,
     directory: Path,
     trained: Trained | None = None,
@@ -133,7 +133,7 @@ def generate_images(
 
     Args:
         make_generator: loads the generator.
-        make_outline: gives the generator without weights, on which all is tried before they are loaded; or None if
+        make_on_meta: gives the generator without weights, on which all is tried before they are loaded; or None if
             there is no such thing.
         request: what to make.
         directory: where to; made, under another name if it holds something.
@@ -145,12 +145,12 @@ def generate_images(
         FileNotFoundError: if there are no such weights.
         ValueError: if generator, what was trained, and request do not fit each other, or an image is not finite.
     """
-    outline = make_outline()
-    if outline is not None:
-        request.check(outline)
+    meta_generator = make_on_meta()
+    if meta_generator is not None:
+        request.check(meta_generator)
         if trained is not None:
             with torch.device("meta"):
-                trained.load(outline)
+                trained.load(meta_generator)
     generator = make_generator()
     request.check(generator)
     generator.to(device)

@@ -95,7 +95,7 @@ class Generator(nn.Module, ABC):
         return next(self.backbone.parameters()).dtype
 
     @property
-    def is_outline(self) -> bool:
+    def is_meta(self) -> bool:
         """Whether this is a generator without weights, on the meta device, for checks alone."""
         return self.device.type == "meta"
 

@@ -127,7 +127,7 @@ class Hypernet(Trainable):
         if saved["backbone"] != backbone:
             raise ValueError(f"This hypernetwork is for a {saved['backbone']}, but the generator has a {backbone}.")
         # The same weights can lie in another folder or under another id, so this is for the reader to judge.
-        if saved["name"] != generator.name and not generator.is_outline:
+        if saved["name"] != generator.name and not generator.is_meta:
             log.warning("The hypernetwork was trained for %s and is now used with %s.", saved["name"], generator.name)
 
     def _save_weights(self, folder: Path) -> None:

@@ -61,7 +61,7 @@ class LoraBackbone(Trainable):
             backbone.enable_gradient_checkpointing()
         elif getattr(backbone, "is_gradient_checkpointing", False):  # copied from the generator's backbone
             backbone.disable_gradient_checkpointing()
-        if self.compile_backbone and not generator.is_outline:
+        if self.compile_backbone and not generator.is_meta:
             compile_layers([backbone])
         return backbone.eval()
 

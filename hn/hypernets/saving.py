@@ -12,7 +12,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from torch import Tensor, nn
 
 from hn.generators.base import Generator
-from hn.utils.distributed import class_of, whole
+from hn.utils.distributed import class_of, full_tensor
 
 SAMPLES = 32
 """Values of each parameter that the digest is of."""
@@ -41,7 +41,7 @@ def check_base_weights(base: Mapping[str, Any], generator: Generator, path: Path
         ValueError: if neither digest is that of the generator's backbone.
     """
     recorded = base.get("digest")
-    if not recorded or generator.is_outline:
+    if not recorded or generator.is_meta:
         return
     found = weights_digest(generator.backbone)
     if not any(recorded.get(dtype) == digest for dtype, digest in found.items()):
@@ -78,7 +78,7 @@ def weights_digest(module: nn.Module) -> dict[str, str]:
 
 def _sample(tensor: Tensor) -> Tensor:
     """Up to `SAMPLES` values in float32, whatever the tensor's memory layout, without a copy of a whole tensor."""
-    tensor = whole(tensor)
+    tensor = full_tensor(tensor)
     if tensor.ndim == 0:
         return tensor.detach().float()[None]
     count = min(SAMPLES, tensor.numel())

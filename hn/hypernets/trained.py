@@ -20,7 +20,7 @@ def load_trained(
 
     Args:
         pretrained: folder or Hub id of a hypernetwork or a fine-tune that hn saved, or of a published LoRA adapter.
-        generator: the generator it was trained for; one without weights (`outline`) will do, under
+        generator: the generator it was trained for; one without weights (`build_on_meta`) will do, under
             `torch.device("meta")`, to see whether it fits in its layers and shapes.
         revision: branch, tag or commit on the Hub.
         last_layer_rule: for a published adapter, which does not say: what becomes of the last layer.

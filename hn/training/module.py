@@ -19,7 +19,7 @@ from hn.data.prompts import PromptBatch
 from hn.evaluation.methods import Method, MethodOutput, Sampled, TrainedMethod
 from hn.evaluation.samples import Samples
 from hn.generators.base import Conditioning, Generator
-from hn.generators.noise import NoiseType, Share, TrainingNoise, training_streams
+from hn.generators.noise import BatchSlice, NoiseType, TrainingNoise, training_streams
 from hn.hypernets.trainable import Trainable
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.objective import Regulariser, noise_hypernetwork_loss
@@ -174,7 +174,7 @@ class NoiseHypernetModule(L.LightningModule):
         data = self.trainer.datamodule
         if not isinstance(data, PromptDataModule):
             return
-        data.announce = self._prepare_for
+        data.prefetch_hook = self._prepare_for
         # A set that is too large for memory is looked at batch by batch.
         prompts = [prompt for dataset in data.datasets.values() if dataset.in_memory for prompt in dataset.prompts]
         self.generator.check_prompts(prompts)
@@ -184,7 +184,7 @@ class NoiseHypernetModule(L.LightningModule):
         self.generator.prefetch(batch["prompt"])
 
     def configure_model(self) -> None:
-        """Share the weights out, where the strategy is one that does.
+        """Shard the weights, where the strategy is one that does.
 
         Raises:
             ValueError: if it is Lightning's own, whose checkpoints hold the frozen weights too.
@@ -193,7 +193,7 @@ class NoiseHypernetModule(L.LightningModule):
             return
         if not isinstance(self.trainer.strategy, ShardedStrategy):
             raise ValueError(
-                f"{type(self.trainer.strategy).__name__} shares out weights, but writes checkpoints that no other "
+                f"{type(self.trainer.strategy).__name__} shards the weights, but writes checkpoints that no other "
                 "strategy reads. Use hn's own: --trainer.strategy='{class_path: hn.training.strategy.ShardedStrategy}'"
             )
         shard(self.generator, self.hypernet, self.device_mesh["data_parallel"])
@@ -248,7 +248,7 @@ class NoiseHypernetModule(L.LightningModule):
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         prompts = batch["prompt"]
-        key = self.seed, self.global_step, self._share(batch_idx)
+        key = self.seed, self.global_step, self._batch_slice(batch_idx)
         noise = self.draw_noise(len(prompts), self.generator, *key)
         scores, f = self.scores(noise, self.generator.encode(prompts), prompts, training_streams(len(prompts), *key))
         terms = noise_hypernetwork_loss(scores.total, f, self.regulariser, self.reward_weight)
@@ -259,12 +259,12 @@ class NoiseHypernetModule(L.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(prompts))
         return terms.loss
 
-    def _share(self, batch_idx: int) -> Share:
-        """The batch's place among those of all ranks and accumulated batches that make one update."""
+    def _batch_slice(self, batch_idx: int) -> BatchSlice:
+        """Which samples of the global batch this batch holds."""
         if self._trainer is None:
-            return Share()
+            return BatchSlice()
         parts = self.trainer.accumulate_grad_batches
-        return Share(batch_idx % parts, parts, self.global_rank, self.trainer.world_size)
+        return BatchSlice(batch_idx % parts, parts, self.global_rank, self.trainer.world_size)
 
     def _mean_over_ranks(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Means of scalars over all processes, in one message, so that every process logs those of the global batch."""

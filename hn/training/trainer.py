@@ -200,7 +200,7 @@ class ExperimentTrainer(L.Trainer):
         """Write the conditioning of prompts to files, from which training reads it without text encoders.
 
         Args:
-            generator: with a `cache`; its outline is enough.
+            generator: with a `cache`; it may be on the meta device.
             prompts: what is there already is not encoded again.
 
         Raises:
@@ -258,7 +258,7 @@ class ExperimentTrainer(L.Trainer):
 
 
 _VALIDATION_SCORES = tuple(
-    f"val/{score}" for score in ("held_out_reward", "reward", "geneval", "kl_nats", "fidelity", "diversity")
+    f"val/{score}" for score in ("held_out_reward", "reward", "geneval", "kl_nats", "cmmd", "diversity")
 )
 
 

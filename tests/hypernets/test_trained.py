@@ -79,19 +79,19 @@ def test_what_the_files_say_is_not_stated(saved, generator, options) -> None:
 
 
 def test_it_is_tried_on_a_generator_without_weights(saved, published, tiny_pipeline_folder, make_generator) -> None:
-    outline = DiffusersGenerator.outline(str(tiny_pipeline_folder))
+    meta_generator = DiffusersGenerator.build_on_meta(str(tiny_pipeline_folder))
     with torch.device("meta"):
-        loaded = load_trained(str(saved), outline)
+        loaded = load_trained(str(saved), meta_generator)
         assert {p.device.type for p in loaded.parameters()} == {"meta"}
-        assert load_trained(str(published), outline, last_layer_rule=RULE).rank == 2
+        assert load_trained(str(published), meta_generator, last_layer_rule=RULE).rank == 2
 
 
 def test_another_backbone_is_refused_without_weights(saved, tmp_path) -> None:
     CASES["flux"].build().save_pretrained(tmp_path / "flux")
-    outline = DiffusersGenerator.outline(str(tmp_path / "flux"), height=32, width=32)
+    meta_generator = DiffusersGenerator.build_on_meta(str(tmp_path / "flux"), height=32, width=32)
     message = "for a UNet2DConditionModel, but the generator has a FluxTransformer2DModel"
     with pytest.raises(ValueError, match=message), torch.device("meta"):
-        load_trained(str(saved), outline)
+        load_trained(str(saved), meta_generator)
 
 
 def test_a_missing_folder_and_an_empty_one_are_told_apart(generator, tmp_path) -> None:

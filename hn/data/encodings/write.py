@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler
 
 from hn.data.encodings.files import PromptFiles, Tensors, size_in_words, without_padding
 from hn.data.encodings.missing import MissingPrompts
-from hn.data.encodings.window import TextWindow
+from hn.data.encodings.truncation import TruncationCounter
 from hn.utils.progress import with_progress
 
 SHARD_BYTES = 1 << 28
@@ -38,12 +38,12 @@ class Encoder:
     Attributes:
         encode: B prompts -> tensors [B, ...] by name.
         batch_size: most prompts at a time.
-        windows: count what `encode` is given, and are asked at the end to say how many prompts were cut.
+        truncation: count what `encode` is given, and are asked at the end to say how many prompts were cut.
     """
 
     encode: Callable[[list[str]], Tensors]
     batch_size: int
-    windows: Sequence[TextWindow] = ()
+    truncation: Sequence[TruncationCounter] = ()
 
 
 def write_missing(
@@ -83,8 +83,8 @@ def write_missing(
         encoder = load(missing)
         each = size_of(encoder.encode([missing.of_median_length()]))
         files.require_space(each * len(missing))
-        for window in encoder.windows:
-            window.restart()  # that prompt is encoded once more
+        for counter in encoder.truncation:
+            counter.restart()  # that prompt is encoded once more
 
         batches = BatchSampler(missing, encoder.batch_size, drop_last=False)
         pending: dict[str, Tensors] = {}
@@ -100,8 +100,8 @@ def write_missing(
                 pending, size = {}, 0
         if pending:
             files.write(pending)
-        for window in encoder.windows:
-            window.warn()
+        for counter in encoder.truncation:
+            counter.warn()
     return Embedded(files.folder, missing.distinct, len(missing))
 
 

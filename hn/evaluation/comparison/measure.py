@@ -61,7 +61,7 @@ def measure(
 def reference_features(
     generator: Generator, scorer: Scorer, batches: Iterable[PromptBatch], images_per_prompt: int, seed: int
 ) -> dict[str, Tensor] | None:
-    """Features [N, D] of the base's images of the same prompts from other noise: what fidelity is measured against.
+    """Features [N, D] of the base's images of the same prompts from other noise: what distances are measured against.
 
     By the names that they have in a `MethodRecord`; None if the scorer has no features.
     """

@@ -205,7 +205,7 @@ class PromptSuite(L.Callback):
 def shared_out(batches: Sequence[B], rank: int, ranks: int) -> list[B]:
     """A process's share of batches, whole ones: an image's last bits depend on the batch that it is made in.
 
-    Each process gets as many, where weights are shared out too and all take part in each pass; some batches then come
+    Each process gets as many, where weights are sharded too and all take part in each pass; some batches then come
     twice, and count once when the shards are joined.
     """
     each = -(-len(batches) // ranks)

@@ -93,7 +93,7 @@ def plan_update(
     rewards that are not differentiable the weights count, not what they take while they score.
 
     Args:
-        module: its generator is an outline; rewards may be anywhere.
+        module: its generator is on the meta device; rewards may be anywhere.
         batch_size: images per update and GPU.
         precision: "32-true", "bf16-mixed" or "16-mixed".
         accumulate: batches whose gradients make an update.
@@ -108,7 +108,7 @@ def plan_update(
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     generator.start  # noqa: B018 - computed now, from the scheduler's values, of which there are none later
     with torch.device("meta"):
-        text = generator.files.outline_text_encoders(generator.family)
+        text = generator.files.build_text_encoders_on_meta(generator.family)
     prompt = usual_prompt(generator.family, text) if prompt is None else prompt
     # Memory grows by the same with each image, once there are as many as are scored at a time.
     first = max(batch_size, module.score_batch_size or 1)
