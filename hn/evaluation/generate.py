@@ -92,7 +92,7 @@ class Trained:
         revision: branch, tag or commit on the Hub.
         last_layer_rule: for a published adapter: what becomes of the last layer, like lora_branch_only.
         alpha: for a published adapter that does not say.
-        merge: whether to merge a hypernetwork's LoRA into weights of its own.
+        merge: whether to merge a hypernetwork's LoRA into a copy of the backbone.
     """
 
     pretrained: str

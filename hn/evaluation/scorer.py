@@ -38,7 +38,7 @@ class Scorer:
         options: thresholds of the verdict.
         judges: other benchmarks' metrics on rows of theirs.
         measures: more features, for more such distances, and distances between images, for diversity alone; by names
-            of one's own.
+            of your choice.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ class Generator(nn.Module, ABC):
         """Raw output [B, *noise_shape] of `backbone` at pure noise and the first timestep.
 
         `backbone` is this generator's backbone or a copy of it (a LoRA hypernetwork brings its own); the noise is
-        handed over as N(0, I) [B, *noise_shape] and scaled as the scheduler says.
+        passed as N(0, I) [B, *noise_shape] and scaled as the scheduler says.
         """
 
     @property

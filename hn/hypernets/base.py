@@ -65,8 +65,8 @@ class Hypernet(Trainable):
         """Modulated noise of prompts, as a stock pipeline takes it: `pipe(prompts, latents=hypernet.latents(prompts))`.
 
         The noise of image k of any prompt depends on seed and k alone, and is that of `hn generate`. The pipeline
-        encodes the prompts once more; `pipe(**hypernet.generator.encode(prompts), latents=...)`, their embeddings
-        instead of the prompts, spares it that.
+        encodes the prompts once more; `pipe(**hypernet.generator.encode(prompts), latents=...)`, with embeddings
+        instead of prompts, skips the text encoders.
 
         Args:
             prompts: one prompt, or P of them.

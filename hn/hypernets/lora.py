@@ -222,7 +222,7 @@ class LoraHypernet(LoraBackbone, Hypernet):
         return self.generator.first_step(self.backbone, noise, conditioning).to(noise.dtype)
 
     def merged(self, compile: bool | None = None) -> MergedHypernet:
-        """The same f for inference, with the LoRA added to weights of its own: faster, for a second backbone's memory.
+        """The same f for inference, with the LoRA merged into a copy of the backbone: faster, needs memory for it.
 
         This one stays as it is, and later changes of its weights are not seen there.
 

@@ -113,7 +113,7 @@ class ComparedPrompts:
 
 
 class ComparisonRun:
-    """A comparison in a directory: what was measured there is taken over, the rest is measured and kept.
+    """A comparison in a directory: what was measured there is reused, the rest is measured and kept.
 
     Args:
         directory: of the comparison; records go to its `records`, images to its `gallery`.

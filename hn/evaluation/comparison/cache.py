@@ -1,4 +1,4 @@
-"""What a comparison has measured so far, on disk, so that an interrupted one goes on where it was."""
+"""What a comparison has measured so far, on disk, so that an interrupted one can be resumed."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def measure(
         batches: of a prompt data loader.
         images_per_prompt: images of each prompt.
         seed: of the noise.
-        record: of the batches before these, to go on with; a new one if not given.
+        record: of the batches before these, which is continued; a new one if not given.
         after_batch: called with the record so far, after every batch.
         after_images: called before that with the method's name, the samples and their images [B, 3, H, W] in [0, 1].
     """
