@@ -6,9 +6,7 @@ import errno
 import hashlib
 import http.client
 import os
-import shutil
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
@@ -17,6 +15,8 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
+
+from hn.utils.files import atomic_folder
 
 CHUNK = 1 << 16  # bytes
 
@@ -151,23 +151,16 @@ def extract_folder(archive: Path, folder: str, destination: Path) -> None:
     Raises:
         ValueError: if it is no zip file or has no such folder.
     """
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{destination.name}.", dir=destination.parent))
     try:
-        with zipfile.ZipFile(archive) as contents:
+        with zipfile.ZipFile(archive) as contents, atomic_folder(destination) as temporary:
             members = [member for member in contents.infolist() if _is_in(member, folder)]
             if not members:
                 raise ValueError(f"{archive} has no folder {folder}")
             for member in members:
                 # The name alone, so that nothing is written elsewhere.
-                (scratch / PurePosixPath(member.filename).name).write_bytes(contents.read(member))
-        scratch.chmod(0o755)  # mkdtemp's folders are their owner's alone
-        shutil.rmtree(destination, ignore_errors=True)
-        scratch.replace(destination)
+                (temporary / PurePosixPath(member.filename).name).write_bytes(contents.read(member))
     except zipfile.BadZipFile:
         raise ValueError(f"{archive} is not a zip archive") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _is_in(member: zipfile.ZipInfo, folder: str) -> bool:

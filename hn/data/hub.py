@@ -13,7 +13,7 @@ from typing import Any
 
 from hn.data.download import DownloadError
 from hn.data.formats import PathLike
-from hn.utils.files import in_one_step
+from hn.utils.files import atomic_write, remove_temporary_files
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ class HubPrompts:
             )
         log.info("Streaming %s to %s", self, path)
         kept = skipped = 0
-        with in_one_step(path) as partial, partial.open("w", encoding="utf-8") as file:
+        remove_temporary_files(path.parent, path.name)  # of a process that was killed: data sets are large
+        with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             for prompt in self._entries():
                 if isinstance(prompt, str) and prompt.strip():
                     file.write(json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n")

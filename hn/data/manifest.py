@@ -13,7 +13,9 @@ from urllib.parse import quote
 
 import yaml
 
-MANIFEST_FILE = Path(__file__).parents[2] / "data" / "prompts" / "manifest.yaml"
+from hn.utils.bundled import bundled
+
+MANIFEST_FILE = bundled("data/prompts/manifest.yaml")
 CHECKSUMS = ("sha256", "git_blob", "git_tree")
 
 Facts = Mapping[str, Any]
@@ -45,7 +47,7 @@ class PromptFile:
         versions: the published one first.
         urls: where it is to be had, in the order to try; none for bundled files.
         archive_folder: set where the URLs give a zip archive, in whose only top folder this one is what counts.
-        bundled: whether it lies in the repository.
+        bundled: whether it comes with hn.
         filter_unsafe: whether prompts with unsafe words are left out where nothing else is asked for.
         keep_repeats: whether repeated prompts are meant.
     """
@@ -109,7 +111,7 @@ class Manifest:
 
     def __init__(self, file: Path = MANIFEST_FILE) -> None:
         if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing: install hn from a checkout of its repository")
+            raise FileNotFoundError(f"{file} is missing: install hn again")
         self.folder = file.parent
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         try:
@@ -176,7 +178,7 @@ class Manifest:
 
 @cache
 def load_manifest() -> Manifest:
-    """The repository's manifest, read once."""
+    """The manifest that comes with hn, read once."""
     return Manifest()
 
 

@@ -13,6 +13,7 @@ from filelock import FileLock
 from hn.data.download import DownloadError, digest, download, extract_folder
 from hn.data.hub import HubPrompts
 from hn.data.manifest import MANIFEST_FILE, PromptFile, Version
+from hn.utils.files import atomic_folder, atomic_write
 
 ENVIRONMENT = "HN_PROMPTS"
 
@@ -190,20 +191,13 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _copy(source: Path, destination: Path) -> None:
-    """Copy a file or a folder of files, in place only when whole."""
-    part = destination.with_name(destination.name + ".part")
-    try:
-        if source.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(source, part, copy_function=shutil.copyfile)
-            shutil.rmtree(destination, ignore_errors=True)
-        else:
-            shutil.copyfile(source, part)
-        os.replace(part, destination)
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        part.unlink(missing_ok=True)
+    """Copy a file or a folder of files atomically."""
+    if source.is_dir():
+        with atomic_folder(destination) as temporary:
+            shutil.copytree(source, temporary, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    else:
+        with atomic_write(destination) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def _is_folder(file: PromptFile) -> bool:
@@ -211,7 +205,7 @@ def _is_folder(file: PromptFile) -> bool:
 
 
 def _advice(file: PromptFile, how: str = "") -> str:
-    return "It belongs to hn's repository." if file.bundled else f"`hn prompts pull {file.name}` fetches it{how}."
+    return "It comes with hn: install hn again." if file.bundled else f"`hn prompts pull {file.name}` fetches it{how}."
 
 
 def _differences(path: Path, file: PromptFile) -> str:

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 
-WORDS_FILE = Path(__file__).parents[2] / "data" / "prompts" / "unsafe_words.txt"
+from hn.utils.bundled import bundled
+
+WORDS_FILE = bundled("data/prompts/unsafe_words.txt")
 _WORD = re.compile(r"[^\W_]+")  # letters and digits; an underscore separates words, as in "nude_art"
 
 
@@ -31,14 +32,12 @@ def is_unsafe(prompt: str) -> bool:
     """Whether a prompt has a word of data/prompts/unsafe_words.txt, in whatever letter case.
 
     Raises:
-        FileNotFoundError: if the list is not there, which is where `hn` was not installed from its repository.
+        FileNotFoundError: if the list is missing.
     """
     return _unsafe_words().matches(prompt)
 
 
 @cache
 def _unsafe_words() -> WordFilter:
-    if not WORDS_FILE.is_file():
-        raise FileNotFoundError(f"{WORDS_FILE} is missing: install hn from a checkout of its repository")
     lines = WORDS_FILE.read_text(encoding="utf-8").splitlines()
     return WordFilter(line.strip() for line in lines if line.strip() and not line.startswith("#"))

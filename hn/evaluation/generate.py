@@ -22,7 +22,7 @@ from hn.hypernets.trainable import Trainable
 from hn.hypernets.trained import load_trained
 from hn.utils.environment import environment
 from hn.utils.files import unused_directory, write_json
-from hn.utils.images import labelled_grid, save_png
+from hn.utils.images import labelled_grid, save_png, write_png
 from hn.utils.layers import compile_layers
 from hn.utils.progress import with_progress
 
@@ -243,5 +243,5 @@ def _draw_overview(images: Mapping[str, Sequence[Tensor]], request: ImageRequest
     rows = {name: torch.stack([*row]) for name, row in images.items()}
     width = next(iter(rows.values())).shape[-1]
     columns = [prompt for prompt in request.prompts for _ in range(request.count)][:OVERVIEW_COLUMNS]
-    labelled_grid(rows, columns, request.upscale or -(-LABEL_WIDTH // width)).save(path)
+    write_png(labelled_grid(rows, columns, request.upscale or -(-LABEL_WIDTH // width)), path)
     print(f"overview     {path}" + (f" (the first {len(columns)})" if len(columns) < len(request) else ""))

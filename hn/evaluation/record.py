@@ -149,13 +149,13 @@ class MethodRecord:
     def geneval(self) -> dict[str, float] | None:
         """`overall`, the unweighted mean over tags, and the share of correct images of each tag; None without verdicts.
 
-        Images of prompts that ask nothing a detector could judge are left out.
+        Images of prompts that ask nothing that a detector could answer are left out.
         """
         if not self.has("correct"):
             return None
         correct, tags = self.column("correct").double().numpy(), np.array(self._tags)
-        judged = ~np.isnan(correct)
-        shares = {str(tag): float(correct[(tags == tag) & judged].mean()) for tag in dict.fromkeys(tags[judged])}
+        answered = ~np.isnan(correct)
+        shares = {str(tag): float(correct[(tags == tag) & answered].mean()) for tag in dict.fromkeys(tags[answered])}
         return {"overall": float(np.mean(list(shares.values()))), **shares} if shares else None
 
     def summary(
@@ -183,9 +183,9 @@ class MethodRecord:
             "diversity": self._diversity("features"),
             "images": len(self),
         }
-        judges = {name: self.column(f"judge/{name}") for name in self._named("judge/")}
-        if judges:
-            result["judges"] = {name: float(scores.double().nanmean()) for name, scores in judges.items()}
+        benchmarks = {name: self.column(f"benchmark/{name}") for name in self._named("benchmark/")}
+        if benchmarks:
+            result["benchmarks"] = {name: float(scores.double().nanmean()) for name, scores in benchmarks.items()}
         distances = self._distances(reference)
         if distances:
             result["distances"] = distances

@@ -19,6 +19,7 @@ from hn.generators.base import Conditioning, Generator
 from hn.hypernets.saving import CARD_FILE, describe_base, model_card
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.utils.class_path import class_path
+from hn.utils.files import atomic_folder
 
 
 class Trainable(nn.Module, ABC):
@@ -153,7 +154,7 @@ class Trainable(nn.Module, ABC):
         """Write weights, `<kind>_config.json` and a model card to `folder`; `from_pretrained` gives it back exactly.
 
         Args:
-            folder: made if it does not exist.
+            folder: made if it does not exist; other files in it stay. Nothing in it changes if saving fails.
             training: how it was trained (plain values, lists and dictionaries), for the model card.
             name: what the model card calls it, the folder if not given.
             write: whether this process writes. Where several share the weights (FSDP2), all of them must call this, so
@@ -166,10 +167,11 @@ class Trainable(nn.Module, ABC):
         if not write:
             self.trainable_state_dict()
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        self._save_weights(folder)
-        (folder / f"{self.kind}_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        (folder / CARD_FILE).write_text(model_card(config, str(folder) if name is None else name, training))
+        card = model_card(config, str(folder) if name is None else name, training)
+        with atomic_folder(folder, keep_others=True, durable=True) as temporary:
+            self._save_weights(temporary)
+            (temporary / f"{self.kind}_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            (temporary / CARD_FILE).write_text(card, encoding="utf-8")
 
     def push_to_hub(
         self,

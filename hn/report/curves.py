@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from hn.report.figures import save_figure
 from hn.report.styles import COLORS
 
 SCALARS = ("val/reward", "val/held_out_reward", "val/geneval", "val/cmmd")
@@ -88,7 +89,7 @@ def plot_curves(
     figure.axes[0].legend(frameon=False)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
     return path
 
 

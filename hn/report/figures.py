@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from hn.report.axes import log_axis, place_labels
 from hn.report.comparison import ComparisonFolder, Metric
 from hn.report.styles import Style, styles_of
+from hn.utils.files import atomic_write
 
 MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D", "down": "v", "cross": "P"}
 SETTINGS = {
@@ -43,9 +44,15 @@ def draw_figures(comparison: ComparisonFolder, folder: Path) -> list[Path]:
         for name, figure in figures.items():
             for kind in ("png", "pdf") if figure is not None else ():
                 folder.mkdir(parents=True, exist_ok=True)
-                figure.savefig(folder / f"{name}.{kind}", dpi=200)
+                save_figure(figure, folder / f"{name}.{kind}")
                 written.append(folder / f"{name}.{kind}")
     return written
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 200) -> None:
+    """Write a figure atomically, as PNG or PDF by the ending of `path`."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi)
 
 
 def _pareto(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> Figure | None:

@@ -23,7 +23,7 @@ from hn.report.comparison import ComparisonFolder, GalleryPrompt, Metric, read_c
 from hn.report.figures import draw_figures
 from hn.report.styles import Style, styles_of
 from hn.report.svg import curve_panel, trade_off
-from hn.utils.files import in_one_step
+from hn.utils.files import write_text
 
 PAGE = "report.html"
 MINUS = "\N{MINUS SIGN}"
@@ -78,8 +78,7 @@ def write_report(folder: Path) -> Path:
     comparison = read_comparison(folder)
     draw_figures(comparison, folder / "figures")
     path = folder / PAGE
-    with in_one_step(path) as partial:
-        partial.write_text(render(comparison), encoding="utf-8")
+    write_text(path, render(comparison))
     return path
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hn.utils.files import in_one_step
+from hn.utils.files import write_csv
 
 METHODS_CSV, IMAGES_CSV, TIMING_JSON = "results.csv", "images.csv", "timing.json"
 
@@ -25,12 +23,12 @@ def write_methods_csv(path: Path, methods: Mapping[str, Mapping[str, Any]]) -> N
 
 def write_rows_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """A row for each entry, its nested names as in `write_methods_csv`."""
-    _write(path, [_flat(row) for row in rows])
+    write_csv(path, [_flat(row) for row in rows])
 
 
 def write_images_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """A row for each image of each method, as `hn.evaluation.comparison.details.image_rows` gives them."""
-    _write(path, list(rows))
+    write_csv(path, list(rows))
 
 
 def read_images_csv(path: Path) -> list[dict[str, Any]]:
@@ -54,21 +52,6 @@ def _read_row(row: Mapping[str, str]) -> dict[str, Any]:
     if "correct" in row:
         read["correct"] = {"True": True, "False": False, "": None}[row["correct"]]
     return read | {name: float(text) if text else None for name, text in row.items() if name not in (*read, "tag")}
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    names = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
-    with in_one_step(path) as partial:
-        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
 
 
 def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

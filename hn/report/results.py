@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from hn.utils.environment import environment
-from hn.utils.files import in_one_step
+from hn.utils.files import write_json
 
 
 def write_results(
     path: Path, experiment: str, methods: dict[str, dict[str, Any]], dimensions: int, **facts: Any
 ) -> dict[str, Any]:
-    """Write and return `{"experiment", "environment", <facts>, "methods": {...}}`; the file is replaced in one step.
+    """Write and return `{"experiment", "environment", <facts>, "methods": {...}}`; the file is replaced atomically.
 
     Each method gets `penalty_per_dimension` beside its `kl_nats`: the same number divided by the noise dimensions, the
     published code's regulariser. JSON knows no NaN and no infinity: they become null.
@@ -32,8 +31,7 @@ def write_results(
     methods = {name: {**method, "penalty_per_dimension": per_dimension[name]} for name, method in methods.items()}
     results = finite({"experiment": experiment, "environment": environment(), **facts, "methods": methods})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with in_one_step(path) as partial:
-        partial.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, results, durable=True)
     return results
 
 

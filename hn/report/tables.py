@@ -106,7 +106,7 @@ def geneval_table(summary: GenevalSummary, width: int = 120) -> str:
     return as_text(table, width=width)
 
 
-def judge_table(groups: Sequence[ScoreGroup], width: int = 120) -> str:
+def benchmark_table(groups: Sequence[ScoreGroup], width: int = 120) -> str:
     """One row for each group; a score that it does not have is left empty."""
     names = list(dict.fromkeys(name for group in groups for name in group.scores))
     table = new_table()
@@ -149,10 +149,10 @@ def suite_table(results: dict[str, Any], width: int = 120) -> str:
 
 
 def scores_table(summary: Mapping[str, Mapping[str, Mapping[str, float | None]]], title: str, width: int = 120) -> str:
-    """Mean and standard deviation: a row for each reward, a column for each method.
+    """Mean and standard deviation: a row for each score, a column for each method.
 
     Args:
-        summary: `mean` and `std` by reward by method, and of all images under "all", which are shown where there
+        summary: `mean` and `std` by score by method, and of all images under "all", which are shown where there
             are not several methods.
         title: of the table.
         width: columns of the terminal.
@@ -160,13 +160,13 @@ def scores_table(summary: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     methods = [name for name in summary if name != "all"]
     columns = {f"{name}: mean ± std": name for name in methods} if len(methods) > 1 else {"mean ± std": "all"}
     table = new_table(title)
-    table.add_column("reward", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
     for header in columns:
         table.add_column(header, justify="right", no_wrap=True)
-    for reward in summary["all"]:
-        table.add_row(reward, *(_cell(**summary[name][reward]) for name in columns.values()))
+    for score in summary["all"]:
+        table.add_row(score, *(_cell(**summary[name].get(score, {})) for name in columns.values()))
     return as_text(table, width=width)
 
 
-def _cell(mean: float | None, std: float | None) -> str:
+def _cell(mean: float | None = None, std: float | None = None) -> str:
     return " ± ".join("-" if value is None else f"{value:.4f}" for value in (mean, std))

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torchvision.transforms.v2 import functional as transforms
 
 
 class ClipPreprocess(nn.Module):
@@ -61,22 +61,14 @@ class SharedPixels:
 
 
 def resize_and_crop(images: Tensor, size: int) -> Tensor:
-    """[B, C, H, W] -> [B, C, size, size]."""
-    return centre_crop(resize_shorter_side(images, size), size)
+    """Antialiased bicubic resize of the shorter side to `size`, and centre crop.
 
+    Args:
+        images: [B, C, H, W].
+        size: in pixels.
 
-def resize_shorter_side(images: Tensor, size: int) -> Tensor:
-    """[B, C, H, W] with the shorter side made `size` long, the longer one in proportion (rounded down)."""
-    height, width = images.shape[-2:]
-    short = min(height, width)
-    if short == size:
-        return images
-    new_size = (size * height // short, size * width // short)
-    return functional.interpolate(images, new_size, mode="bicubic", antialias=True, align_corners=False)
-
-
-def centre_crop(images: Tensor, size: int) -> Tensor:
-    """The middle `size` x `size` of [B, C, H, W] with H, W >= size; half a pixel is rounded to even."""
-    height, width = images.shape[-2:]
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return images[..., top : top + size, left : left + size]
+    Returns:
+        [B, C, size, size]. Images of that size are returned as they are.
+    """
+    resized = transforms.resize(images, [size], transforms.InterpolationMode.BICUBIC, antialias=True)
+    return transforms.center_crop(resized, [size, size])

@@ -33,7 +33,7 @@ from hn.search import WarmStart
 from hn.training.callbacks.images import ImageGrid
 from hn.training.module import NoiseHypernetModule
 from hn.utils.files import write_json
-from hn.utils.images import labelled_grid
+from hn.utils.images import labelled_grid, write_png
 from hn.utils.progress import SharedProgress
 
 
@@ -185,7 +185,7 @@ class ComparisonRun:
         samples = Samples.of_prompts(self.model.generator, grid.prompts, 1, grid.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = {method.name: method(samples).images for method in self.methods}
-        labelled_grid(rows, grid.prompts, grid.upscale).save(path)
+        write_png(labelled_grid(rows, grid.prompts, grid.upscale), path)
         return path
 
     def summaries(self) -> dict[str, dict[str, Any]]:

@@ -101,8 +101,10 @@ class Losses(Callback):
         self.values.append(outputs["loss"].item())
 
 
-@pytest.mark.parametrize("name", ["stable_diffusion", "sana", "flux"])
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "name", ["stable_diffusion", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sana", "flux"))]
+)
+@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
 def test_training_on_files_is_training(name, precision, make_data, make_trainer, tmp_path) -> None:
     """The same losses, at a learning rate at which they move."""
     case = CASES[name]
@@ -148,6 +150,7 @@ def test_the_command_says_how_far_it_is_and_goes_on_where_it_stopped(experiment:
     assert "24 prompts, 0 of them new" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_verbs_write_what_is_missing_and_give_the_same_results(experiment: Path, conditioning, capsys) -> None:
     run = experiment.parent / "runs" / "tiny"
     for name, cache in (("plain", "false"), ("files", "true"), ("again", "true")):
@@ -184,6 +187,7 @@ def test_files_that_cannot_be_written_are_one_message(experiment: Path, tmp_path
     assert "error: " in message and str(tmp_path / "file") in message and "Traceback" not in message
 
 
+@pytest.mark.slow
 def test_text_features_of_rewards_are_written_too_and_give_the_same_results(
     experiment: Path, conditioning: Path, capsys
 ) -> None:
@@ -204,6 +208,7 @@ def test_text_features_of_rewards_are_written_too_and_give_the_same_results(
             assert results[score] == files[method][score]
 
 
+@pytest.mark.slow
 def test_text_features_are_written_before_training_where_they_are_missing(
     experiment: Path, conditioning: Path, capsys
 ) -> None:

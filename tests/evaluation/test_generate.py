@@ -11,7 +11,8 @@ from huggingface_hub import constants
 from PIL import Image
 
 import hn
-from hn.cli import has_config, main
+from hn.cli import main
+from hn.cli.generate import has_config
 from hn.cli.parsing import with_flag_values
 from hn.evaluation.generate import ImageRequest, Trained, write_images
 from hn.evaluation.methods import Sampled
@@ -167,6 +168,7 @@ def test_an_image_depends_on_seed_and_number_alone(generate, hypernet):
     assert not np.array_equal(pixels(images[0]), pixels(images[3]))
 
 
+@pytest.mark.slow
 def test_the_images_are_those_of_the_experiments_form(generate, hypernet, experiment, tmp_path):
     options = ["--hypernet", str(hypernet), "--count", "2", "--seed", "5", "--steps", "2"]
     folder = generate(*options, "--compare")
@@ -327,7 +329,7 @@ def test_missing_words_are_named(refused, tmp_path, tiny_pipeline_folder):
 def test_a_folder_that_holds_something_is_not_written_over(generate, refused, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "0000_base.png").touch()
-    assert "full is there already and is not written over" in refused("--output", "full")
+    assert "full exists already and is not overwritten" in refused("--output", "full")
     assert [path.stat().st_size for path in (tmp_path / "full").iterdir()] == [0]
 
 

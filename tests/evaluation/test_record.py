@@ -39,8 +39,8 @@ def test_prompts_are_averaged_and_ordered(record):
     assert tags.tolist() == ["colors", "colors", "counting", "counting", "all"]
 
 
-def test_geneval_is_the_mean_over_tags_of_what_can_be_judged(record):
-    # colors: 2 of 4 images; counting: 1 of 3; "all" asks nothing that could be judged
+def test_geneval_is_the_mean_over_tags_of_what_can_be_answered(record):
+    # colors: 2 of 4 images; counting: 1 of 3; "all" asks nothing that could be answered
     assert record.geneval() == pytest.approx({"overall": (2 / 4 + 1 / 3) / 2, "colors": 2 / 4, "counting": 1 / 3})
 
 
@@ -49,9 +49,9 @@ def test_no_verdicts_is_none_not_zero():
     add(record, [0], {"reward": [1.0]})
     assert record.geneval() is None
     add(record, [1], {"reward": [1.0], "correct": [NAN]})
-    unjudged = MethodRecord("base", 1)
-    add(unjudged, [0], {"reward": [1.0], "correct": [NAN]})
-    assert unjudged.geneval() is None
+    unanswered = MethodRecord("base", 1)
+    add(unanswered, [0], {"reward": [1.0], "correct": [NAN]})
+    assert unanswered.geneval() is None
 
 
 def test_summary_of_the_base_alone(record):
@@ -187,13 +187,13 @@ def test_features_that_are_not_finite_have_no_distance():
     assert record.summary(reference=reference)["cmmd"] is None
 
 
-def test_judges_are_means_over_the_rows_that_ask_them():
+def test_benchmark_metrics_are_means_over_the_rows_that_ask_them():
     record = MethodRecord("base", 1)
-    add(record, [0, 1, 2], {"reward": [1.0, 2.0, 3.0], "judge/soft_tifa": [0.25, math.nan, 0.75]})
-    assert record.summary()["judges"] == {"soft_tifa": 0.5}
+    add(record, [0, 1, 2], {"reward": [1.0, 2.0, 3.0], "benchmark/soft_tifa": [0.25, math.nan, 0.75]})
+    assert record.summary()["benchmarks"] == {"soft_tifa": 0.5}
     plain = MethodRecord("base", 1)
     add(plain, [0], {"reward": [1.0]})
-    assert "judges" not in plain.summary()
+    assert "benchmarks" not in plain.summary()
 
 
 def test_one_prompt_has_no_interval():

@@ -34,7 +34,7 @@ def evaluated(experiment, make_module, tiny_prompts, tmp_path):
         options |= {"callbacks.suite": json.dumps(suite)}
         command = [sys.executable, "-m", "hn", "test", "--config", str(experiment)]
         command += [f"--{name}={value}" for name, value in options.items()]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr
         (found,) = root.rglob("results_words.json")

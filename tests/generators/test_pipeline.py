@@ -44,6 +44,7 @@ def test_without_weights_it_is_on_the_meta_device(tiny_pipeline_folder: Path) ->
     generator.check_prompts(["a word that nobody knows"])
 
 
+@pytest.mark.exact
 def test_from_a_pipeline_in_memory(stock_pipeline, tiny_pipeline_folder: Path) -> None:
     loaded, wrapped = DiffusersGenerator(str(tiny_pipeline_folder)), DiffusersGenerator.from_pipeline(stock_pipeline)
     assert type(wrapped) is PipelineGenerator

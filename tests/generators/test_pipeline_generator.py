@@ -10,25 +10,26 @@ from torch import nn
 from hn.generators import DiffusersGenerator
 from hn.generators.families.stable_diffusion import StableDiffusion
 from hn.rewards import ClipReward
+from tests.exactness import stock_images
 
 PROMPTS = ["a red cube", "two blue ball left of the green cube"]
 STEPS = pytest.mark.parametrize("steps", [1, 2, 4])
 
 
 @STEPS
+@pytest.mark.exact
 def test_images_equal_the_stock_pipelines_exactly(
     generator: DiffusersGenerator, stock_pipeline: StableDiffusionPipeline, steps: int
 ) -> None:
     noise = generator.sample_noise(2)
     images = generator.generate(noise, generator.encode(PROMPTS), steps)
-    stock = stock_pipeline(
-        PROMPTS, latents=noise, num_inference_steps=steps, guidance_scale=0.0, output_type="pt"
-    ).images
+    stock = stock_images(stock_pipeline, PROMPTS, latents=noise, num_inference_steps=steps, guidance_scale=0.0)
     assert images.shape == (2, 3, 32, 32)
     assert images.std() > 0.05  # not a uniform grey, on which everything would agree
     assert (images - stock).abs().max() == 0
 
 
+@pytest.mark.exact
 def test_schedulers_that_draw_noise_equal_the_stock_pipeline_with_the_same_seed(tiny_pipeline_folder: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_folder)
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
@@ -40,8 +41,8 @@ def test_schedulers_that_draw_noise_equal_the_stock_pipeline_with_the_same_seed(
         return torch.Generator().manual_seed(value)
 
     images = generator.generate(noise, conditioning, rng=seed(1))
-    stock = pipe(PROMPTS, latents=noise, num_inference_steps=3, guidance_scale=0, generator=seed(1), output_type="pt")
-    assert (images - stock.images).abs().max() == 0
+    stock = stock_images(pipe, PROMPTS, latents=noise, num_inference_steps=3, guidance_scale=0, generator=seed(1))
+    assert (images - stock).abs().max() == 0
     assert (images - generator.generate(noise, conditioning, rng=seed(2))).abs().max() > 0
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraHypernet
 from tests.counting_backend import CountingBackend
+from tests.exactness import stock_images
 
 PROMPTS = ["a red cube", "two blue ball"]
 
@@ -39,6 +40,7 @@ def test_channels_last_changes_the_layout_alone(
         torch.testing.assert_close(changed, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
 
 
+@pytest.mark.exact
 def test_tiles_are_decoded_as_the_stock_pipeline_does(
     make_generator: Callable[..., DiffusersGenerator], tiny_pipeline_folder: Path
 ) -> None:
@@ -47,9 +49,9 @@ def test_tiles_are_decoded_as_the_stock_pipeline_does(
     pipe.set_progress_bar_config(disable=True)
     pipe.vae.enable_tiling()
     noise = generator.sample_noise(2, torch.Generator().manual_seed(0))
-    call = {"latents": noise, "num_inference_steps": 1, "guidance_scale": 0.0, "output_type": "pt"}
+    call = {"latents": noise, "num_inference_steps": 1, "guidance_scale": 0.0}
     conditioning = generator.encode(PROMPTS)
-    images = pipe(prompt_embeds=conditioning["prompt_embeds"], height=64, width=64, **call).images
+    images = stock_images(pipe, prompt_embeds=conditioning["prompt_embeds"], height=64, width=64, **call)
     assert torch.equal(generator.generate(noise, conditioning), images)
     assert not torch.equal(make_generator(height=64, width=64, dtype="float64").generate(noise, conditioning), images)
 

@@ -94,6 +94,7 @@ def test_families_that_read_the_conditioning_are_refused(name: str, tmp_path: Pa
         export_hypernet(of_case(name), tmp_path / "f.pt2")
 
 
+@pytest.mark.slow
 def test_code_that_needs_the_batch_size_gets_one(tmp_path: Path) -> None:
     hypernet = of_case("stable_diffusion", family=FixedBatch())
     exported = export_hypernet(hypernet, tmp_path / "f.pt2")
@@ -109,6 +110,7 @@ def test_code_that_cannot_be_traced_is_said(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_program_that_computes_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hypernet = of_case("stable_diffusion")
     load = torch.export.load
@@ -162,6 +164,7 @@ def test_the_verb_writes_a_file_that_says_what_it_is_for(
     assert not any("lora" in name for name in program.state_dict)
 
 
+@pytest.mark.slow
 def test_a_generator_that_is_compiled_elsewhere_is_exported_as_it_is(
     folder: Path, tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -202,6 +205,7 @@ def test_missing_packages_for_onnx_are_named(tmp_path: Path) -> None:
         export_hypernet(of_case("stable_diffusion"), tmp_path / "f.onnx", "onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(NO_ONNX), reason=f"needs {', '.join(NO_ONNX)}")
 @torch.no_grad()
 def test_an_onnx_model_has_the_same_f(tmp_path: Path) -> None:

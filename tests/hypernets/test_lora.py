@@ -13,6 +13,7 @@ from hn.generators import Conditioning, DiffusersGenerator
 from hn.hypernets import Hypernet, LoraHypernet
 from hn.objective import noise_hypernetwork_loss
 from hn.rewards import RednessReward
+from tests.exactness import stock_images
 
 PROMPTS = ["a red cube", "two blue ball"]
 
@@ -48,6 +49,7 @@ def hypernet(generator: DiffusersGenerator) -> LoraHypernet:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.exact
 def test_an_untrained_hypernetwork_gives_the_stock_images_exactly(
     hypernet: LoraHypernet,
     generator: DiffusersGenerator,
@@ -58,13 +60,13 @@ def test_an_untrained_hypernetwork_gives_the_stock_images_exactly(
 ) -> None:
     assert (hypernet(noise, conditioning) == 0).all()
     modulated = hypernet.modulate(noise, conditioning)
-    options = {"num_inference_steps": steps, "guidance_scale": 0.0, "output_type": "pt"}
-    stock = stock_pipeline(PROMPTS, latents=noise, **options).images
+    options = {"num_inference_steps": steps, "guidance_scale": 0.0}
+    stock = stock_images(stock_pipeline, PROMPTS, latents=noise, **options)
     assert (generator.generate(modulated, conditioning, steps) - stock).abs().max() == 0
     # And outside this package: modulated noise is the `latents` of a stock pipeline.
     perturb(hypernet, 0.2)
     modulated = hypernet.modulate(noise, conditioning).detach()
-    moved = stock_pipeline(latents=modulated, **conditioning, **options).images
+    moved = stock_images(stock_pipeline, latents=modulated, **conditioning, **options)
     assert (generator.generate(modulated, conditioning, steps) - moved).abs().max() == 0
     assert (moved - stock).abs().max() > 0
 
@@ -199,6 +201,7 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+@pytest.mark.exact
 def test_a_saved_hypernetwork_comes_back_exactly(
     hypernet: LoraHypernet, saved: Path, generator: DiffusersGenerator, noise: Tensor, conditioning: Conditioning
 ) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hn.evaluation.samples import Samples
 from hn.generators import DiffusersGenerator
 from hn.hypernets import Hypernet, LoraHypernet
+from tests.exactness import assert_close_to_rounding, frozen
 from tests.tiny_pipelines import CASES
 
 PROMPTS = ["a red cube", "two blue ball left of the green cube"]
@@ -79,6 +80,7 @@ def state(pipe: DiffusionPipeline) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.exact
 def test_three_lines_and_the_pipeline_stays_as_it_was(pipe: DiffusionPipeline, folder: Path, case) -> None:
     plain = attach(pipe, case).sample_noise(2)
     before_images = call(pipe, case, plain)
@@ -96,7 +98,9 @@ def test_three_lines_and_the_pipeline_stays_as_it_was(pipe: DiffusionPipeline, f
     generator = hypernet.generator
     images = call(pipe, case, latents)
     own = generator.generate(latents, generator.encode(PROMPTS), 1, torch.Generator().manual_seed(7))
-    assert torch.equal(images, own)
+    assert_close_to_rounding(images, own)
+    with frozen(*networks(pipe).values()):
+        assert torch.equal(call(pipe, case, latents), own)
     noise, _ = modulation(hypernet)
     assert (images - call(pipe, case, noise)).abs().max() > 1e-4
 
@@ -124,13 +128,15 @@ def test_latents_are_the_modulated_noise_of_seed_and_number(pipe: DiffusionPipel
     torch.testing.assert_close(hypernet.latents(PROMPTS[0], seed=3), latents[:1], atol=1e-6, rtol=0)
 
 
+@pytest.mark.exact
 def test_the_embeddings_spare_the_pipeline_its_text_encoders(pipe: DiffusionPipeline, folder: Path, case) -> None:
     hypernet = Hypernet.from_pretrained(folder, attach(pipe, case))
     latents, embeddings = hypernet.latents(PROMPTS), hypernet.generator.encode(PROMPTS)
-    expected = call(pipe, case, latents)
     calls = []
-    pipe.text_encoder.register_forward_hook(lambda *_: calls.append(1))
-    assert torch.equal(call(pipe, case, latents, prompt=None, **embeddings), expected)
+    with frozen(*networks(pipe).values()):
+        expected = call(pipe, case, latents)
+        pipe.text_encoder.register_forward_hook(lambda *_: calls.append(1))
+        assert torch.equal(call(pipe, case, latents, prompt=None, **embeddings), expected)
     assert not calls
 
 

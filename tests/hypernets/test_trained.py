@@ -42,6 +42,7 @@ def published(saved: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.exact
 def test_a_hypernetwork_is_recognised(hypernet, saved, generator) -> None:
     noise, conditioning = generator.sample_noise(1), generator.encode(["a cube"])
     loaded = load_trained(str(saved), generator)

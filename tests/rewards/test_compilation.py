@@ -74,6 +74,7 @@ def test_layers_share_a_graph_and_are_still_checkpointed(
     assert (backend.graphs, backend.runs) == (1, runs)  # of two layers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     "recompile_limit" not in inspect.signature(torch.compile).parameters, reason="this torch has one limit for all"
 )

@@ -109,6 +109,7 @@ def test_half_precision_towers_give_full_precision_scores(
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.exact
 def test_checkpointed_towers_recompute_and_give_the_same_gradients(make: Callable[..., Reward], name: str) -> None:
     plain, checkpointed = make(name), make(name, gradient_checkpointing=True)
     images = torch.rand(2, 3, 32, 32)

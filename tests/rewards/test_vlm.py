@@ -12,6 +12,7 @@ from tokenizers.processors import TemplateProcessing
 
 from hn.rewards import HPSv3Reward, RewardEnsemble, UnifiedReward, VlmReward, VqaScoreReward
 from tests import tiny_rewards, tiny_vlms
+from tests.exactness import assert_close_to_rounding
 
 PROMPTS = ["a red cube", 'a sign that says "Yes",\nin the rain', "{prompt} und 北京"]
 REWARDS: dict[str, tuple[type[VlmReward], Callable[[Path], dict[str, Any]]]] = {
@@ -44,7 +45,7 @@ def test_an_image_is_scored_whatever_its_company(make: Callable[..., VlmReward],
     assert alone.shape == (3,) and alone.dtype == torch.float32 and len(set(alone.tolist())) == 3
     for batch_size in (1, 2, 8):
         reward.batch_size = batch_size
-        torch.testing.assert_close(reward(images, PROMPTS), alone, rtol=1e-5, atol=1e-7)
+        assert_close_to_rounding(reward(images, PROMPTS), alone)
 
 
 @pytest.mark.parametrize("name", REWARDS)

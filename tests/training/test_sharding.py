@@ -86,6 +86,7 @@ def work(rank, make_generator, network, options):
     return {"before": before, "after": kept_bytes(generator.backbone, trained)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "options"),
     [(LoraHypernet, {}), (LoraHypernet, {"gradient_checkpointing": True}), (LoraFinetune, {})],

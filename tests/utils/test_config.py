@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
 from hn.generators import Generator
 from hn.utils.class_path import import_class
-from hn.utils.config import GENERATOR, generator_section, merge, read_config
+from hn.utils.config import GENERATOR, config_names, find_config, generator_section, merge, read_config
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 @pytest.fixture
@@ -35,6 +39,55 @@ def test_another_class_drops_the_arguments_of_the_first():
     assert merge(base, {"class_path": "B"}) == {"class_path": "B"}
     # In a configuration the class may be named further down the chain than its arguments.
     assert merge({"init_args": {"x": 1}}, {"class_path": "A"}) == {"class_path": "A"}
+
+
+def test_null_removes_an_inherited_reward_and_its_weight():
+    base = {
+        "rewards": {"clip": {"class_path": "A"}, "redness": {"class_path": "B"}},
+        "weights": {"clip": 1.0, "redness": 0.0},
+        "normalise": {"clip": {"mean": 0, "std": 1}},
+        "held_out": {"aesthetic": {"class_path": "C"}},
+        "quantise": {"clip": "int8", "aesthetic": "int8"},
+    }
+    change = {"rewards": {"clip": None, "mine": {"class_path": "D"}}, "weights": {"mine": 2.0}}
+    change |= {"held_out": {"aesthetic": None}}
+    assert merge({"model": {"reward": {"init_args": base}}}, {"model": {"reward": {"init_args": change}}}) == {
+        "model": {
+            "reward": {
+                "init_args": {
+                    "rewards": {"redness": {"class_path": "B"}, "mine": {"class_path": "D"}},
+                    "weights": {"redness": 0.0, "mine": 2.0},
+                    "normalise": {},
+                    "held_out": {},
+                    "quantise": {},
+                }
+            }
+        }
+    }
+    assert base["rewards"].keys() == {"clip", "redness"} and base["weights"].keys() == {"clip", "redness"}
+    assert merge({**base, "quantise": "int8"}, change)["quantise"] == "int8"
+
+
+def test_null_for_a_reward_that_is_not_inherited_is_refused(write):
+    rewards = {"clip": {"class_path": "A"}, "redness": {"class_path": "B"}}
+    folder = write(
+        base={"model": {"reward": {"init_args": {"rewards": rewards}}}},
+        mistyped={"extends": "base.yaml", "model": {"reward": {"init_args": {"rewards": {"clpi": None}}}}},
+    )
+    with pytest.raises(ValueError, match="rewards inherits no 'clpi'; it has: clip, redness"):
+        read_config(folder / "mistyped.yaml")
+
+
+def test_a_weight_for_a_removed_reward_stays_so_that_the_ensemble_names_it():
+    base = {"rewards": {"clip": {"class_path": "A"}}, "weights": {"clip": 1.0}}
+    merged = merge(base, {"rewards": {"clip": None}, "weights": {"clip": 2.0}})
+    assert merged == {"rewards": {}, "weights": {"clip": 2.0}}
+
+
+def test_null_stays_for_a_callback_and_for_options():
+    base = {"callbacks": {"best": {"class_path": "A"}}, "detector": {"class_path": "B"}, "limit": 3}
+    change = {"callbacks": {"best": None}, "detector": None, "limit": None}
+    assert merge(base, change) == change
 
 
 def test_a_chain_is_relative_to_each_file_and_the_last_one_wins(write):
@@ -77,6 +130,39 @@ def test_a_missing_file_lists_what_is_there(write):
         read_config(folder / "one.yaml")
     with pytest.raises(FileNotFoundError, match=r"no configuration file nowhere/x\.yaml\.$"):
         read_config("nowhere/x.yaml")
+
+
+def test_a_configuration_is_found_by_name_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("miniature", "experiment", "experiments") == str(EXPERIMENTS / "miniature.yaml")
+    assert find_config("experiments/miniature.yaml", "experiment", "experiments") == str(EXPERIMENTS / "miniature.yaml")
+    assert find_config("nowhere.yaml", "experiment", "experiments") == "nowhere.yaml"
+    (tmp_path / "experiments").mkdir()
+    for name in ("miniature", "own"):
+        (tmp_path / "experiments" / f"{name}.yaml").write_text("extends: experiments/shared/training.yaml\n")
+        assert find_config(name, "experiment", "experiments") == f"experiments/{name}.yaml"
+    assert {"own", "miniature", "sana_redness"} <= {*config_names("experiments")}
+    assert read_config("experiments/own.yaml") == read_config(EXPERIMENTS / "shared" / "training.yaml")
+
+
+def test_a_wrong_name_is_answered_with_the_nearest_and_all_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no experiment 'minature'\. Did you mean miniature\? .* sana_redness"):
+        find_config("minature", "experiment", "experiments")
+    with pytest.raises(FileNotFoundError, match=r"no study 'x'\. There are: diversity, rank, .*; or give a YAML file"):
+        find_config("x", "study", "experiments/studies")
+
+
+def test_files_that_come_with_hn_are_named_by_their_paths_in_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own.yaml"
+    file.write_text("extends: experiments/miniature.yaml\nmodel: {reward_weight: 2}\n")
+    config = read_config(file)
+    assert config["model"]["reward_weight"] == 2
+    assert config["vars"]["checkpoints"] == str(EXPERIMENTS.parent / "data" / "miniature")
+    assert config["comparison"]["finetune"] == str(EXPERIMENTS / "miniature_finetune.yaml")
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    assert read_config(file)["vars"]["checkpoints"] == "data/miniature"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hn.utils.files import write_whole
+from hn.utils.files import atomic_write, remove_temporary_files, write_json
 
 Tensors = dict[str, Tensor]
 """Of one prompt, [1, ...] each, by name: a generator's conditioning, or the text features of a reward."""
@@ -49,7 +49,7 @@ class PromptFiles:
     fingerprint, and shards `00000.safetensors`, which are memory-mapped. A shard holds a tensor
     `<hash of the prompt>/<name>` for each of a prompt's tensors, without its rows of zeros at the end (padding, which
     is put back), and the fingerprint's hash. A shard is put in its place in one step: an interrupted run leaves whole
-    ones, and the next one goes on.
+    ones, and the next one continues.
 
     Args:
         root: folder for the tensors of all generators and rewards; True for `default_folder()`.
@@ -77,11 +77,8 @@ class PromptFiles:
         Raises:
             ValueError: if a shard is damaged or not of these encoders.
         """
-        return [prompt for prompt in dict.fromkeys(prompts) if not self.has(prompt_key(prompt))]
-
-    def has(self, key: str) -> bool:
-        """Whether the prompt of a `prompt_key` is in the files. Raises what `missing` does."""
-        return key in self._places()
+        places = self._places()
+        return [prompt for prompt in dict.fromkeys(prompts) if prompt_key(prompt) not in places]
 
     def require(self, prompts: Iterable[str]) -> None:
         """Raises:
@@ -137,8 +134,9 @@ class PromptFiles:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / FINGERPRINT_FILE).is_file():
-                write_whole(self.folder / FINGERPRINT_FILE, json.dumps(self.fingerprint, indent=2).encode())
-            write_whole(path, content)
+                write_json(self.folder / FINGERPRINT_FILE, self.fingerprint, durable=True)
+            with atomic_write(path, durable=True) as temporary:
+                temporary.write_bytes(content)
         except OSError as error:
             raise OSError(
                 f"The {self.contents} of {len(samples)} prompts cannot be written to {path}: {error.strerror or error}."
@@ -172,8 +170,7 @@ class PromptFiles:
                 log.warning("%s It is written anew.", error)
                 path.unlink()
                 removed.append(path)
-        for part in self.folder.glob("*.part"):
-            part.unlink()
+        remove_temporary_files(self.folder)
         self.reopen()
         return removed
 

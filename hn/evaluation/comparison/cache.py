@@ -17,7 +17,7 @@ from hn.data.download import digest
 from hn.data.prompts import PromptBatch
 from hn.evaluation.record import MethodRecord
 from hn.utils.environment import environment
-from hn.utils.files import in_one_step
+from hn.utils.files import atomic_write, write_json, write_text
 from hn.utils.text import changes, differences
 
 _SETTINGS, _REFERENCE, _GALLERY = "settings.json", "reference", "gallery.json"
@@ -87,8 +87,7 @@ class MeasurementCache:
             return set(json.loads(path.read_text(encoding="utf-8")))
         chosen = choose()
         self._begin()
-        with in_one_step(path) as partial:
-            partial.write_text(json.dumps(sorted(chosen)) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(sorted(chosen)) + "\n", durable=True)
         return chosen
 
     def _read(self, stem: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -101,8 +100,8 @@ class MeasurementCache:
     def _write(self, stem: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self._begin()
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        with in_one_step(self.folder / f"{stem}.safetensors") as partial:
-            save_file(whole, partial, metadata={"facts": json.dumps(facts)})
+        with atomic_write(self.folder / f"{stem}.safetensors", durable=True) as temporary:
+            save_file(whole, temporary, metadata={"facts": json.dumps(facts)})
         self._written = time.monotonic()
 
     def _begin(self) -> None:
@@ -110,8 +109,7 @@ class MeasurementCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / _SETTINGS
         if not settings.is_file():
-            with in_one_step(settings) as partial:
-                partial.write_text(json.dumps(self._settings, indent=2) + "\n", encoding="utf-8")
+            write_json(settings, self._settings, durable=True)
 
     def _require_equal(self, kept: Any, own: Any, prefix: str, stale: str = "that folder") -> None:
         changed = changes(kept, own, prefix)

@@ -33,7 +33,7 @@ def measure(
 
     Args:
         method: what makes the images.
-        scorer: what judges them.
+        scorer: what scores them.
         generator: whose noise is drawn; an image's noise depends on seed, prompt and image number alone.
         batches: of a prompt data loader.
         images_per_prompt: images of each prompt.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hn.data.prompts import PromptBatch
-from hn.evaluation.benchmarks.base import Judge
+from hn.evaluation.benchmarks.base import BenchmarkMetric
 from hn.evaluation.comparison.measure import features_of, reference_record
 from hn.evaluation.detectors.base import Detector
 from hn.evaluation.methods import MethodOutput
@@ -39,16 +39,16 @@ class Evaluation(L.Callback):
     numbers are those of one process.
 
     Args:
-        detector: judges prompts that have GenEval metadata; without it verdicts are left out.
+        detector: for GenEval's verdicts on prompts that have its metadata; without it verdicts are left out.
         cmmd: measure the distance to the generator's images, and diversity, with the first held-out reward that
             gives features.
         features: more extractors of features (`hn.evaluation.metrics.features`), or distances between images for
             diversity alone, by names of your choice; `results.json` has what they give as `distances`.
         noise_diagnostics: estimate what the objective leaves out of the KL, for the trained model, logged as
             `val/noise_...` and `test/noise_...` (see `hn.evaluation.metrics.noise_diagnostics`).
-        judges: other benchmarks' metrics (`hn.evaluation.benchmarks.geneval2`,
-            `hn.evaluation.benchmarks.compbench`), for prompts whose rows ask what they can answer; logged as
-            `judge_<name>`, means over those.
+        benchmarks: other benchmarks' metrics (`hn.evaluation.benchmarks.geneval2`,
+            `hn.evaluation.benchmarks.compbench`), for prompts whose rows ask what they can score; logged as
+            `benchmark_<name>`, means over those.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class Evaluation(L.Callback):
         cmmd: bool = True,
         features: dict[str, FeatureExtractor | ImageDistance] | None = None,
         noise_diagnostics: NoiseDiagnostics | None = None,
-        judges: list[Judge] | None = None,
+        benchmarks: list[BenchmarkMetric] | None = None,
     ) -> None:
-        self.detector, self.cmmd, self.judges = detector, cmmd, judges or []
+        self.detector, self.cmmd, self.benchmarks = detector, cmmd, benchmarks or []
         self.features, self.noise_diagnostics = features or {}, noise_diagnostics
         self.base: dict[str, MethodRecord] = {}
         self.references: dict[str, dict[str, Tensor] | None] = {}
@@ -68,11 +68,13 @@ class Evaluation(L.Callback):
         self._new_base: MethodRecord | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: NoiseHypernetModule, stage: str) -> None:
-        for network in (self.detector, *self.features.values(), *self.judges):
+        for network in (self.detector, *self.features.values(), *self.benchmarks):
             if hasattr(network, "to"):
                 network.to(trainer.strategy.root_device)
         features = feature_extractor_of(pl_module.reward) if self.cmmd else None
-        self.scorer = Scorer(pl_module.reward, self.detector, features, judges=self.judges, measures=self.features)
+        self.scorer = Scorer(
+            pl_module.reward, self.detector, features, benchmarks=self.benchmarks, measures=self.features
+        )
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: NoiseHypernetModule) -> None:
         self._start(trainer, pl_module, "val", trainer.val_dataloaders, trainer.num_val_batches)
@@ -174,6 +176,6 @@ def scalars_of(summary: dict[str, Any]) -> dict[str, float]:
         scalars["geneval" if tag == "overall" else f"geneval_{tag}"] = score
     for name, distances in summary.get("distances", {}).items():
         scalars |= {f"{kind}_{name}": value for kind, value in distances.items() if value is not None}
-    scalars |= {f"judge_{name}": score for name, score in summary.get("judges", {}).items()}
+    scalars |= {f"benchmark_{name}": score for name, score in summary.get("benchmarks", {}).items()}
     scalars |= {f"reward_{name}": score for name, score in summary["rewards"].items()}
     return {f"held_out_{name}": score for name, score in summary["held_out_rewards"].items()} | scalars

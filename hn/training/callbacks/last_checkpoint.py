@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from hn.training.callbacks.stopping import AGREED, StoppedBySignal
 from hn.training.run_directory import CHECKPOINTS
-from hn.utils.files import in_one_step
+from hn.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -151,12 +151,11 @@ def last_checkpoint(trainer: L.Trainer) -> Path:
 
 def keep_also(path: Path, name: Path) -> None:
     """Have a file under a second name too, which stays with its content when the first one's file is replaced."""
-    with in_one_step(name) as partial:
-        partial.unlink(missing_ok=True)
+    with atomic_write(name) as temporary:
         try:
-            os.link(path, partial)
+            os.link(path, temporary)
         except OSError:  # a file system without links
-            shutil.copyfile(path, partial)
+            shutil.copyfile(path, temporary)
 
 
 def take_back_batches(progress: dict[str, Any], accumulated: int, is_last_batch: bool) -> bool:

@@ -54,8 +54,8 @@ class PromptSuite(L.Callback):
         at_end: measure at the end of `hn train` and `hn test`, with the weights that are tested.
         limit: measure on so many prompts only, evenly spread over the set.
         batch_size: prompts at once.
-        detector: judges prompts that have GenEval metadata; by default the one of the `Evaluation` callback,
-            whose other judges judge rows of theirs too.
+        detector: for GenEval's verdicts on prompts that have its metadata; by default the one of the `Evaluation`
+            callback, whose benchmark metrics score rows of theirs too.
         seed: of the noise.
 
     Raises:
@@ -167,8 +167,8 @@ class PromptSuite(L.Callback):
             self.detector = evaluation.detector
         if hasattr(self.detector, "to"):
             self.detector.to(trainer.strategy.root_device)
-        judges = [] if evaluation is None else evaluation.judges
-        self.scorer = Scorer(module.reward, self.detector, feature_extractor_of(module.reward), judges=judges)
+        benchmarks = [] if evaluation is None else evaluation.benchmarks
+        self.scorer = Scorer(module.reward, self.detector, feature_extractor_of(module.reward), benchmarks=benchmarks)
         self.suite = suite
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Tensor
 from hn.generators import DiffusersGenerator
 from hn.generators.families import DEFAULT_FAMILIES
 from hn.hypernets import LoraHypernet
+from tests.exactness import stock_images
 from tests.tiny_pipelines import CASES, Case
 
 PROMPTS = ["a red cube", "two blue ball left of the green cube"]
@@ -49,13 +50,13 @@ def wrap(
     return DiffusersGenerator.from_pipeline(pipe, height=height, width=width, family=case.family, **options)
 
 
-def stock_images(pipe: DiffusionPipeline, case: Case, noise: Tensor, steps: int, **options: Any) -> Tensor:
+def images_of_stock(pipe: DiffusionPipeline, case: Case, noise: Tensor, steps: int, **options: Any) -> Tensor:
     """What a user of the pipeline gets for PROMPTS, without `hn`."""
     height, width = case.size
     options = {"height": height, "width": width, **case.call, **case.calls_by_steps.get(steps, {}), **options}
-    return pipe(
-        prompt=list(PROMPTS), latents=noise, num_inference_steps=steps, generator=seed(7), output_type="pt", **options
-    ).images
+    return stock_images(
+        pipe, prompt=list(PROMPTS), latents=noise, num_inference_steps=steps, generator=seed(7), **options
+    )
 
 
 def seed(value: int) -> torch.Generator:
@@ -72,6 +73,7 @@ def test_every_default_family_is_tested() -> None:
 
 
 @STEPS
+@pytest.mark.exact
 def test_images_equal_the_stock_pipelines_exactly(
     case: Case, pipe: DiffusionPipeline, generator: DiffusersGenerator, steps: int
 ) -> None:
@@ -79,16 +81,17 @@ def test_images_equal_the_stock_pipelines_exactly(
     images = generator.generate(noise, generator.encode(PROMPTS), steps, seed(7))
     assert images.shape == (2, 3, *case.size) and case.size[0] != case.size[1]
     assert images.std() > 0.02 and (images[0] - images[1]).abs().max() > 0.01  # not one grey for all
-    assert (images - stock_images(pipe, case, noise, steps)).abs().max() == 0
+    assert (images - images_of_stock(pipe, case, noise, steps)).abs().max() == 0
 
 
+@pytest.mark.exact
 def test_tall_images_equal_the_stock_pipelines_exactly(case: Case, pipe: DiffusionPipeline) -> None:
     width, height = case.size
     generator = wrap(pipe, case, size=(height, width))
     noise = generator.sample_noise(2)
     images = generator.generate(noise, generator.encode(PROMPTS), 2, seed(7))
     assert images.shape == (2, 3, height, width)
-    assert (images - stock_images(pipe, case, noise, 2, height=height, width=width)).abs().max() == 0
+    assert (images - images_of_stock(pipe, case, noise, 2, height=height, width=width)).abs().max() == 0
 
 
 # SANA-Sprint's default is 1024 x 1024 whatever the transformer: test_sizes.py compares it with a full-size one.
@@ -241,7 +244,7 @@ def test_the_stock_pipeline_takes_modulated_noise(
         latents = hypernet.modulate(noise, conditioning)
         images = generator.generate(latents, conditioning, steps, seed(7))
         base = generator.generate(noise, conditioning, steps, seed(7))
-    assert (images - stock_images(pipe, case, latents, steps)).abs().max() == 0
+    assert (images - images_of_stock(pipe, case, latents, steps)).abs().max() == 0
     assert (images - base).abs().max() > 0
 
 

@@ -11,6 +11,7 @@ from hn.generators import PipelineGenerator
 from hn.generators.families.stable_diffusion import StableDiffusion
 from hn.rewards import RednessReward
 from tests import published as tiny
+from tests.exactness import stock_images
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,7 @@ def test_classifier_free_guidance_is_refused(make_generator) -> None:
         make_generator(family=StableDiffusion(guidance_scale=7.5))
 
 
+@pytest.mark.exact
 def test_one_step_generation_can_start_at_another_timestep(make_generator, stock_pipeline) -> None:
     generator = make_generator(family=StableDiffusion(one_step_timestep=800), scheduler="diffusers.LCMScheduler")
     assert generator.family.first_step(generator.pipe).timestep == 800
@@ -97,10 +99,10 @@ def test_one_step_generation_can_start_at_another_timestep(make_generator, stock
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     noise, prompts = generator.sample_noise(2), ["a cube", "a ball"]
     for steps, schedule in ((1, {"timesteps": [800]}), (2, {})):
-        stock = pipe(
-            prompts, latents=noise, num_inference_steps=steps, guidance_scale=0.0, output_type="pt",
+        stock = stock_images(
+            pipe, prompts, latents=noise, num_inference_steps=steps, guidance_scale=0.0,
             generator=torch.Generator().manual_seed(0), **schedule,
-        ).images  # fmt: skip
+        )  # fmt: skip
         images = generator.generate(noise, generator.encode(prompts), steps, torch.Generator().manual_seed(0))
         assert torch.equal(images, stock)
 

@@ -6,6 +6,7 @@ from huggingface_hub import constants
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from hn.evaluation.benchmarks.base import BenchmarkMetric, ImageScores
 from hn.evaluation.comparison.measure import measure, reference_features
 from hn.evaluation.methods import Sampled
 from hn.evaluation.metrics.cmmd import cmmd, frechet_distance, kid
@@ -81,6 +82,7 @@ def test_the_base_is_measured_once(fit, monkeypatch):
     assert calls == ["base"] * 3  # three batches of the first validation
 
 
+@pytest.mark.slow
 def test_a_sanity_check_is_no_measurement(fit):
     _, _, evaluation, scores = fit(num_sanity_val_steps=1, max_steps=2)
     assert len(scores) == 2  # the sanity check's, and that of the validation
@@ -132,6 +134,31 @@ class Brighter:
         return (first - second).mean(dim=(1, 2, 3)).abs()
 
 
+class Brightness(BenchmarkMetric):
+    """Mean brightness, for prompts with a cube."""
+
+    needs, score_names = "a cube", ("brightness",)
+
+    @classmethod
+    def asks(cls, row):
+        return "cube" in row["prompt"]
+
+    def score(self, images, rows):
+        return [ImageScores({"brightness": float(image.mean())}) for image in images]
+
+
+def test_metrics_of_benchmarks_are_logged_and_kept(make_module, make_data, make_trainer):
+    evaluation = Evaluation(cmmd=False, benchmarks=[Brightness()])
+    trainer = make_trainer(callbacks=[evaluation])
+    trainer.test(make_module(images_per_prompt=1), datamodule=make_data(), verbose=False)
+    scores = evaluation.record.column("benchmark/brightness")
+    assert 0 < scores.isnan().sum() < len(scores)
+    mean = float(scores.nanmean())
+    assert evaluation.summaries("test")["hypernetwork"]["benchmarks"] == {"brightness": pytest.approx(mean)}
+    assert float(trainer.callback_metrics["test/benchmark_brightness"]) == pytest.approx(mean)
+    assert "test/base_benchmark_brightness" in trainer.callback_metrics
+
+
 def test_features_of_ones_own_give_distances_and_diversity(make_module, make_data, make_trainer):
     evaluation = Evaluation(features={"channels": Channels(), "brighter": Brighter()})
     module, trainer, data = make_module(images_per_prompt=3), make_trainer(callbacks=[evaluation]), make_data()
@@ -164,6 +191,7 @@ def test_features_and_diagnostics_come_from_a_configuration(experiment, refuse, 
     assert "noise_diagnostics needs at least one prompt" in message
 
 
+@pytest.mark.slow
 def test_the_kl_that_the_objective_leaves_out_is_estimated(make_module, make_data, make_trainer):
     diagnostics = NoiseDiagnostics(prompts=2, probes=2, iterations=3, batch_size=2)
     evaluation = Evaluation(noise_diagnostics=diagnostics)

@@ -1,11 +1,11 @@
-"""What each of several processes judges, and where."""
+"""What each of several processes of `hn score` does, and where."""
 
 import pytest
 import torch
 
-from hn.cli.judging import own_device, own_shard
 from hn.cli.parsing import UserError
-from hn.evaluation.folder.score import Shard
+from hn.cli.score import own_device, own_shard
+from hn.evaluation.folder.shard import WorkShard
 
 
 def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
@@ -21,14 +21,14 @@ def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
 
 
 def test_the_share_is_given_or_torchrun_s(monkeypatch):
-    assert own_shard(None) == Shard(0, 1) and own_shard("1/3") == Shard(1, 3)
+    assert own_shard(None) == WorkShard(0, 1) and own_shard("1/3") == WorkShard(1, 3)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert own_shard(None) == Shard(1, 2) and own_shard("1/3") == Shard(1, 3)
+    assert own_shard(None) == WorkShard(1, 2) and own_shard("1/3") == WorkShard(1, 3)
 
 
 def test_tasks_of_srun_have_to_be_given_their_share(monkeypatch):
-    monkeypatch.setattr("hn.cli.judging.launcher", lambda: "srun")
-    assert own_shard("1/2") == Shard(1, 2)
+    monkeypatch.setattr("hn.cli.score.launcher", lambda: "srun")
+    assert own_shard("1/2") == WorkShard(1, 2)
     with pytest.raises(UserError, match="SLURM_PROCID/\\$SLURM_NTASKS"):
         own_shard(None)

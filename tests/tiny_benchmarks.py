@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of judges' models, of the real classes, in their published layouts."""
+"""Tiny random checkpoints of benchmark metrics' models, of the real classes, in their published layouts."""
 
 from pathlib import Path
 from string import ascii_lowercase
@@ -22,7 +22,7 @@ BLIP_TOKENS = (*tiny_rewards.BERT_SPECIAL, "a", "the", "red", "green", "cube", "
 
 
 def blip_vqa(folder: Path, seed: int = 31) -> dict[str, Any]:
-    """For BlipVqaJudge: images of 32 pixels, and a BERT tokenizer of BLIP_TOKENS without BLIP's own two."""
+    """For BlipVqaMetric: images of 32 pixels, and a BERT tokenizer of BLIP_TOKENS without BLIP's own two."""
     n_tokens = tiny_rewards.bert_tokenizer(folder, BLIP_TOKENS)
     size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     ids = {name: BLIP_TOKENS.index(f"[{name.upper()}]") for name in ("pad", "sep")}
