@@ -5,13 +5,11 @@ import json
 import os
 import resource
 import shutil
-import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -271,29 +269,6 @@ def make_trainer(tmp_path: Path) -> Callable[..., ExperimentTrainer]:
         return ExperimentTrainer(**{**defaults, "enable_checkpointing": checkpoints, **options})
 
     return make
-
-
-@pytest.fixture
-def large_prompts(tmp_path: Path) -> Path:
-    """4 thousand prompts of 2200 characters, of which the second half are the first ones again."""
-    file = tmp_path / "large.txt"
-    file.write_text(2 * "".join(f"prompt {number} {'long' * 550}\n" for number in range(2_000)))
-    return file
-
-
-@pytest.fixture
-def peak_of() -> Callable[[Callable[[], Any]], int]:
-    """Gives the most bytes that Python's objects take during a call, beside those that were there."""
-
-    def peak(call: Callable[[], Any]) -> int:
-        tracemalloc.start()
-        try:
-            call()
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    return peak
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """The code and the configurations of docs/ do what they say."""
 
+import importlib
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests import tiny_pipelines
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 QUICK = {
     "trainer.accelerator": "cpu",
     "trainer.max_steps": 2,
@@ -62,6 +65,28 @@ def mine(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             file.write_text(text)
     monkeypatch.syspath_prepend(checkout)
     return checkout / "mine"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_class_paths_and_files_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in {*re.findall(r"\bhn(?:\.[a-z_0-9]\w*)+(?:\.[A-Z]\w*)?(?:\.\w+)*", text)}:
+        assert is_importable(name), f"{page.name} names {name}"
+    for file in {*re.findall(r"(?<![\w/.<])(?:experiments|hn|tests|data|benchmarks)/[\w./]*[\w/]", text)}:
+        if not re.fullmatch(r"experiments/(studies/)?(X|NAME)\.yaml", file):
+            assert (ROOT / file).exists(), f"{page.name} names {file}"
+
+
+def is_importable(path: str) -> bool:
+    """Whether a module, or something in one, has this name."""
+    module, _, rest = path.partition(".")
+    found = importlib.import_module(module)
+    for name in filter(None, rest.split(".")):
+        module += f".{name}"
+        if not hasattr(found, name) and importlib.util.find_spec(module) is None:
+            return False
+        found = getattr(found, name, None) or importlib.import_module(module)
+    return True
 
 
 @pytest.mark.usefixtures("checkout")

@@ -10,7 +10,15 @@ from typing import Any
 
 import torch
 
-from hn.cli.parsing import Parser, UserError, helpful_parsing, user_errors, verb_parser, with_flag_values
+from hn.cli.parsing import (
+    Parser,
+    UserError,
+    command_parser,
+    helpful_messages_only,
+    helpful_parsing,
+    user_errors,
+    with_flag_values,
+)
 from hn.cli.processes import launcher
 from hn.evaluation.benchmarks.base import BenchmarkMetric
 from hn.evaluation.detectors import Detector, GenEvalDetector
@@ -63,7 +71,7 @@ METRIC_SECTION = "metric"
 
 def score_parser(description: str = DESCRIPTION) -> Parser:
     """Options of `hn score`."""
-    parser = verb_parser("score", USAGE, description)
+    parser = command_parser("score", USAGE, description)
     add = parser.add_argument
     add("--metrics", help=f"One or several, with commas between them. Rewards: {', '.join(SHORT_NAMES)}. "
         f"Benchmarks: {GENEVAL}, {', '.join(BENCHMARKS)}. Class paths of rewards and benchmark metrics. YAML files: an "
@@ -129,7 +137,7 @@ def _score(parser: Parser, arguments: Sequence[str]) -> None:
         if (given.folder is None) == (given.images is None):
             parser.error(f"Give FOLDER, once: {USAGE}")
         given.folder = given.folder or given.images
-    with user_errors():
+    with user_errors(), helpful_messages_only():
         if given.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {given.batch_size}.")
         if given.dtype is not None:
@@ -186,7 +194,7 @@ def _show(
         prompts = len({row["prompt"] for row in rows} - {None})
         title = count_of(len(rows), "image") + (f" of {count_of(prompts, 'prompt')}" if prompts else "")
         print(f"{scores_table(summary, title)}\n\nscores       {directory / 'scores.json'} and scores.csv")
-        print(f"results      {', '.join(map(str, outputs.values()))}")
+        print(f"results      {directory}: {', '.join(path.name for path in outputs.values())}")
     for each, result in results.items():
         if count := sum(None in each.values(line).values() for line in result.lines.values()):
             hint = "choose another --dtype, like bfloat16"

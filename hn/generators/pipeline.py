@@ -32,7 +32,7 @@ class DiffusersGenerator(PipelineGenerator):
         cache: folder of conditioning that `hn embed` wrote, true for the user's own (HN_CONDITIONING, else
             ~/.cache/hn/conditioning). If it has some of these text encoders', with the same options, then the text
             encoders are not loaded, and only prompts that are there can be used; else they are loaded as ever.
-            The verbs of an experiment write what is missing before they start.
+            The commands of an experiment write what is missing before they start.
         load_weights: whether to load the weights; without them (and without text encoders) the generator is on the meta
             device and good for checks alone.
         options: all other arguments of `PipelineGenerator`: `steps`, `height`, `width`, `scheduler` and so on.

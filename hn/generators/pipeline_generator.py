@@ -3,7 +3,7 @@
 import copy
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -19,11 +19,13 @@ from hn.generators.offload import OnCpu, take_out
 from hn.generators.prompt_encoder import PromptEncoder
 from hn.utils.copies import frozen_view
 from hn.utils.layers import compile_layers, require_compile
+from hn.utils.private.accelerate import is_offloaded
+from hn.utils.private.torch import ApplyHook
 
 log = logging.getLogger(__name__)
 
 
-class PipelineGenerator(Generator):
+class PipelineGenerator(ApplyHook, Generator):
     """Runs a diffusers pipeline as it is: its own sampling loop, scheduler and autoencoder, with gradients.
 
     A pipeline's `__call__` is wrapped in `torch.no_grad`; the function underneath is its own differentiable sampler.
@@ -160,9 +162,9 @@ class PipelineGenerator(Generator):
         Some autoencoders (AutoencoderDC, AutoencoderKLQwenImage) cannot do it; theirs are kept, and the log says so.
         """
         self.backbone.enable_gradient_checkpointing()
-        if self.pipe.vae._supports_gradient_checkpointing:
+        try:
             self.pipe.vae.enable_gradient_checkpointing()
-        else:
+        except ValueError:  # the autoencoder does not support it
             log.info("%s has no gradient checkpointing; its activations are kept.", type(self.pipe.vae).__name__)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -284,9 +286,9 @@ class PipelineGenerator(Generator):
             if tensor.shape[0] != noise.shape[0]:  # not len(): it would fix the batch size where f is exported
                 raise ValueError(f"{name} is for {len(tensor)} prompts, but there are {len(noise)} noise samples.")
 
-    def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
-        self._prompts.clear()
-        return super()._apply(fn, recurse)
+    def before_apply(self, convert: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        self._prompts.clear()  # cached values are of the device and data type of before
+        return convert
 
 
 def frozen_pipeline(pipe: DiffusionPipeline) -> DiffusionPipeline:
@@ -298,7 +300,7 @@ def frozen_pipeline(pipe: DiffusionPipeline) -> DiffusionPipeline:
     view = copy.copy(pipe)
     for name, network in pipe.components.items():
         if isinstance(network, nn.Module):
-            if any(hasattr(module, "_hf_hook") for module in network.modules()):
+            if is_offloaded(network):
                 raise ValueError(
                     "The pipeline is offloaded (enable_model_cpu_offload and the like): its networks move while they "
                     "run, and a view of them would not. Make the generator before, or call pipe.remove_all_hooks() "

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from hn.data.encodings.window import TextWindow
 from hn.rewards.base import PreprocessedReward
 from hn.utils.device import to_device
 from hn.utils.dtype import full_precision
+from hn.utils.private.torch import ApplyHook
 
 Scale = Literal["logit", "percent", "cosine"]
 FEATURES = "text_features"  # the only tensor of a prompt in files
@@ -32,7 +33,7 @@ def number(parameter: Tensor) -> float:
     return math.nan if parameter.is_meta else full_precision(parameter).item()
 
 
-class ContrastiveReward(PreprocessedReward):
+class ContrastiveReward(ApplyHook, PreprocessedReward):
     """scale * cos(image features, text features); text features are cached by prompt.
 
     Subclasses load their towers, set `model`, `preprocess`, `logit_scale`, `text_source` and `text_window`, and say how
@@ -154,6 +155,6 @@ class ContrastiveReward(PreprocessedReward):
         read = torch.cat([self._files.read(prompt)[FEATURES] for prompt in prompts])
         return [row.clone() for row in to_device(read.to(scale.dtype), scale.device)]
 
-    def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
-        self._prompt_cache.clear()
-        return super()._apply(fn, recurse)
+    def before_apply(self, convert: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        self._prompt_cache.clear()  # cached values are of the device and data type of before
+        return convert

@@ -1,6 +1,6 @@
 """ImageReward-v1.0: human preference for an image of a prompt, learned from 137 thousand comparisons."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from hn.rewards.preprocess import ClipPreprocess
 from hn.utils.device import to_device
 from hn.utils.dtype import parse_dtype
 from hn.utils.hub import TOKENIZER_FILES, Repository, explain_missing, is_cached, locate_folder, locate_tokenizer
+from hn.utils.private.torch import ApplyHook
 
 BERT = "google-bert/bert-base-uncased"
 PROMPT_TOKENS = 35  # [CLS] and [SEP] included; longer prompts are cut, as published
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's output, as published
 
 
-class ImageReward(PreprocessedReward):
+class ImageReward(ApplyHook, PreprocessedReward):
     """Score of ImageReward-v1.0 (arXiv 2304.05977): unbounded, standardised with the published mean and deviation, so
     that most images lie within [-2.5, 2.5]. The published loss is `2 - score`.
 
@@ -119,9 +120,9 @@ class ImageReward(PreprocessedReward):
         if positions < PROMPT_TOKENS:
             raise ValueError(f"{folder} has room for {positions} tokens; ImageReward's prompts have {PROMPT_TOKENS}.")
 
-    def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
-        self._prompt_cache.clear()
-        return super()._apply(fn, recurse)
+    def before_apply(self, convert: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        self._prompt_cache.clear()  # cached values are of the device and data type of before
+        return convert
 
 
 def load_tokenizer(pretrained: str) -> BertTokenizer:

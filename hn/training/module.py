@@ -30,62 +30,6 @@ from hn.training.strategy import ShardedStrategy, shard
 from hn.utils.class_path import class_path
 from hn.utils.distributed import class_of
 
-
-def check_options(
-    images_per_prompt: int,
-    warmup_steps: int,
-    decay_steps: int | None,
-    score_batch_size: int | None,
-    generator: type[Generator],
-    balance_gradients: bool,
-) -> None:
-    """Refuse a module's options where their values tell that it cannot work; needs neither generator nor rewards.
-
-    Args:
-        images_per_prompt, warmup_steps, decay_steps, score_batch_size: as for `NoiseHypernetModule`.
-        generator: class of the generator.
-        balance_gradients: that of the reward ensemble.
-
-    Raises:
-        ValueError: if one is out of range, or if scores cannot be computed in parts.
-    """
-    if images_per_prompt < 1 or warmup_steps < 0:
-        raise ValueError(
-            "images_per_prompt must be at least 1 and warmup_steps not negative; "
-            f"got {images_per_prompt} and {warmup_steps}."
-        )
-    if decay_steps is not None and decay_steps < 1:
-        raise ValueError(f"decay_steps must be at least 1, not {decay_steps}; leave it out for a constant rate.")
-    if score_batch_size is None:
-        return
-    if score_batch_size < 1:
-        raise ValueError(f"score_batch_size must be at least 1, not {score_batch_size}.")
-    if not (hasattr(generator, "denoise") and hasattr(generator, "decode")):
-        raise ValueError(
-            f"score_batch_size needs a generator that denoises and decodes; {generator.__name__} only generates."
-        )
-    if balance_gradients:
-        raise ValueError("balance_gradients compares gradients of the whole batch; leave out score_batch_size or it.")
-
-
-def check_training(
-    precision: str | int | None, score_batch_size: int | None, balance_gradients: bool, gradient_free: bool
-) -> None:
-    """Raises:
-    ValueError: if the rewards are not for training, or the trainer's precision does not go with a module's options.
-    """
-    if gradient_free:
-        raise ValueError(
-            "A gradient_free reward ensemble is for searches without gradients, and cannot be trained on: leave out "
-            "gradient_free (model.reward.init_args.gradient_free)."
-        )
-    if str(precision) in ("16", "16-mixed") and (score_batch_size or balance_gradients):
-        raise ValueError(
-            "score_batch_size and balance_gradients compute gradients before the loss is scaled, and small ones "
-            "are lost in float16: use --trainer.precision bf16-mixed."
-        )
-
-
 OptimizerFactory = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
 """Trainable parameters -> their optimiser."""
 
@@ -115,7 +59,8 @@ class NoiseHypernetModule(L.LightningModule):
         evaluation_seed: of the noise in validation, test and prediction, the same for all methods and training seeds.
 
     Raises:
-        ValueError: as `check_options`, or if the hypernetwork does not fit the generator.
+        ValueError: if a number is out of range, scores cannot be computed in parts, or the hypernetwork does not fit
+            the generator.
     """
 
     def __init__(
@@ -135,9 +80,8 @@ class NoiseHypernetModule(L.LightningModule):
         evaluation_seed: int = 0,
     ) -> None:
         super().__init__()
-        check_options(
-            images_per_prompt, warmup_steps, decay_steps, score_batch_size, type(generator), reward.balance_gradients
-        )
+        _check_numbers(images_per_prompt, warmup_steps, decay_steps)
+        _check_parts(score_batch_size, generator, reward)
         self.generator, self.hypernet, self.reward = generator, hypernet, reward
         self.score_batch_size = score_batch_size
         self.optimizer_factory, self.warmup_steps, self.decay_steps = optimizer, warmup_steps, decay_steps
@@ -170,6 +114,26 @@ class NoiseHypernetModule(L.LightningModule):
         frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
         return frozen + [name for name, _ in self.named_buffers()]
 
+    def check_training(self, precision: str | int | None) -> None:
+        """Refuse what can be evaluated, but not trained.
+
+        Args:
+            precision: the trainer's, as its option has it.
+
+        Raises:
+            ValueError: if the rewards are not for training, or the precision does not go with the module's options.
+        """
+        if self.reward.gradient_free:
+            raise ValueError(
+                "A gradient_free reward ensemble is for searches without gradients, and cannot be trained on: leave "
+                "out gradient_free (model.reward.init_args.gradient_free)."
+            )
+        if str(precision) in ("16", "16-mixed") and (self.score_batch_size or self.reward.balance_gradients):
+            raise ValueError(
+                "score_batch_size and balance_gradients compute gradients before the loss is scaled, and small ones "
+                "are lost in float16: use --trainer.precision bf16-mixed."
+            )
+
     def setup(self, stage: str) -> None:
         """Have the generator and the rewards look at all prompts of the stage, and the generator be told of each
         training batch ahead.
@@ -178,16 +142,12 @@ class NoiseHypernetModule(L.LightningModule):
             ValueError: if they cannot take one of them, before any work is done; or as `check_training`.
         """
         if stage == "fit":
-            reward = self.reward
-            check_training(
-                self.trainer.precision, self.score_batch_size, reward.balance_gradients, reward.gradient_free
-            )
+            self.check_training(self.trainer.precision)
         data = self.trainer.datamodule
         if not isinstance(data, PromptDataModule):
             return
         data.announce = self._prepare_for
-        # A set that is too large for memory is looked at batch by batch.
-        prompts = [prompt for dataset in data.datasets.values() if dataset.in_memory for prompt in dataset.prompts]
+        prompts = [prompt for dataset in data.datasets.values() for prompt in dataset.prompts]
         self.generator.check_prompts(prompts)
         self.reward.check_prompts(prompts)
 
@@ -400,3 +360,27 @@ def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) 
         return 1.0
     progress = (step - warmup_steps) / max(1, decay_steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _check_numbers(images_per_prompt: int, warmup_steps: int, decay_steps: int | None) -> None:
+    if images_per_prompt < 1 or warmup_steps < 0:
+        raise ValueError(
+            "images_per_prompt must be at least 1 and warmup_steps not negative; "
+            f"got {images_per_prompt} and {warmup_steps}."
+        )
+    if decay_steps is not None and decay_steps < 1:
+        raise ValueError(f"decay_steps must be at least 1, not {decay_steps}; leave it out for a constant rate.")
+
+
+def _check_parts(score_batch_size: int | None, generator: Generator, reward: RewardEnsemble) -> None:
+    """Whether scores can be computed so many at a time."""
+    if score_batch_size is None:
+        return
+    if score_batch_size < 1:
+        raise ValueError(f"score_batch_size must be at least 1, not {score_batch_size}.")
+    if not (hasattr(generator, "denoise") and hasattr(generator, "decode")):
+        raise ValueError(
+            f"score_batch_size needs a generator that denoises and decodes; {type(generator).__name__} only generates."
+        )
+    if reward.balance_gradients:
+        raise ValueError("balance_gradients compares gradients of the whole batch; leave out score_batch_size or it.")

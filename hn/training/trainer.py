@@ -1,9 +1,9 @@
-"""Lightning's Trainer with the verbs of an experiment: train, compare, embed, plan and generate."""
+"""Lightning's Trainer with further commands of an experiment: train, compare and generate."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,11 +12,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from hn.cli.embed import embed_prompts
-from hn.data.encodings.write import Embedded
 from hn.evaluation.comparison.options import Comparison
 from hn.evaluation.generate import ImageRequest, write_images
-from hn.generators.pipeline import DiffusersGenerator
 from hn.report.results import write_results
 from hn.report.tables import results_table
 from hn.training.callbacks.evaluation import Evaluation
@@ -24,7 +21,6 @@ from hn.training.callbacks.images import ImageGrid
 from hn.training.checkpoints import TrainingCheckpointIO
 from hn.training.compare import ComparedPrompts, ComparisonRun, check_comparison
 from hn.training.module import NoiseHypernetModule
-from hn.training.planning.plan import Plan, plan_update
 from hn.training.run_directory import CHECKPOINTS, WEIGHTS
 from hn.utils.files import unused_directory
 
@@ -34,7 +30,7 @@ C = TypeVar("C", bound=Callback)
 
 
 class ExperimentTrainer(L.Trainer):
-    """A `lightning.Trainer` with five more verbs. `default_root_dir` is the run's directory."""
+    """A `lightning.Trainer` with three more methods. `default_root_dir` is the run's directory."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -194,40 +190,6 @@ class ExperimentTrainer(L.Trainer):
         print(f"weights      {hypernet}")
         facts = {"hypernet": hypernet, "precision": self.precision}
         write_images(methods, request, unused_directory(self.directory), facts, self.precision_plugin.forward_context)
-
-    def embed(self, generator: DiffusersGenerator, prompts: Sequence[str]) -> Embedded:
-        """Write the conditioning of prompts to files, from which training reads it without text encoders.
-
-        Args:
-            generator: with a `cache`; its outline is enough.
-            prompts: what is there already is not encoded again.
-
-        Raises:
-            ValueError, OSError: as `hn.cli.embed.embed_prompts`.
-        """
-        return embed_prompts(generator, prompts, self.strategy.root_device)
-
-    def plan(
-        self,
-        model: NoiseHypernetModule,
-        batch_size: int | None = None,
-        gpu_memory: Sequence[float] = (24, 48, 80, 141),
-        prompt: str | None = None,
-    ) -> Plan:
-        """Count the memory of an update, from shapes alone: nothing is computed and no GPU is needed.
-
-        Args:
-            model: its generator without weights (`load_weights` false).
-            batch_size: images per update and GPU; the data module's on the command line, where none is given.
-            gpu_memory: GPUs, in GiB, of which the command line says the largest batch.
-            prompt: that of every image; if not given, one as long as the text encoder takes, where its length matters.
-
-        Raises:
-            ValueError: as `hn.training.planning.plan.plan_update`, or without a batch size.
-        """
-        if batch_size is None:
-            raise ValueError("A plan needs a batch size.")
-        return plan_update(model, batch_size, self.precision, self.accumulate_grad_batches, prompt)
 
     def _best_checkpoint(self) -> Path | None:
         """The file of the first `ModelCheckpoint` that monitors something; None if it has none."""

@@ -425,7 +425,7 @@ def test_results_are_beside_the_images_and_go_on_with_another_metric(images, sco
     main(["score", "--metrics", "redness", str(images), "--device", "cpu"])
     shown = capsys.readouterr().out
     assert shown.startswith("4 images\n") and f"scores       {images / 'scores.json'} and scores.csv" in shown
-    assert f"results      {images / 'redness.jsonl'}" in shown
+    assert f"results      {images}: redness.jsonl\n" in shown
     main(["score", "--metrics", "redness,saturation", str(images), "--device", "cpu"])
     assert sum(scored) == 4
     assert list(json.loads((images / "scores.json").read_text())["summary"]["all"]) == ["redness", "saturation"]

@@ -11,7 +11,8 @@ from huggingface_hub import constants
 from PIL import Image
 
 import hn
-from hn.cli import has_config, main
+from hn.cli import main
+from hn.cli.generate import has_config
 from hn.cli.parsing import with_flag_values
 from hn.evaluation.generate import ImageRequest, Trained, write_images
 from hn.evaluation.methods import Sampled

@@ -111,17 +111,15 @@ def score_files(
     output: Path,
     facts: Mapping[str, Any],
     folder: Path,
-    batch_size: int = 8,
-    device: torch.device | str = "cpu",
-    shard: WorkShard | None = None,
+    batch_size: int,
+    device: torch.device | str,
+    shard: WorkShard,
 ) -> Results[Summary]:
     """Write the scores of each image to `output`, and a summary beside it.
 
-    Lines that are there already are kept, if the image is not newer than the file and the row of its prompt is the
-    same. Batches are the same however often it was interrupted and however many processes share them, and those begun
-    are done again: so the file is the same too.
-
-    A shard's lines go to a file of its own beside `output`; the shard that finds no other one's missing joins them.
+    Lines that are there already are kept, as `kept_lines` says. Batches are the same however often it was interrupted
+    and however many processes share them, and those begun are done again: so the file is the same too. A shard's lines
+    go to a file of its own beside `output`; the shard that finds no other one's missing joins them.
 
     Args:
         metric: what scores.
@@ -132,13 +130,12 @@ def score_files(
         folder: that files are named relative to, those in it.
         batch_size: images scored at once; images of different sizes are never.
         device: where to compute.
-        shard: share of the batches to score; all of them if not given.
+        shard: share of the batches to score.
 
     Raises:
         ValueError: if no image can be read, one is there twice, there are results with other settings, or one of the
             files is none that this metric can score.
     """
-    shard = WorkShard() if shard is None else shard
     require_same_settings(output, metric.settings)
     by_name = files_by_name(files, folder)
     unreadable = {name: size for name, file in by_name.items() if isinstance(size := sizes[file.path], str)}
@@ -152,7 +149,6 @@ def score_files(
     mine = {name for batch in share for name in batch} | kept_lines([own], by_name, metric.fields).keys()
     mine -= {name for batch in to_do for name in batch}
     score_batch = metric.load(files, device) if to_do else None  # before anything is written
-
     content = {"environment": environment(), **metric.settings, **facts}
     own.parent.mkdir(parents=True, exist_ok=True)
     write_json(summary_file(own), content)

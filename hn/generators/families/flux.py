@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from hn.generators.base import Conditioning
 from hn.generators.families.flow import PackedFlowMatching
 from hn.utils.device import to_device
+from hn.utils.private.diffusers import flux_positions, unpack_latents
 
 
 class Flux(PackedFlowMatching):
@@ -65,16 +66,11 @@ class Flux(PackedFlowMatching):
             encoder_hidden_states=embeds,
             # Positions: text has none, an image token its row and column.
             txt_ids=embeds.new_zeros(embeds.shape[1], 3),
-            img_ids=to_device(
-                pipe._prepare_latent_image_ids(
-                    model_input.shape[0], height // patch, width // patch, torch.device("cpu"), embeds.dtype
-                ),
-                embeds.device,
-            ),
+            img_ids=to_device(flux_positions(pipe, height // patch, width // patch, embeds.dtype), embeds.device),
             return_dict=False,
         )[0]
 
     def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:
         config = pipe.vae.config
-        latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+        latents = unpack_latents(pipe, latents, height, width)
         return pipe.vae.decode(latents / config.scaling_factor + config.shift_factor, return_dict=False)[0]

@@ -11,6 +11,7 @@ from hn.generators.base import Conditioning
 from hn.generators.families.base import require_multiples
 from hn.generators.families.flow import FlowMatching
 from hn.utils.device import to_device
+from hn.utils.private.diffusers import flux2_positions, flux2_text_positions
 
 
 class Flux2Klein(FlowMatching):
@@ -62,13 +63,13 @@ class Flux2Klein(FlowMatching):
     ) -> Tensor:
         embeds = conditioning["prompt_embeds"]
         output = backbone(
-            hidden_states=pipe._pack_latents(model_input),
+            hidden_states=model_input.flatten(2).transpose(1, 2),
             timestep=timestep.to(model_input.dtype),
             guidance=None,
             encoder_hidden_states=embeds,
             # All alike.
-            txt_ids=to_device(pipe._prepare_text_ids(embeds[:1]), embeds.device).expand(embeds.shape[0], -1, -1),
-            img_ids=to_device(pipe._prepare_latent_ids(model_input), embeds.device),
+            txt_ids=to_device(flux2_text_positions(pipe, embeds[:1]), embeds.device).expand(embeds.shape[0], -1, -1),
+            img_ids=to_device(flux2_positions(pipe, model_input), embeds.device),
             return_dict=False,
         )[0]
         return output.transpose(1, 2).reshape(model_input.shape)

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from hn.generators.base import Conditioning
 from hn.generators.families.flow import PackedFlowMatching
 from hn.utils.device import to_device
+from hn.utils.private.diffusers import unpack_latents
 
 
 class QwenImage(PackedFlowMatching):
@@ -81,7 +82,7 @@ class QwenImage(PackedFlowMatching):
     def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:
         config = pipe.vae.config
         # [B, C, 1, H, W]: the autoencoder is one for videos.
-        latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor).to(pipe.vae.dtype)
+        latents = unpack_latents(pipe, latents, height, width).to(pipe.vae.dtype)
         mean, std = (
             to_device(torch.tensor(values).view(1, -1, 1, 1, 1).to(latents.dtype), latents.device)
             for values in (config.latents_mean, config.latents_std)

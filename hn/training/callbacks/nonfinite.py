@@ -19,6 +19,7 @@ from torch.nn import Parameter
 from hn.training.callbacks.last_checkpoint import is_last_update
 from hn.training.callbacks.stopping import TrainingStopped
 from hn.utils.device import HostCopy
+from hn.utils.private.torch import foreach_mul_, foreach_norm, supports_amp_scaling
 from hn.utils.text import some_of
 
 # Whose fused kernels leave weights and moments alone where `found_inf` is 1, and the step counts are counted back.
@@ -27,12 +28,12 @@ _FUSED = (torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW, torch.optim.
 
 def skips_on_device(optimizer: torch.optim.Optimizer, has_scaler: bool) -> bool:
     """Whether `DeviceSkip` works for an optimiser: those of `torch.optim` with `fused: true`, and under
-    `precision: 16-mixed` what the scaler lets do its work (`_step_supports_amp_scaling`).
+    `precision: 16-mixed` those whose kernels do the scaler's work.
 
     Others count their steps on the host or have no way to be told.
     """
     if has_scaler:
-        return getattr(optimizer, "_step_supports_amp_scaling", False)
+        return supports_amp_scaling(optimizer)
     # The groups' say counts: a checkpoint brings its own.
     return type(optimizer) in _FUSED and all(group["fused"] for group in optimizer.param_groups)
 
@@ -63,7 +64,7 @@ class DeviceSkip:
         self._optimizer = optimizer
         self._new = [parameter for parameter in parameters if parameter not in optimizer.state]
         if has_scaler:
-            torch._foreach_mul_(gradients, torch.where(is_bad > 0, torch.nan, 1.0))
+            foreach_mul_(gradients, torch.where(is_bad > 0, torch.nan, 1.0))
         else:
             optimizer.found_inf = is_bad
 
@@ -349,7 +350,7 @@ def magnitudes(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     Args:
         tensors: of any shape but empty ones, and any floating dtype, which the magnitudes have too.
     """
-    return torch._foreach_norm(tensors, float("inf")) if tensors else ()
+    return foreach_norm(tensors, float("inf")) if tensors else ()
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass, transform_subclass
+
+from hn.utils.private.torch import FakeTensorMode, is_traceable_wrapper_subclass, transform_subclass
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from hn.generators.pipeline import DiffusersGenerator
 from hn.training.module import NoiseHypernetModule, OptimizerFactory
 from hn.training.planning.encoding import fake_conditioning, usual_prompt
 from hn.training.planning.fake import fake_copy, weight_bytes
 from hn.training.planning.update import UpdateMemory, update_memory, without_reports
+from hn.utils.private.torch import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 GIB = 1 << 30
 USABLE = 0.9

@@ -18,7 +18,6 @@ from hn.evaluation.detectors import geneval_verdicts
 from hn.evaluation.detectors.coco import OBJECTS
 from hn.evaluation.detectors.miniature import GridDetector
 from hn.evaluation.folder.images import load_image
-from hn.evaluation.folder.shard import WorkShard
 from hn.evaluation.geneval import VerdictOptions, evaluate
 from tests import tiny_detectors
 from tests.two_processes import torchrun
@@ -167,16 +166,16 @@ def test_shards_that_end_at_once_may_both_join_the_file(score, images, scored_ba
     score("--output", shared, "--shard", "0/2")
     join, joined = hn.evaluation.folder.score._join, []
 
-    def join_twice(metric, output, shard, *others):
+    def join_twice(metric, output, *others):
         if not joined:
-            joined.append(shard)
-            join(metric, output, WorkShard(0, 2), *others)
+            joined.append(output)
+            join(metric, output, *others)
             assert shared.read_bytes() == whole.read_bytes() and len(list(tmp_path.glob("shared*"))) == 2
-        return join(metric, output, shard, *others)
+        return join(metric, output, *others)
 
     monkeypatch.setattr("hn.evaluation.folder.score._join", join_twice)
     score("--output", shared, "--shard", "1/2")
-    assert joined == [WorkShard(1, 2)]
+    assert joined == [shared]
     assert shared.read_bytes() == whole.read_bytes() and len(list(tmp_path.glob("shared*"))) == 2
 
 

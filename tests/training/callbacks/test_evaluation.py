@@ -6,6 +6,7 @@ from huggingface_hub import constants
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from hn.evaluation.benchmarks.base import BenchmarkMetric, ImageScores
 from hn.evaluation.comparison.measure import measure, reference_features
 from hn.evaluation.methods import Sampled
 from hn.evaluation.metrics.diversity import pairwise_cosine_distance
@@ -131,6 +132,31 @@ class Brighter:
 
     def image_distance(self, first, second):
         return (first - second).mean(dim=(1, 2, 3)).abs()
+
+
+class Brightness(BenchmarkMetric):
+    """Mean brightness, for prompts with a cube."""
+
+    needs, score_names = "a cube", ("brightness",)
+
+    @classmethod
+    def asks(cls, row):
+        return "cube" in row["prompt"]
+
+    def score(self, images, rows):
+        return [ImageScores({"brightness": float(image.mean())}) for image in images]
+
+
+def test_metrics_of_benchmarks_are_logged_and_kept(make_module, make_data, make_trainer):
+    evaluation = Evaluation(fidelity=False, benchmarks=[Brightness()])
+    trainer = make_trainer(callbacks=[evaluation])
+    trainer.test(make_module(images_per_prompt=1), datamodule=make_data(), verbose=False)
+    scores = evaluation.record.column("benchmark/brightness")
+    assert 0 < scores.isnan().sum() < len(scores)
+    mean = float(scores.nanmean())
+    assert evaluation.summaries("test")["hypernetwork"]["benchmarks"] == {"brightness": pytest.approx(mean)}
+    assert float(trainer.callback_metrics["test/benchmark_brightness"]) == pytest.approx(mean)
+    assert "test/base_benchmark_brightness" in trainer.callback_metrics
 
 
 def test_features_of_ones_own_give_distances_and_diversity(make_module, make_data, make_trainer):

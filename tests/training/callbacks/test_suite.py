@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hn.cli.embed import experiment_prompts
+from hn.cli.subcommands import SUBCOMMANDS
 from hn.evaluation.comparison.measure import measure
 from hn.evaluation.methods import Sampled
 from hn.report.curves import read_scalars
@@ -186,8 +187,9 @@ def test_conditioning_covers_suites(make_data, prompts, tiny_prompts):
     }
     assert [own["name"] for own in suites_in(callbacks)] == ["words"]
     own = {row["prompt"] for row in ROWS} - {"the blue ball"}
-    for verb, expected in (("train", True), ("embed", True), ("test", True), ("compare", False), ("validate", False)):
-        found = [*experiment_prompts(verb, data, callbacks)]
+    for name, expected in (("train", True), ("embed", True), ("test", True), ("compare", False), ("validate", False)):
+        command = SUBCOMMANDS[name]
+        found = [*experiment_prompts(command.stages, command.has_suites, data, callbacks)]
         assert (own <= set(found)) is expected
         assert found[-1] == "two cube"
 

@@ -131,8 +131,8 @@ def test_the_detector_is_asked_for_the_two_objects(tmp_path):
     detector = Owlv2Detector(**tiny_benchmarks.owlv2(tmp_path), floor=0.0)
     images, prompts = torch.rand(2, 3, 48, 40), ["a cat near a dog", "a boy next to a cup"]
     metric = SpatialMetric(detector, SpatialOptions(least=0.0))
-    found = metric.score(images, [{"prompt": prompt} for prompt in prompts])
-    for image, prompt, scores in zip(images, prompts, found, strict=True):
+    scored = metric.score(images, [{"prompt": prompt} for prompt in prompts])
+    for image, prompt, scores in zip(images, prompts, scored, strict=True):
         relation = read_relation(prompt)
         row = {"include": [{"class": name, "count": 1} for name in (relation.first, relation.second)]}
         (found,) = detector.detect_for(image[None], [row], None)
@@ -140,8 +140,8 @@ def test_the_detector_is_asked_for_the_two_objects(tmp_path):
         assert scores.scores["spatial"] == pytest.approx(
             spatial_score(*best, relation.relation, (48, 40), metric.options), abs=1e-5
         )
-    assert len({scores.scores["spatial"] for scores in found}) == 2
-    assert all(scores.scores["spatial"] > 0 for scores in found)
+    assert len({scores.scores["spatial"] for scores in scored}) == 2
+    assert all(scores.scores["spatial"] > 0 for scores in scored)
 
 
 def test_colours_are_not_looked_at():
