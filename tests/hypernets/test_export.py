@@ -13,9 +13,9 @@ from hn.generators import Conditioning, PipelineGenerator
 from hn.generators.families.stable_diffusion import StableDiffusion
 from hn.hypernets import LoraFinetune, LoraHypernet
 from hn.hypernets.export import FACTS, ONNX_PACKAGES, export_hypernet, random_inputs
-from tests.tiny_pipelines import CASES
+from tests.tiny_pipelines import CASES, NETWORKS
 
-EXPORTABLE = [name for name in CASES if name not in ("z_image", "qwen_image")]
+EXPORTABLE = [name for name in NETWORKS if name not in ("z_image", "qwen_image")]
 NO_ONNX = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hn.cli.embed import embed_prompts
 from hn.data.encodings.files import PromptFiles, default_folder, size_in_words, without_padding
 from hn.generators import DiffusersGenerator
-from tests.tiny_pipelines import CASES
+from tests.tiny_pipelines import CASES, NETWORKS
 
 CPU = torch.device("cpu")
 PROMPTS = ["a red cube", "two blue ball left of the green cube", "a ball"]
@@ -106,7 +106,7 @@ def test_the_default_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, 
     assert default_folder() == Path.home() / "elsewhere"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_family_runs_on_files_without_its_text_encoders(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     case.build().save_pretrained(tmp_path / "pipe")

@@ -29,6 +29,7 @@ def make_on_meta(tiny_pipeline_folder: Path) -> Callable[..., NoiseHypernetModul
     return make
 
 
+@pytest.mark.slow
 def test_parts_are_those_of_the_loaded_pipeline(
     make_on_meta: Callable[..., NoiseHypernetModule], generator: DiffusersGenerator
 ) -> None:
@@ -46,6 +47,7 @@ def test_parts_are_those_of_the_loaded_pipeline(
     assert plan.on_cpu == {}
 
 
+@pytest.mark.slow
 def test_the_largest_batch_fits_and_the_next_does_not(make_on_meta: Callable[..., NoiseHypernetModule]) -> None:
     plan = plan_update(make_on_meta(), batch_size=4)
     memory = 3 * plan.total
@@ -57,6 +59,7 @@ def test_the_largest_batch_fits_and_the_next_does_not(make_on_meta: Callable[...
     assert plan.largest_batch(80 * GIB) > 1000
 
 
+@pytest.mark.slow
 def test_gradients_are_there_all_the_time_when_they_are_accumulated(
     make_on_meta: Callable[..., NoiseHypernetModule],
 ) -> None:
@@ -64,6 +67,7 @@ def test_gradients_are_there_all_the_time_when_they_are_accumulated(
     assert several.total == once.total + once.gradients
 
 
+@pytest.mark.slow
 def test_conditioning_from_files_needs_no_text_encoders(
     make_on_meta: Callable[..., NoiseHypernetModule], tmp_path: Path
 ) -> None:
@@ -73,6 +77,7 @@ def test_conditioning_from_files_needs_no_text_encoders(
     assert without.encoding == 0 < with_encoders.encoding
 
 
+@pytest.mark.slow
 def test_offloaded_text_encoders_are_on_the_gpu_while_they_encode(
     make_on_meta: Callable[..., NoiseHypernetModule],
 ) -> None:
@@ -105,6 +110,7 @@ def test_the_state_of_an_optimiser(factory: Callable, bytes_each: int) -> None:
     assert optimizer_bytes(factory, half) == 10 * bytes_each / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["z_image", "qwen_image", "flux2_klein"])
 def test_a_pipeline_that_reads_prompts_lengths_is_planned_for_prompts_that_fill_the_window(
     name: str, make_on_meta: Callable[..., NoiseHypernetModule], tmp_path: Path
