@@ -5,12 +5,11 @@ import json
 import os
 import resource
 import shutil
-import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -212,15 +211,20 @@ def tiny_checkpoints(
 
 @pytest.fixture(scope="session")
 def make_module(tiny_checkpoints: Path) -> Callable[..., NoiseHypernetModule]:
-    """A module on the tiny checkpoints, rewarded by CLIP (red is watched), with the module's options given."""
+    """A module on the tiny checkpoints, rewarded by CLIP (red is watched), with the module's options given.
+
+    Modules of the same data type and steps share their generator: tests leave it as it is.
+    """
+
+    @cache
+    def generator_of(dtype: str, steps: int) -> DiffusersGenerator:
+        options = {"strict_vocabulary": True, "encode_batch_size": 1}
+        return DiffusersGenerator(str(tiny_checkpoints / "pipeline"), steps=steps, dtype=dtype, **options)
 
     def make(
         hypernet: Hypernet | LoraFinetune | None = None, dtype: str = "float32", steps: int = 1, **options
     ) -> NoiseHypernetModule:
-        settings = {"dtype": dtype, "encode_batch_size": 1}
-        generator = DiffusersGenerator(
-            str(tiny_checkpoints / "pipeline"), steps=steps, strict_vocabulary=True, **settings
-        )
+        generator, settings = generator_of(dtype, steps), {"dtype": dtype, "encode_batch_size": 1}
         clip, held_out = (
             ClipReward(str(tiny_checkpoints / name), scale="cosine", **settings) for name in ("clip", "clip_held_out")
         )
@@ -265,29 +269,6 @@ def make_trainer(tmp_path: Path) -> Callable[..., ExperimentTrainer]:
         return ExperimentTrainer(**{**defaults, "enable_checkpointing": checkpoints, **options})
 
     return make
-
-
-@pytest.fixture
-def large_prompts(tmp_path: Path) -> Path:
-    """4 thousand prompts of 2200 characters, of which the second half are the first ones again."""
-    file = tmp_path / "large.txt"
-    file.write_text(2 * "".join(f"prompt {number} {'long' * 550}\n" for number in range(2_000)))
-    return file
-
-
-@pytest.fixture
-def peak_of() -> Callable[[Callable[[], Any]], int]:
-    """Gives the most bytes that Python's objects take during a call, beside those that were there."""
-
-    def peak(call: Callable[[], Any]) -> int:
-        tracemalloc.start()
-        try:
-            call()
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    return peak
 
 
 @pytest.fixture(scope="session")

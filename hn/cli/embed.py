@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,10 +14,8 @@ from lightning import LightningDataModule
 from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.parsing import UserError, user_errors
 from hn.data.encodings.files import PromptFiles
-from hn.data.encodings.missing import MissingPrompts
 from hn.data.encodings.write import SHARD_BYTES, Embedded, Encoder, write_missing
 from hn.data.module import PromptDataModule
-from hn.data.prompts import PromptDataset
 from hn.evaluation.suite import SuitePrompts
 from hn.generators.pipeline import DiffusersGenerator
 from hn.rewards.base import Reward
@@ -45,7 +42,7 @@ def embed_prompts(
         OSError: if the disk has too little room, or cannot be written to; says what to do.
     """
 
-    def load(missing: MissingPrompts) -> Encoder:
+    def load(missing: list[str]) -> Encoder:
         encoder, pipe = generator.load_prompt_encoder(device)
         encoder.check(pipe, missing)
         return Encoder(lambda batch: encoder.encode(pipe, batch, device), encoder.batch_size)
@@ -76,7 +73,7 @@ def embed_text_features(
         OSError: if the disk has too little room, or cannot be written to; says what to do.
     """
 
-    def load(_: MissingPrompts) -> Encoder:
+    def load(_: list[str]) -> Encoder:
         reward = load_reward().to(device)
         return Encoder(
             lambda batch: {FEATURES: reward.encode_text(batch)}, reward.encode_batch_size, [reward.text_window]
@@ -169,28 +166,9 @@ def _free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-@dataclass(frozen=True)
-class ExperimentPrompts(Iterable[str]):
-    """Prompts of an experiment, each as often as it comes; they can be gone through again and again. Those of a
-    memory-mapped set are not in memory together.
-
-    Attributes:
-        datasets: of the data module.
-        others: those of callbacks.
-    """
-
-    datasets: Sequence[PromptDataset]
-    others: Sequence[str]
-
-    def __iter__(self) -> Iterator[str]:
-        for dataset in self.datasets:
-            yield from dataset.iterate_texts()
-        yield from self.others
-
-
 def experiment_prompts(
     stages: Sequence[str] | None, has_suites: bool, data: Mapping[str, Any] | None, callbacks: Mapping[str, Any]
-) -> ExperimentPrompts:
+) -> list[str]:
     """The prompts that a command needs: those of the data module, and of callbacks.
 
     Args:
@@ -215,7 +193,7 @@ def experiment_prompts(
             prompts += SuitePrompts.read(suite["prompts"], *options).texts
     arguments = [(callback or {}).get("init_args", {}) for callback in callbacks.values()]
     prompts += [prompt for own in arguments if own not in suites for prompt in own.get("prompts") or []]
-    return ExperimentPrompts([*module.datasets.values()], prompts)
+    return [prompt for dataset in module.datasets.values() for prompt in dataset.prompts] + prompts
 
 
 def _stages_with_prompts(module: PromptDataModule) -> list[str]:

@@ -89,7 +89,7 @@ def nearest_options(parser: ArgumentParser, arguments: Sequence[str], message: s
     """
     options = option_strings(parser)
     options = [option for option in options if not option.endswith(".help")]
-    # What is below an option, like --data.memory_map, is known to the class that is chosen there alone.
+    # What is below an option, like --data.num_workers, is known to the class that is chosen there alone.
     ends = [option + "." for option in options]
     ends = tuple(end for end in ends if not any(option.startswith(end) for option in options))
     given = [word.partition("=")[0] for word in arguments if word.startswith("--")]

@@ -31,24 +31,20 @@ def read_prompts(path: PathLike) -> list[Row]:
         ValueError: if the ending is another one, the file is not UTF-8, a line is wrong (named by its number), or there
             are no prompts.
     """
-    rows = list(iterate_prompts(path))
+    path = Path(path)
+    if path.is_dir():
+        reader = _read_folder
+    elif path.suffix not in _READERS:
+        *others, last = _READERS
+        raise ValueError(f"{path}: prompt files end in {', '.join(others)} or {last}, not '{path.suffix}'")
+    elif not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such prompt file")
+    else:
+        reader = _READERS[path.suffix]
+    rows = list(reader(path))
     if not rows:
         raise ValueError(f"{path}: holds no prompts")
     return rows
-
-
-def iterate_prompts(path: PathLike) -> Iterator[Row]:
-    """The rows that `read_prompts` gives, one after the other: of all formats but `.json` with no more than a few of
-    them in memory. Raises what that raises when it comes there, but is empty where there are no prompts."""
-    path = Path(path)
-    if path.is_dir():
-        return _read_folder(path)
-    if path.suffix not in _READERS:
-        *others, last = _READERS
-        raise ValueError(f"{path}: prompt files end in {', '.join(others)} or {last}, not '{path.suffix}'")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such prompt file")
-    return _READERS[path.suffix](path)
 
 
 def has_known_ending(path: PathLike) -> bool:

@@ -1,6 +1,6 @@
 """Prompt sets for training, validation, testing and prediction."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -90,8 +90,6 @@ class PromptDataModule(LightningDataModule):
             named sets (unless the manifest says that repeats are meant) and leaves files as they are.
         filter_unsafe: leave out prompts with a word of data/prompts/unsafe_words.txt; None does so with the sets of
             which the manifest says so, like Pick-a-Pic.
-        memory_map: keep the training prompts in a file instead of memory, in the folder of named sets: for sets of tens
-            of millions. Order, resume, mixes and what is left out are the same.
         prompts_folder: where named sets are kept; None for HN_PROMPTS of the environment, else the user's cache folder.
 
     Attributes:
@@ -123,7 +121,6 @@ class PromptDataModule(LightningDataModule):
         exclude_eval_prompts: bool = True,
         deduplicate: bool | None = None,
         filter_unsafe: bool | None = None,
-        memory_map: bool = False,
         prompts_folder: str | None = None,
     ):
         super().__init__()
@@ -142,7 +139,6 @@ class PromptDataModule(LightningDataModule):
         self.exclude_eval_prompts = exclude_eval_prompts
         self.deduplicate = deduplicate
         self.filter_unsafe = filter_unsafe
-        self.memory_map = memory_map
         self.store = PromptStore(prompts_folder)
         check_names(self.paths)
         self.datasets: dict[str, PromptDataset] = {}
@@ -193,16 +189,15 @@ class PromptDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._eval_loader("predict")
 
-    def training_prompts(self) -> Iterator[str]:
-        """The prompts that are trained on, whether or not this process trains; none without `train`. With `memory_map`
-        they are not in memory together.
+    def training_prompts(self) -> list[str]:
+        """The prompts that are trained on, whether or not this process trains; none without `train`.
 
         Raises:
             ValueError, FileNotFoundError, DownloadError: as `setup`.
         """
         if not self.paths["train"]:
-            return iter(())
-        return (self.datasets.get("train") or self._training_dataset()).iterate_texts()
+            return []
+        return (self.datasets.get("train") or self._training_dataset()).prompts
 
     def _batches_done(self) -> int:
         """Number of training batches done in the running epoch; more than 0 only where a run resumes."""
@@ -249,7 +244,7 @@ class PromptDataModule(LightningDataModule):
     def _training_dataset(self) -> PromptDataset:
         held_out = self._eval_prompts() if self.exclude_eval_prompts else []
         options = {"limit": self.limits["train"], "exclude": held_out, "deduplicate": self.deduplicate}
-        return self._dataset("train", memory_map=self.memory_map, **options)
+        return self._dataset("train", **options)
 
     def _eval_prompts(self) -> list[str]:
         return [prompt for name in ("val", "test") if self.paths[name] for prompt in self._dataset(name).prompts]

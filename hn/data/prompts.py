@@ -1,10 +1,7 @@
 """Data sets of prompts."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -12,16 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hn.data.formats import Row, iterate_prompts, read_prompts
+from hn.data.formats import Row, read_prompts
 from hn.data.hub import HubPrompts
 from hn.data.manifest import PromptFile
-from hn.data.mapped import MappedRows
 from hn.data.mix import Part
 from hn.data.sources import Source, Sources, parse_sources
 from hn.data.store import PromptStore
-from hn.data.unsafe import WORDS_FILE, is_unsafe
-
-_COUNTS = ("n_excluded", "n_repeated", "n_unsafe")
+from hn.data.unsafe import is_unsafe
 
 
 class Prompt(TypedDict):
@@ -62,15 +56,11 @@ class PromptDataset(Dataset[Prompt]):
         filter_unsafe: whether to leave out prompts with unsafe words (see `is_unsafe`); None for those of named sets of
             which the manifest says so.
         store: where named sets are; the user's by default.
-        memory_map: whether to keep the rows in a file (in the folder of `store`) instead of memory; for training. An
-            epoch's order takes 24 bytes a prompt, and where repetitions are left out these are remembered while the
-            file is written. It is used again as long as sources and options are the same.
 
     Attributes:
-        rows: the rows kept; a list, or `MappedRows`.
-        in_memory: which of them.
+        rows: the rows kept.
         fingerprint: SHA-256 of all prompts in their order.
-        files: name of the set or path of the file that each row is from; of rows in memory alone.
+        files: name of the set or path of the file that each row is from.
         parts: the rows that came from each source, with its weight.
         n_excluded: number of rows left out because of `exclude`.
         n_repeated: as repetitions.
@@ -78,9 +68,7 @@ class PromptDataset(Dataset[Prompt]):
 
     Raises:
         FileNotFoundError, ValueError: as `read_prompts`, `parse_sources` and `PromptStore.require`; also if `limit` is
-            below 1, a weight is no whole number where it has to be, nothing is left, or `memory_map` is asked for
-            elsewhere than in training.
-        OSError: with `memory_map`, if the file cannot be written; says what to do.
+            below 1, a weight is no whole number where it has to be, or nothing is left.
         DownloadError: if a named set is not here and cannot be fetched.
     """
 
@@ -94,27 +82,18 @@ class PromptDataset(Dataset[Prompt]):
         deduplicate: bool | None = False,
         filter_unsafe: bool | None = None,
         store: PromptStore | None = None,
-        memory_map: bool = False,
     ):
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, or None for all prompts, not {limit}")
-        if memory_map and purpose != "train":
-            raise ValueError(f"memory_map is for training prompts; those for {purpose} are read into memory")
         self.sources = parse_sources(paths, purpose)
         self.purpose, self.deduplicate, self.filter_unsafe = purpose, deduplicate, filter_unsafe
         self.n_excluded = self.n_repeated = self.n_unsafe = 0
         self.files: list[str] = []
         self.parts: list[Part] = []
-        self.in_memory = not memory_map
         self.store = store or PromptStore()
-        unwanted = {normalised(prompt) for prompt in exclude}
-        if memory_map:
-            self.rows: Sequence[Row] = self._map(unwanted, limit)
-            self.fingerprint: str = self.rows.about["fingerprint"]
-        else:
-            digest = hashlib.sha256()
-            self.rows = list(self._kept(unwanted, limit, digest))
-            self.fingerprint = digest.hexdigest()
+        self.rows: list[Row] = []
+        self._read({normalised(prompt) for prompt in exclude}, limit)
+        self.fingerprint = hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()
         if not self.rows:
             names = ", ".join(source.name for source in self.sources)
             raise ValueError(f"{names}: every prompt is excluded or unsafe, none is left")
@@ -129,33 +108,25 @@ class PromptDataset(Dataset[Prompt]):
     @property
     def prompts(self) -> list[str]:
         """All prompts, in order."""
-        return [*self.iterate_texts()]
-
-    def iterate_texts(self) -> Iterator[str]:
-        """All prompts, in order, one after the other: with `memory_map` they are not in memory together."""
-        return (row["prompt"] for row in self.rows)
+        return [row["prompt"] for row in self.rows]
 
     @property
     def epoch_length(self) -> int:
         """Rows that an epoch of training holds: as many as there are, if no weights are given."""
         return sum(part.length for part in self.parts)
 
-    def _kept(self, unwanted: set[str], limit: int | None, digest: Any) -> Iterator[Row]:
-        """All rows that are kept; counts, parts and the digest of prompts are complete when the last one was given."""
+    def _read(self, unwanted: set[str], limit: int | None) -> None:
+        """Fill `rows`, `files` and `parts`, and count what is left out."""
         seen: set[str] = set()
-        n = 0
         for source in self.sources:
-            start = n
+            start = len(self.rows)
             for name, row in self._repeated(source, self._of_source(source, unwanted, seen)):
-                if limit is not None and n == limit:
+                if limit is not None and len(self.rows) == limit:
                     break
-                if self.in_memory:
-                    self.files.append(name)
-                digest.update(b"\n" * (n > 0) + row["prompt"].encode())
-                n += 1
-                yield row
-            if n > start:
-                self.parts.append(Part(start, n, source.weight if self.purpose == "train" else 1.0))
+                self.files.append(name)
+                self.rows.append(row)
+            if len(self.rows) > start:
+                self.parts.append(Part(start, len(self.rows), source.weight if self.purpose == "train" else 1.0))
 
     def _of_source(self, source: Source, unwanted: set[str], seen: set[str]) -> Iterator[tuple[str, Row]]:
         """The rows of a source that are not left out, each with the name of its file; `seen` learns of them."""
@@ -163,7 +134,7 @@ class PromptDataset(Dataset[Prompt]):
             is_named = isinstance(file, PromptFile)
             name = file.name if is_named else str(file)
             filtered = is_named and file.filter_unsafe if self.filter_unsafe is None else self.filter_unsafe
-            for row in self._rows(file):
+            for row in read_prompts(self._path(file)):
                 key = normalised(row["prompt"])
                 if filtered and is_unsafe(row["prompt"]):
                     self.n_unsafe += 1
@@ -173,18 +144,7 @@ class PromptDataset(Dataset[Prompt]):
                     self.n_repeated += 1
                 else:
                     yield name, row
-                if self._compares:
-                    seen.add(key)
-
-    def _rows(self, file: Path | PromptFile | HubPrompts) -> Iterator[Row]:
-        path = self._path(file)
-        if self.in_memory:
-            return iter(read_prompts(path))
-        rows = iterate_prompts(path)
-        first = next(rows, None)
-        if first is None:
-            raise ValueError(f"{path}: holds no prompts")
-        return chain([first], rows)
+                seen.add(key)
 
     def _path(self, file: Path | PromptFile | HubPrompts) -> Path:
         if isinstance(file, HubPrompts):
@@ -197,11 +157,6 @@ class PromptDataset(Dataset[Prompt]):
             return self.deduplicate
         return not isinstance(file, Path) and not getattr(file, "keep_repeats", False)
 
-    @cached_property
-    def _compares(self) -> bool:
-        """Whether repeated prompts of any file are left out: what was seen has to be remembered then."""
-        return any(self._is_unique(file) for source in self.sources for file in source.files)
-
     def _repeated(self, source: Source, rows: Iterator[tuple[str, Row]]) -> Iterable[tuple[str, Row]]:
         if self.purpose == "train":
             return rows
@@ -210,42 +165,6 @@ class PromptDataset(Dataset[Prompt]):
                 f"{source.name}: a weight is for training; elsewhere it counts repetitions, not {source.weight}"
             )
         return list(rows) * int(source.weight)
-
-    def _map(self, unwanted: set[str], limit: int | None) -> MappedRows:
-        """The rows in a file that belongs to these sources, as they are now, and these options."""
-        files = [self._path(file) for source in self.sources for file in source.files]
-        for file in files:
-            iterate_prompts(file)  # says what is wrong with its name before anything is written
-        inputs = [path for file in files for path in (sorted(file.iterdir()) if file.is_dir() else [file])]
-        facts = {
-            "sources": [[source.name, source.weight, len(source.files)] for source in self.sources],
-            "files": [[str(path.resolve()), *_state(path)] for path in inputs],
-            "options": [limit, self.deduplicate, self.filter_unsafe],
-            "unwanted": sorted(unwanted),
-            "unsafe_words": _state(WORDS_FILE),
-        }
-        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-        digest = hashlib.sha256()
-
-        def about() -> dict[str, Any]:
-            parts = [[part.start, part.stop, part.weight] for part in self.parts]
-            counts = {name: getattr(self, name) for name in _COUNTS}
-            return {"fingerprint": digest.hexdigest(), "parts": parts, **counts}
-
-        folder = self.store.folder / "mapped" / key
-        rows = MappedRows.open_or_write(folder, lambda: self._kept(unwanted, limit, digest), about)
-        self.parts = [Part(*part) for part in rows.about["parts"]]
-        for name in _COUNTS:
-            setattr(self, name, rows.about[name])
-        return rows
-
-
-def _state(path: Path) -> list[int]:
-    """What changes with a file's content: its size, and when it was written."""
-    if not path.is_file():
-        return []
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
 
 
 def collate_prompts(prompts: Sequence[Prompt]) -> PromptBatch:

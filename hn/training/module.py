@@ -147,8 +147,7 @@ class NoiseHypernetModule(L.LightningModule):
         if not isinstance(data, PromptDataModule):
             return
         data.announce = self._prepare_for
-        # A set that is too large for memory is looked at batch by batch.
-        prompts = [prompt for dataset in data.datasets.values() if dataset.in_memory for prompt in dataset.prompts]
+        prompts = [prompt for dataset in data.datasets.values() for prompt in dataset.prompts]
         self.generator.check_prompts(prompts)
         self.reward.check_prompts(prompts)
 

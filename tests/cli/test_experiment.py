@@ -385,7 +385,7 @@ def test_an_unknown_experiment_lists_those_there_are(refused, experiment):
                 "init_args.rnk: did you mean --model.hypernet.init_args.rank?\n",
             ],
         ),
-        (["--data.memory_mapp=true"], ["--data.memory_mapp: did you mean --data.memory_map?\n"]),
+        (["--data.num_worker=1"], ["--data.num_worker: did you mean --data.num_workers?\n"]),
         (["--callbacks.images.prompt=a"], ["--callbacks.images.prompt: did you mean --callbacks.images.prompts?\n"]),
         (
             ["--model.reward.rewards.clip.dtyp", "float16"],
@@ -461,6 +461,13 @@ def test_a_value_that_cannot_work_is_refused_before_weights_are_loaded(
     assert message in refused(verb, "--config", str(experiment), *options)
 
 
+def test_a_package_that_an_option_needs_is_named_before_weights_are_loaded(refused, experiment, monkeypatch):
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("hn.rewards.quantisation.importlib.util.find_spec", lambda name: None)
+    quantise = ["--model.reward.init_args.quantise", "int8"]
+    assert "pip install 'hn[quantise]'" in refused("train", "--config", str(experiment), *quantise)
+
+
 @pytest.mark.parametrize(
     ("verb", "options"), [("compare", ["--comparison.steps", "[2000]"]), ("generate", ["--steps", "2000"])]
 )
@@ -477,9 +484,9 @@ def test_a_misspelt_key_in_a_file_is_named(refused, experiment):
     child = experiment.parent / "child.yaml"
     child.write_text("extends: tiny.yaml\ntrainer: {max_stepz: 3}\n")
     assert "max_stepz" in refused("train", "--config", str(child))
-    child.write_text("extends: tiny.yaml\ndata: {init_args: {memory_mapp: true}}\n")
+    child.write_text("extends: tiny.yaml\ndata: {init_args: {num_worker: 1}}\n")
     message = refused("train", "--config", str(child))
-    assert "\nmemory_mapp: did you mean memory_map?\n" in message
+    assert "\nnum_worker: did you mean num_workers?\n" in message
 
 
 @pytest.mark.parametrize("option", ["--data.entirely_other=1", "--vars.anything=1", "--data=nonsense"])

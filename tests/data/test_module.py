@@ -240,20 +240,6 @@ def test_resuming_a_weighted_mix_continues_the_sequence(make_trainer, mix, tmp_p
     assert rest == whole[at:]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize(("before", "after"), [(True, True), (False, True), (True, False)])
-def test_a_set_on_disk_has_the_same_sequence_and_resumes(
-    make_trainer, mix, tmp_path, own_store, num_workers, before, after, recwarn
-):
-    whole = fit(make_trainer(max_epochs=3), mix)
-    first = make_trainer(max_steps=6, callbacks=[ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=6)])
-    assert fit(first, mix, num_workers=num_workers, memory_map=before) == whole[:6]
-    resumed = make_trainer(max_epochs=3)
-    rest = fit(resumed, mix, tmp_path / "step=6.ckpt", num_workers=num_workers, memory_map=after)
-    assert rest == whole[6:]
-    assert not [warning for warning in recwarn if "resumes with other" in str(warning.message)]
-
-
 @pytest.mark.parametrize("resumed_with_weights", [False, True])
 def test_resuming_with_other_weights_warns(make_trainer, mix, tmp_path, resumed_with_weights):
     runs = [mix, {"train": list(mix["train"])}]

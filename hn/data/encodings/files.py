@@ -74,11 +74,8 @@ class PromptFiles:
         Raises:
             ValueError: if a shard is damaged or not of these encoders.
         """
-        return [prompt for prompt in dict.fromkeys(prompts) if not self.has(prompt_key(prompt))]
-
-    def has(self, key: str) -> bool:
-        """Whether the prompt of a `prompt_key` is in the files. Raises what `missing` does."""
-        return key in self._places()
+        places = self._places()
+        return [prompt for prompt in dict.fromkeys(prompts) if prompt_key(prompt) not in places]
 
     def require(self, prompts: Iterable[str]) -> None:
         """Raises:
