@@ -94,8 +94,8 @@ class PromptDataModule(LightningDataModule):
 
     Attributes:
         datasets: those that were read, by "train", "val", "test" and "predict".
-        announce: told of each training batch but an epoch's first while the one before it is worked on; set by a module
-            that can prepare for it.
+        prefetch_hook: told of each training batch but an epoch's first while the one before it is worked on; set by a
+            module that can prepare for it.
 
     Raises:
         ValueError: for options out of range and names that are not known; in `setup`, for files as `read_prompts` says,
@@ -142,7 +142,7 @@ class PromptDataModule(LightningDataModule):
         self.store = PromptStore(prompts_folder)
         check_names(self.paths)
         self.datasets: dict[str, PromptDataset] = {}
-        self.announce: Callable[[PromptBatch], None] | None = None
+        self.prefetch_hook: Callable[[PromptBatch], None] | None = None
 
     def prepare_data(self) -> None:
         """Fetch the named sets that are needed and not here, on one process of each machine while the others wait."""
@@ -176,8 +176,8 @@ class PromptDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=self._on_cuda,
         )
-        if self.announce is not None:
-            loader.announce = self.announce
+        if self.prefetch_hook is not None:
+            loader.prefetch_hook = self.prefetch_hook
         return loader
 
     def val_dataloader(self) -> DataLoader | list[Any]:

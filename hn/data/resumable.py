@@ -16,8 +16,8 @@ _CHUNK = 1 << 16
 
 
 class EpochShuffle(DistributedSampler):
-    """A permutation of the data set, or of the epoch's rows of a weighted mix, for each (seed, epoch), dealt out to the
-    ranks in turn.
+    """A permutation of the data set, or of the epoch's rows of a weighted mix, for each (seed, epoch), distributed over
+    the ranks in turn.
 
     Every rank gets the same number of samples; the remainder is left out of this epoch. It is a `DistributedSampler` so
     that Lightning takes it as it is, on one device or many, and calls `set_epoch`.
@@ -86,11 +86,11 @@ class ResumableLoader(DataLoader):
     """A `DataLoader` over an `EpochShuffle` that Lightning may resume in the middle of an epoch.
 
     Attributes:
-        announce: told of each batch but the first when the one before it is handed out, so that what the batch needs
-            can be prepared meanwhile; does nothing by default.
+        prefetch_hook: told of each batch but the first when the one before it is handed out, so that what the batch
+            needs can be prepared meanwhile; does nothing by default.
     """
 
-    announce: Callable[[Any], None] = staticmethod(lambda batch: None)
+    prefetch_hook: Callable[[Any], None] = staticmethod(lambda batch: None)
 
     def __iter__(self) -> Iterator[Any]:
         # A generator function, so nothing happens before the first batch is asked for: Lightning makes the iterator
@@ -100,7 +100,7 @@ class ResumableLoader(DataLoader):
         while ahead is not None:
             batch, ahead = ahead, next(batches, None)
             if ahead is not None:
-                self.announce(ahead)
+                self.prefetch_hook(ahead)
             yield batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hn.data.encodings.cache import PromptCache
 from hn.data.encodings.files import PromptFiles
-from hn.data.encodings.window import TextWindow
+from hn.data.encodings.truncation import TruncationCounter
 from hn.generators.base import Conditioning
 from hn.generators.families import Family
 from hn.generators.offload import OnCpu, put_in
@@ -171,7 +171,7 @@ class PromptEncoder:
 
     def _read(self, pipe: DiffusionPipeline, prompt: str, device: torch.device) -> Conditioning:
         assert self.files is not None
-        written, now = parse_dtype(self.files.identity["dtype"]), getattr(pipe, self.family.backbone_name).dtype
+        written, now = parse_dtype(self.files.fingerprint["dtype"]), getattr(pipe, self.family.backbone_name).dtype
         return {
             # In the data type that the text encoders would have now, after a `to(torch.float64)` for example.
             name: tensor.to(device, now if tensor.dtype == written else tensor.dtype, non_blocking=True)
@@ -199,12 +199,12 @@ class PromptEncoder:
         if self._warned_of_long_prompts:
             return
         for tokenizer in self.family.tokenizers(pipe):
-            window = TextWindow(self.family.max_tokens(tokenizer), "a text encoder", type(tokenizer).__name__)
+            counter = TruncationCounter(self.family.max_tokens(tokenizer), "a text encoder", type(tokenizer).__name__)
             rest = iter(prompts)
             while some := list(islice(rest, COUNTED_AT_ONCE)):
-                window.count(some, [len(ids) for ids in tokenizer(some, verbose=False).input_ids])
-            window.warn()
-            self._warned_of_long_prompts |= window.cut > 0
+                counter.count(some, [len(ids) for ids in tokenizer(some, verbose=False).input_ids])
+            counter.warn()
+            self._warned_of_long_prompts |= counter.cut > 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_ahead": deque(maxlen=2)}  # threads stay with their process

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from hn.data.encodings.cache import PromptCache
 from hn.data.encodings.files import PromptFiles
-from hn.data.encodings.window import TextWindow
+from hn.data.encodings.truncation import TruncationCounter
 from hn.rewards.base import PreprocessedReward
 from hn.utils.device import to_device
 from hn.utils.dtype import full_precision
@@ -36,7 +36,7 @@ def number(parameter: Tensor) -> float:
 class ContrastiveReward(ApplyHook, PreprocessedReward):
     """scale * cos(image features, text features); text features are cached by prompt.
 
-    Subclasses load their towers, set `model`, `preprocess`, `logit_scale`, `text_source` and `text_window`, and say how
+    Subclasses load their towers, set `model`, `preprocess`, `logit_scale`, `text_source` and `truncation`, and say how
     images and prompts are encoded, and by what text features are known to be the same.
 
     Text features are computed outside autocast, so that they do not depend on who asks first, and may come from files
@@ -49,8 +49,8 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
 
     Attributes:
         model: both towers, with the parameter `logit_scale` between them.
-        text_source: those of the arguments that `text_identity` reads.
-        text_window: counts prompts as they are encoded; one warning says how many were cut.
+        text_source: those of the arguments that `text_fingerprint` reads.
+        truncation: counts prompts as they are encoded; one warning says how many were cut.
         logit_scale: the published model's, a number: half precision would round exp(logit_scale) by one percent.
 
     Raises:
@@ -59,7 +59,7 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
 
     model: Any  # transformers' or open_clip's
     text_source: dict[str, Any]
-    text_window: TextWindow
+    truncation: TruncationCounter
     logit_scale: float
 
     def __init__(self, scale: Scale, prompt_cache_size: int, encode_batch_size: int):
@@ -98,11 +98,11 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
 
     @abstractmethod
     def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """Features [n, D] of n prompts, in one call of the text tower; `text_window` counts them."""
+        """Features [n, D] of n prompts, in one call of the text tower; `truncation` counts them."""
 
     @classmethod
     @abstractmethod
-    def text_identity(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def text_fingerprint(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """All on which text features depend, in JSON's types, for `PromptFiles`; nothing is loaded for it.
 
         Args:
@@ -121,7 +121,7 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
         can be scored; else it stays, and a warning says so.
 
         Args:
-            files: of `text_identity(text_source)`.
+            files: of `text_fingerprint(text_source)`.
 
         Raises:
             ValueError: if a file is damaged.
@@ -139,7 +139,7 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Features [n, D] of n prompts, in batches, without gradients and outside autocast, on the reward's device.
-        What `text_window` counted is left to the caller to say."""
+        What `truncation` counted is left to the caller to say."""
         size, device = self.encode_batch_size, self.model.logit_scale.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return torch.cat(
@@ -149,7 +149,7 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
     def _features_of_prompts(self, prompts: list[str]) -> list[Tensor]:
         if self._files is None:
             features = self.encode_text(prompts)
-            self.text_window.warn()
+            self.truncation.warn()
             # Cloned: a view would keep the whole batch alive as long as one of its prompts is cached.
             return [row.clone() for row in features]
         self._files.require(prompts)

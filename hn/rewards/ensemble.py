@@ -210,7 +210,7 @@ class RewardEnsemble(nn.Module):
                 f"There is nothing for `cache` to read: none of {sorted(self._members())} has text features."
             )
         for reward in members:
-            reward.use_files(PromptFiles(cache, reward.text_identity(reward.text_source), "text features"))
+            reward.use_files(PromptFiles(cache, reward.text_fingerprint(reward.text_source), "text features"))
 
     def _compile(self) -> None:
         layers = [layer for reward in self.rewards.values() for layer in reward.image_layers()]

@@ -28,7 +28,7 @@ FORMAT = "hn prompt tensors 1"
 
 HEADER = "hn"
 
-IDENTITY_FILE = "encoder.json"
+FINGERPRINT_FILE = "encoder.json"
 
 EMBED = "`hn embed --config EXPERIMENT.yaml`"
 
@@ -44,23 +44,26 @@ def default_folder() -> Path:
 class PromptFiles:
     """Tensors of prompts as one set of text encoders, with its options, gives them; bit for bit.
 
-    Everything with the same `identity` is in one folder below `root`, named by the identity's hash: whatever changes in
-    the encoders leads to another folder, so that stale values are never read. In it are `encoder.json`, the identity,
-    and shards `00000.safetensors`, which are memory-mapped. A shard holds a tensor `<hash of the prompt>/<name>` for
-    each of a prompt's tensors, without its rows of zeros at the end (padding, which is put back), and the identity's
-    hash. A shard is put in its place in one step: an interrupted run leaves whole ones, and the next one goes on.
+    Everything with the same `fingerprint` is in one folder below `root`, named by the fingerprint's hash: whatever
+    changes in the encoders leads to another folder, so that stale values are never read. In it are `encoder.json`, the
+    fingerprint, and shards `00000.safetensors`, which are memory-mapped. A shard holds a tensor
+    `<hash of the prompt>/<name>` for each of a prompt's tensors, without its rows of zeros at the end (padding, which
+    is put back), and the fingerprint's hash. A shard is put in its place in one step: an interrupted run leaves whole
+    ones, and the next one continues.
 
     Args:
         root: folder for the tensors of all generators and rewards; True for `default_folder()`.
-        identity: all on which the tensors depend, in JSON's types; its "class" says of what kind the encoders are.
+        fingerprint: all on which the tensors depend, in JSON's types; its "class" says of what kind the encoders are.
         contents: what the tensors are called in messages.
     """
 
-    def __init__(self, root: str | Path | Literal[True], identity: Mapping[str, Any], contents: str = "conditioning"):
+    def __init__(
+        self, root: str | Path | Literal[True], fingerprint: Mapping[str, Any], contents: str = "conditioning"
+    ):
         self.root = default_folder() if root is True else Path(root).expanduser()
         self.contents = contents
-        self.identity = dict(identity)
-        canonical = json.dumps({"format": FORMAT, **self.identity}, sort_keys=True)
+        self.fingerprint = dict(fingerprint)
+        canonical = json.dumps({"format": FORMAT, **self.fingerprint}, sort_keys=True)
         self.key = hashlib.sha256(canonical.encode()).hexdigest()[:32]
         self.folder = self.root / self.key
         self.reopen()
@@ -130,8 +133,8 @@ class PromptFiles:
         path = self.folder / f"{number:05d}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / IDENTITY_FILE).is_file():
-                write_json(self.folder / IDENTITY_FILE, self.identity, durable=True)
+            if not (self.folder / FINGERPRINT_FILE).is_file():
+                write_json(self.folder / FINGERPRINT_FILE, self.fingerprint, durable=True)
             with atomic_write(path, durable=True) as temporary:
                 temporary.write_bytes(content)
         except OSError as error:
@@ -186,13 +189,13 @@ class PromptFiles:
     def others(self) -> list[str]:
         """What tensors below `root` of the same kind of encoders differ in from these, a line each."""
         found = []
-        for file in sorted(self.root.glob(f"*/{IDENTITY_FILE}")):
+        for file in sorted(self.root.glob(f"*/{FINGERPRINT_FILE}")):
             try:
                 other = json.loads(file.read_text())
             except (OSError, ValueError):
                 continue
-            if file.parent != self.folder and other.get("class") == self.identity.get("class"):
-                names = [name for name in self.identity if other.get(name) != self.identity[name]]
+            if file.parent != self.folder and other.get("class") == self.fingerprint.get("class"):
+                names = [name for name in self.fingerprint if other.get(name) != self.fingerprint[name]]
                 found.append(f"{file.parent} differs in {', '.join(names)}")
         return found
 
@@ -242,7 +245,7 @@ def read_header(path: Path, key: str) -> tuple[Sequence[str], dict[str, list[int
 
     Args:
         path: the shard.
-        key: of the encoders' identity.
+        key: of the encoders' fingerprint.
 
     Raises:
         ValueError: if it is truncated, or not of these encoders; says what to do.

@@ -24,7 +24,7 @@ class SanaSprint(Family):
     resolution binning is off. Steps after the first draw noise.
 
     Args:
-        guidance_scale: handed to the pipeline; multiplied with the model's `guidance_embeds_scale` it is the embedding.
+        guidance_scale: passed to the pipeline; multiplied with the model's `guidance_embeds_scale` it is the embedding.
         intermediate_timestep: angle of the second of two steps; evenly spaced if None, as other numbers of steps are.
         instruction: what the text encoder is told before the prompt; the pipeline's own by default, [] for none.
         max_sequence_length: tokens of the prompt, without the instruction.
