@@ -1,5 +1,6 @@
 """The files of a pipeline, perhaps put together from several places: found first, loaded when all else is right."""
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ class PipelineFiles:
         encoders = {}
         for name in self.text_parts(family):
             kind = getattr(transformers, self.index[name][1], None)
-            if isinstance(kind, type) and issubclass(kind, PreTrainedModel):
+            if inspect.isclass(kind) and issubclass(kind, PreTrainedModel):
                 with explain_missing(self.pretrained, self.revision, self.variant):
                     config = kind.config_class.from_pretrained(self.found, subfolder=name, revision=self.revision)
                 with torch.device("meta"):
@@ -241,10 +242,11 @@ def missing_files(folder: Path, name: str, weights: bool = True) -> list[str]:
     if not indices:
         return [] if any(file.endswith(WEIGHTS) for file in there) else [f"{name}/*{WEIGHTS[0]}"]
     shards = [set(json.loads((folder / name / file).read_text())["weight_map"].values()) - there for file in indices]
-    return [f"{name}/{shard}" for shard in sorted(min(shards, key=len))]
+    fewest = min(shards, key=len)
+    return [f"{name}/{shard}" for shard in sorted(fewest)]
 
 
-def _class(name: str) -> type:
+def _class(name: str) -> type[Any]:
     try:
         return getattr(diffusers, name)
     except AttributeError as error:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor, nn
 
 from hn.generators.assemble import replace_scheduler
@@ -147,7 +147,7 @@ class PipelineGenerator(ApplyHook, Generator):
         return other.eval()
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> ModelMixin:
         return self.components[self.family.backbone_name]
 
     @property

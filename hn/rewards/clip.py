@@ -81,7 +81,7 @@ class ClipReward(ContrastiveReward):
 
     @classmethod
     def text_fingerprint(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        model = arguments["pretrained"], arguments["revision"]
+        model: tuple[str, str | None] = (arguments["pretrained"], arguments["revision"])
         tokenizer = model if arguments["tokenizer"] is None else (arguments["tokenizer"], None)
         return {
             "class": class_path(cls),

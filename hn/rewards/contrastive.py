@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from hn.data.encodings.cache import PromptCache
@@ -57,7 +57,7 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
         ValueError: if an argument is unknown or out of range.
     """
 
-    model: nn.Module
+    model: Any  # transformers' or open_clip's
     text_source: dict[str, Any]
     truncation: TruncationCounter
     logit_scale: float
@@ -142,7 +142,9 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
         What `truncation` counted is left to the caller to say."""
         size, device = self.encode_batch_size, self.model.logit_scale.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            return torch.cat([self.encode_prompts(prompts[at : at + size]) for at in range(0, len(prompts), size)])
+            return torch.cat(
+                [self.encode_prompts(list(prompts[at : at + size])) for at in range(0, len(prompts), size)]
+            )
 
     def _features_of_prompts(self, prompts: list[str]) -> list[Tensor]:
         if self._files is None:

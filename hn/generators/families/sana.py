@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline, SanaSprintPipeline
+from diffusers import DiffusionPipeline, ModelMixin, SanaSprintPipeline
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import ASPECT_RATIO_1024_BIN
-from torch import Tensor, nn
+from torch import Tensor
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import Family, FirstStep, require_multiples
@@ -89,7 +89,7 @@ class SanaSprint(Family):
     def call_backbone(
         self,
         pipe: DiffusionPipeline,
-        backbone: nn.Module,
+        backbone: ModelMixin,
         model_input: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
