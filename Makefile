@@ -75,7 +75,7 @@ test: $(STAMP) ## run the fast tests, in minutes: make test [JOBS=2] [ARGS="-k r
 test-all: $(STAMP) ## run all tests, also those of several processes, kills, compilers and browsers
 	$(PYTEST) $(ARGS)
 
-# Vector instructions up to this CPU's own, since those that it lacks would crash; then two threads.
+# Vector instructions up to this CPU's own, for those that it lacks would crash; then two threads, which do not spin.
 test-exact: $(STAMP) ## run the tests of equal bits on the kernels of several kinds of CPU, and with two threads
 	@own="$$($(BIN)/python -c 'import torch; print(torch.backends.cpu.get_cpu_capability().lower())')"; \
 	tests="$$(grep -rl 'pytest\.mark\.exact' tests)"; \
@@ -84,7 +84,7 @@ test-exact: $(STAMP) ## run the tests of equal bits on the kernels of several ki
 	  run ATEN_CPU_CAPABILITY="$${kernels%:*}" ONEDNN_MAX_CPU_ISA="$${kernels#*:}"; \
 	  [ "$${kernels%:*}" != "$$own" ] || break; \
 	done; \
-	run HN_TEST_THREADS=2
+	run HN_TEST_THREADS=2 OMP_WAIT_POLICY=PASSIVE
 
 bench: $(STAMP) ## measure speed and memory: make bench [ARGS="inference --rounds 20"]
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -98,7 +98,7 @@ format: $(STAMP) ## mend what lint can mend
 	$(BIN)/ruff format .
 
 clean: ## remove build products and caches
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -path './$(VENV)' -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 clean-all: clean ## remove the virtual environment and all runs too

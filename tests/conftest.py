@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -210,15 +211,20 @@ def tiny_checkpoints(
 
 @pytest.fixture(scope="session")
 def make_module(tiny_checkpoints: Path) -> Callable[..., NoiseHypernetModule]:
-    """A module on the tiny checkpoints, rewarded by CLIP (red is watched), with the module's options given."""
+    """A module on the tiny checkpoints, rewarded by CLIP (red is watched), with the module's options given.
+
+    Modules of the same data type and steps share their generator: tests leave it as it is.
+    """
+
+    @cache
+    def generator_of(dtype: str, steps: int) -> DiffusersGenerator:
+        options = {"strict_vocabulary": True, "encode_batch_size": 1}
+        return DiffusersGenerator(str(tiny_checkpoints / "pipeline"), steps=steps, dtype=dtype, **options)
 
     def make(
         hypernet: Hypernet | LoraFinetune | None = None, dtype: str = "float32", steps: int = 1, **options
     ) -> NoiseHypernetModule:
-        settings = {"dtype": dtype, "encode_batch_size": 1}
-        generator = DiffusersGenerator(
-            str(tiny_checkpoints / "pipeline"), steps=steps, strict_vocabulary=True, **settings
-        )
+        generator, settings = generator_of(dtype, steps), {"dtype": dtype, "encode_batch_size": 1}
         clip, held_out = (
             ClipReward(str(tiny_checkpoints / name), scale="cosine", **settings) for name in ("clip", "clip_held_out")
         )

@@ -3,6 +3,21 @@
 `hn COMMAND [--OPTION VALUE ...]`; `COMMANDS` below lists the commands. Each is imported when it is asked for, so that
 `hn --help` and `hn prompts` do without PyTorch. What a user can mend is said in one message, with exit status 2;
 HN_TRACEBACK=1 in the environment adds the traceback.
+
+From `hn train` to the optimiser's step, the files to read are, in this order:
+
+1. hn/__main__.py: the entry point.
+2. hn/cli/__init__.py: finds the command in `COMMANDS`, and imports it.
+3. hn/cli/experiment.py: `HnCLI` parses the configuration, checks it, makes the objects and calls `ExperimentTrainer`.
+4. hn/cli/subcommands.py: what `train` needs before it starts, a row of a table.
+5. hn/training/trainer.py: `train` is Lightning's `fit`, then weights, test and results.
+6. hn/data/module.py: the prompts, as batches.
+7. hn/training/module.py: `configure_optimizers`, and `training_step`, which calls what follows before Lightning steps.
+8. hn/generators/noise.py: the noise x0.
+9. hn/hypernets/lora.py: the hypernetwork f.
+10. hn/generators/pipeline_generator.py: the frozen generator g, which makes images of x0 + f(x0).
+11. hn/rewards/ensemble.py: the reward r of these images.
+12. hn/objective.py: the loss, `regulariser(f) - reward_weight * r`.
 """
 
 from __future__ import annotations
@@ -56,7 +71,7 @@ COMMANDS = {
     "generate": Command("hn.cli.generate:generate", "Make images of prompts, with an experiment or any generator."),
     "plan": _of_experiment("Count the memory of a training update, without a GPU and without weights."),
     "embed": _of_experiment("Write the text embeddings of an experiment's prompts to files."),
-    "study": Command("hn.cli.study.run:run_study", "Train an experiment once for each value of an option."),
+    "study": Command("hn.cli.study.command:study", "Train an experiment once for each value of an option."),
     "fit": _of_experiment("Train an experiment without the test at the end."),
     "validate": _of_experiment("Measure trained weights on the validation prompts."),
     "test": _of_experiment("Measure trained weights on the test prompts."),

@@ -1,8 +1,8 @@
 """A weighted sum of rewards, returned with all its components."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from hn.rewards.preprocess import SharedPixels
 from hn.rewards.quantisation import Quantisation, quantise_linear_layers, require_torchao
 from hn.rewards.score_statistics import ScoreStatistics
 from hn.utils.dtype import full_precision
-from hn.utils.hub import Repository, repositories_in
 from hn.utils.layers import compile_layers, require_compile
 
 _QUANTISATIONS = {*get_args(Quantisation)}
@@ -94,7 +93,7 @@ class RewardEnsemble(nn.Module):
             weights = _published_weights(rewards)
             if normalise:
                 raise ValueError("Published weights are for published scales; with `normalise` give weights as well.")
-        check_options(rewards, weights, held_out, normalise, balance_gradients, gradient_free, quantise)
+        _check_options(rewards, weights, held_out, normalise, balance_gradients, gradient_free, quantise)
         self.rewards, self.held_out = trained, watched
         self.weights = {name: float(weights[name]) for name in rewards}
         self.normalise = dict(normalise)
@@ -105,20 +104,6 @@ class RewardEnsemble(nn.Module):
         self._quantise(quantise)
         if compile:
             self._compile()
-
-    @classmethod
-    def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
-        """The Hub repositories that the rewards need. It is called before anything is loaded, so it also checks that
-        the packages for the options are installed.
-
-        Raises:
-            ImportError, ValueError: as `__init__`.
-        """
-        if arguments.get("compile"):
-            require_compile()
-        if arguments.get("quantise"):
-            require_torchao()
-        yield from repositories_in(arguments)
 
     def forward(self, images: Tensor, prompts: Sequence[str]) -> RewardOutput:
         """Scores of images [B, 3, H, W] in [0, 1] for B prompts.
@@ -254,24 +239,17 @@ class RewardEnsemble(nn.Module):
         return sorted(self.rewards, key=lambda name: self.weights[name] == 0)
 
 
-def check_options(
-    rewards: Mapping[str, Reward | type[Reward]],
+def _check_options(
+    rewards: Mapping[str, Reward],
     weights: Mapping[str, float] | None,
-    held_out: Mapping[str, Reward | type[Reward]],
+    held_out: Mapping[str, Reward],
     normalise: Mapping[str, ScoreStatistics],
     balance_gradients: bool,
     gradient_free: bool,
     quantise: Quantisation | Mapping[str, Quantisation] | None,
 ) -> None:
-    """Refuse an ensemble's options where names and classes tell that it cannot work; rewards need not be loaded.
-
-    Args:
-        rewards, held_out: by name, or their classes.
-        weights: one per reward, or None for the published ones.
-        normalise, balance_gradients, gradient_free, quantise: as for `RewardEnsemble`.
-
-    Raises:
-        ValueError: as `RewardEnsemble`.
+    """Raises:
+    ValueError: as `RewardEnsemble`, for all that names and kinds of rewards tell.
     """
     if not rewards:
         raise ValueError("A reward ensemble needs at least one reward.")

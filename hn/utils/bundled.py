@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _FOLDER = Path(__file__).parents[1] / "_bundled"
-_PARTS = ("data", "experiments")
+_PARTS = ("data/miniature", "data/prompts", "experiments/")
 _WRITTEN = ("--output", "--run.root")
 """Options that name what a command writes."""
 
@@ -31,10 +31,10 @@ def bundled(path: str | Path) -> Path:
 
 def find_path(path: str) -> str:
     """The path itself; or, if it is relative and the working directory has no such file but hn has, where hn has it."""
-    first, *others = Path(path).parts or ("",)
-    if first not in _PARTS or ".." in others or os.path.exists(path) or not os.path.exists(_FOLDER / path):
-        return path
-    return str(bundled(path))
+    is_candidate = path.startswith(_PARTS) and ".." not in Path(path).parts
+    if is_candidate and not os.path.exists(path) and os.path.exists(_FOLDER / path):
+        return str(bundled(path))
+    return path
 
 
 def find_paths(content: Any) -> Any:

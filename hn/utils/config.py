@@ -62,13 +62,14 @@ def read_config(file: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if a file is missing; lists what is there.
-        ValueError: if a file is no YAML mapping, or extends itself.
+        ValueError: if a file is no YAML mapping, or extends itself, or removes a reward that it does not inherit.
     """
     contents: dict[Path, dict[str, Any]] = {}
     _collect(Path(find_path(str(file))), (), contents)
     merged: dict[str, Any] = {}
     for content in contents.values():
         merged = merge(merged, content)
+    _require_inherited(merged)
     return find_paths(merged)
 
 
@@ -92,6 +93,21 @@ def _without_removed_rewards(base: dict[str, Any], change: dict[str, Any]) -> tu
         change[group] = _without(change[group], removed)
         base |= {key: _without(base[key], removed) for key in (group, *options) if isinstance(base.get(key), dict)}
     return base, change
+
+
+def _require_inherited(content: Mapping[str, Any]) -> None:
+    """Raises:
+    ValueError: if a reward is still null, so that there was none to remove.
+    """
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            continue
+        if key in REWARD_GROUPS and (unknown := [name for name, reward in value.items() if reward is None]):
+            known = ", ".join(name for name in value if name not in unknown) or "none"
+            raise ValueError(
+                f"`null` removes an inherited reward, but {key} inherits no {unknown[0]!r}; it has: {known}."
+            )
+        _require_inherited(value)
 
 
 def _without(mapping: dict[str, Any], names: set[str]) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import hn
+import hn.cli
 from hn.cli import COMMANDS, main
 from hn.cli.environment import RANKS, SLURM_RANKS, invalid_rank
 
@@ -48,7 +49,7 @@ LARGE = ("torch", "lightning", "diffusers", "transformers")
         ["--version"],
         ["trian"],
         ["prompts", "list"],
-        *([command, "--help"] for command in ("prompts", "generate", "export", "report")),
+        *([command, "--help"] for command in ("prompts", "generate", "export", "report", "study")),
     ],
 )
 def test_a_command_imports_nothing_large_before_it_needs_it(arguments: list[str]) -> None:
@@ -124,3 +125,10 @@ def test_modules_of_the_working_directory_are_found_and_take_no_library_s_place(
     safe = {**environment, "PYTHONSAFEPATH": "1"}
     found = subprocess.run([sys.executable, script], cwd=work, env=safe, capture_output=True, text=True)
     assert found.returncode == 1 and found.stderr == "No module named 'my_rewards'\n"
+
+
+def test_the_walk_to_the_optimisers_step_names_files_that_are_there() -> None:
+    files = re.findall(r"^\d+\. (hn/\S+\.py): ", hn.cli.__doc__, re.MULTILINE)
+    assert len(files) == 12
+    for file in files:
+        assert (Path(hn.__file__).parents[1] / file).is_file(), file

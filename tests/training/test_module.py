@@ -177,11 +177,11 @@ def test_the_seed_alone_makes_the_weights(make_module):
     assert not torch.equal(states[1][name], states[2][name])
 
 
-def test_several_steps_draw_their_noise_from_the_seed(make_module):
+def test_several_steps_draw_their_noise_from_the_seed(make_module, monkeypatch):
     module = make_module(steps=3)
     scheduler = module.generator.pipe.scheduler  # one that draws noise between steps
     config = {**scheduler.config, "rescale_betas_zero_snr": False}
-    module.generator.pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(config)
+    monkeypatch.setattr(module.generator.pipe, "scheduler", EulerAncestralDiscreteScheduler.from_config(config))
     torch.manual_seed(0)
     first = module.training_step(BATCH, 0)
     torch.manual_seed(1)

@@ -30,15 +30,26 @@ def test_a_relative_path_is_looked_up_in_the_working_directory_first(elsewhere: 
 
 
 @pytest.mark.parametrize(
-    "path", ["", ".", "data/nothing", "objective.py", "data/../../objective.py", "/data/miniature", "a photo of a star"]
+    "path",
+    [
+        "",
+        ".",
+        "data",
+        "experiments",
+        "data/nothing",
+        "objective.py",
+        "data/../../objective.py",
+        "/data/miniature",
+        "a photo of a star",
+    ],
 )
 def test_any_other_path_stays_as_it_is(path: str) -> None:
     assert find_path(path) == path
 
 
 def test_paths_of_a_file_are_found_wherever_they_stand() -> None:
-    content = {"a": [{"b": PIPELINE}, 1, None], "train": {"data/prompts/examples.jsonl": 1.0}, "c": "${a}/b"}
-    found = {"a": [{"b": str(ROOT / PIPELINE)}, 1, None], "train": {str(ROOT / "data/prompts/examples.jsonl"): 1.0}}
+    content = {"data": [{"b": PIPELINE}, 1, None], "train": {"data/prompts/examples.jsonl": 1.0}, "c": "${a}/b"}
+    found = {"data": [{"b": str(ROOT / PIPELINE)}, 1, None], "train": {str(ROOT / "data/prompts/examples.jsonl"): 1.0}}
     assert find_paths(content) == found | {"c": "${a}/b"}
 
 

@@ -68,10 +68,18 @@ def test_null_removes_an_inherited_reward_and_its_weight():
     assert merge({**base, "quantise": "int8"}, change)["quantise"] == "int8"
 
 
-def test_null_for_a_reward_that_is_not_inherited_stays_and_is_refused_later():
+def test_null_for_a_reward_that_is_not_inherited_is_refused(write):
+    rewards = {"clip": {"class_path": "A"}, "redness": {"class_path": "B"}}
+    folder = write(
+        base={"model": {"reward": {"init_args": {"rewards": rewards}}}},
+        mistyped={"extends": "base.yaml", "model": {"reward": {"init_args": {"rewards": {"clpi": None}}}}},
+    )
+    with pytest.raises(ValueError, match="rewards inherits no 'clpi'; it has: clip, redness"):
+        read_config(folder / "mistyped.yaml")
+
+
+def test_a_weight_for_a_removed_reward_stays_so_that_the_ensemble_names_it():
     base = {"rewards": {"clip": {"class_path": "A"}}, "weights": {"clip": 1.0}}
-    assert merge(base, {"rewards": {"clpi": None}})["rewards"] == {"clip": {"class_path": "A"}, "clpi": None}
-    # A weight that is given for a removed reward stays too, so that it is named.
     merged = merge(base, {"rewards": {"clip": None}, "weights": {"clip": 2.0}})
     assert merged == {"rewards": {}, "weights": {"clip": 2.0}}
 

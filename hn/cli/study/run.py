@@ -1,9 +1,8 @@
-"""`hn study`: train an experiment once for each value of an option, and set the results side by side."""
+"""A study's commands: what is left to train and to test of it, in order."""
 
 from __future__ import annotations
 
 import json
-from argparse import ArgumentError, ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,19 +17,16 @@ from hn.cli.experiment import HnCLI, run_experiment
 from hn.cli.parsing import UserError, user_errors, without_options
 from hn.cli.preflight import check_model
 from hn.cli.processes import are_several, require_one_process
+from hn.cli.study.command import STUDIES
 from hn.cli.study.definition import EXPERIMENT, Study, Variant, as_arguments, read_study
 from hn.cli.study.report import Point, write_study
 from hn.report.results import write_results
 from hn.training.callbacks.evaluation import Evaluation
 from hn.training.run_directory import CHECKPOINTS, RunDirectory
 from hn.utils.class_path import import_class
-from hn.utils.config import config_names, find_config
+from hn.utils.config import find_config
 from hn.utils.text import changes, differences
 
-STUDY_USAGE = "hn study --config experiments/studies/NAME.yaml [--OPTION VALUE ...]"
-STUDY_DESCRIPTION = """Train an experiment once for each value of an option, and set the results side by side.
-What is trained already is kept, what was interrupted is continued. Further options are those of hn train, for all."""
-STUDIES = "experiments/studies"
 _OWN = ("run.experiment", "run.name", "ckpt_path")
 _SHOWN = 5  # differences that an error lists
 # What a training does not depend on.
@@ -89,31 +85,16 @@ class Step:
         return self.folder / "results.json"
 
 
-def study_parser() -> ArgumentParser:
-    """Options of `hn study` itself."""
-    parser = ArgumentParser(
-        prog="hn study", usage=STUDY_USAGE, description=STUDY_DESCRIPTION, allow_abbrev=False, exit_on_error=False
-    )
-    parser.add_argument("--config", "-c", help="YAML file of the study; docs/studies.md says what it has.")
-    return parser
-
-
-def run_study(arguments: Sequence[str]) -> None:
-    """`hn study`.
+def run_study(file: str, others: Sequence[str]) -> None:
+    """Train and test the variants of a study that are not there yet, and set the results side by side.
 
     Args:
-        arguments: the command line after `hn study`.
+        file: the study's YAML file.
+        others: options of all commands, from the command line.
 
     Raises:
         UserError: if the study or one of its variants is wrong, before any of them is trained.
     """
-    try:
-        known, others = study_parser().parse_known_args(list(arguments))
-    except ArgumentError as error:
-        raise UserError(str(error)) from None
-    file = known.config
-    if file is None:
-        raise UserError(f"A study is missing: {STUDY_USAGE}\nThere are: {', '.join(config_names(STUDIES))}.")
     require_one_process("study")
     with user_errors():
         study = read_study(find_config(file, "study", STUDIES))
