@@ -1,4 +1,4 @@
-"""CLIP similarity of image and prompt, from open_clip's models."""
+"""CLIP similarity of image and prompt, with models of open_clip."""
 
 import difflib
 import json
@@ -31,9 +31,9 @@ _PREPROCESSING = {"interpolation": "bicubic", "resize_mode": "shortest"}
 class OpenClipReward(ContrastiveReward):
     """exp(logit_scale) * cos(image features, text features) of an open_clip model with open_clip's own towers.
 
-    Text features are cached by prompt; prompts are cut to the model's window by open_clip's bundled tokenizer. Images
-    are resized and cropped as `ClipPreprocess` does, and features compared, in float32 at least, whatever the data type
-    of the weights: scores are float32 too. The model is built without random weights, and its file mapped.
+    Text features are cached by prompt; open_clip's tokenizer truncates prompts to the model's context length.
+    `ClipPreprocess` and the cosine are computed in float32 (float64 for float64 weights), also if the weights are in
+    half precision. The model is built without random initialisation, and its weights are memory-mapped.
 
     Args:
         architecture: a name that `open_clip.list_models()` has, or the path of an open_clip JSON config.
@@ -42,11 +42,11 @@ class OpenClipReward(ContrastiveReward):
         revision: branch, tag or commit on the Hub.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
         scale: "logit" for exp(logit_scale) * cos (about 100 * cos), "percent" for a hundredth of it, "cosine" for cos.
-        prompt_cache_size: number of prompts whose features are kept.
-        encode_batch_size: most prompts encoded in one call of the text tower. With 1 a prompt's features do not depend,
-            to the last bit, on the prompts that happen to be new with it.
+        prompt_cache_size: number of prompts whose features are cached.
+        encode_batch_size: most prompts per call of the text tower. With 1, the features of a prompt do not depend on
+            the other prompts, bit for bit.
         gradient_checkpointing: recompute the image tower's activations in the backward pass, to save memory.
-        weight_files: names that the file of weights may have in a repository or folder; the first one found is taken.
+        weight_files: possible names of the weights in a repository or folder; the first that exists is used.
 
     Raises:
         FileNotFoundError: if there are no such weights; says how to get them.
@@ -135,10 +135,10 @@ class OpenClipReward(ContrastiveReward):
 
 
 class CountingTokenizer(open_clip.SimpleTokenizer):
-    """open_clip's tokenizer, which cuts prompts without saying so.
+    """open_clip's tokenizer, which truncates prompts silently, with a record of their lengths.
 
     Attributes:
-        lengths: numbers of tokens of the texts so far, with start and end, before they were cut.
+        lengths: number of tokens of each text of the last calls, with start and end tokens, before truncation.
     """
 
     def __init__(self, **options: Any):
@@ -153,7 +153,7 @@ class CountingTokenizer(open_clip.SimpleTokenizer):
 
 @dataclass(frozen=True)
 class Architecture:
-    """An open_clip model before its weights.
+    """Description of an open_clip model without its weights.
 
     Attributes:
         config: arguments of `open_clip.CLIP`.
@@ -172,7 +172,7 @@ class Architecture:
 
 
 def read_architecture(architecture: str, pretrained: str = "") -> Architecture:
-    """What open_clip, or a JSON file in its format, says about a model; a tag adds its normalisation and activation.
+    """The architecture from open_clip or a JSON file in its format; a tag of weights adds normalisation and activation.
 
     Raises:
         FileNotFoundError: if there is no such JSON file.
@@ -206,7 +206,7 @@ def read_architecture(architecture: str, pretrained: str = "") -> Architecture:
 
 
 def build_model(config: dict[str, Any]) -> open_clip.CLIP:
-    """The model with its parameters on the meta device, so that no random weights are made.
+    """The model with its parameters on the meta device, to avoid random initialisation.
 
     Raises:
         ValueError: if open_clip does not know an option of the config.

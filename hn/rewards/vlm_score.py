@@ -1,4 +1,4 @@
-"""A vision-language model that is asked for a grade, and whose answer is read."""
+"""A grade from a vision-language model, parsed from its answer."""
 
 import re
 from collections.abc import Sequence
@@ -11,20 +11,19 @@ from hn.rewards.vlm import VlmReward, find_vlm, load_vlm
 
 
 class VlmScoreReward(VlmReward):
-    """The number that a vision-language model writes when it is asked to grade an image for a prompt.
+    """The number in the answer of a vision-language model that is asked to grade an image for a prompt.
 
-    Answers are written greedily, so that an image's score is always the same.
+    Answers are generated greedily, so the score of an image is deterministic.
 
     Args:
         pretrained: Hub id or folder of a vision-language model of transformers that comes with a chat template.
-        template: the question, with {prompt} in the prompt's place.
-        patterns: regular expressions, each with one group around a number; the first match of each counts, and the
-            score is the mean over the patterns.
-        fallback: score of an answer in which a pattern finds nothing; by default that is an error.
-        max_new_tokens: longest answer; what is written after it is lost.
+        template: the question, with {prompt} as placeholder.
+        patterns: regular expressions, each with one group for a number. The score is the mean of their first matches.
+        fallback: score of an answer that does not match all patterns; an error by default.
+        max_new_tokens: most tokens of an answer; longer answers are truncated.
         revision: branch, tag or commit on the Hub.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
-        batch_size: most images in one forward pass; scores do not depend on it.
+        batch_size: most images per forward pass; scores do not depend on it.
 
     Raises:
         FileNotFoundError: if there is no such model; says how to get it.

@@ -1,6 +1,7 @@
 """What hn uses of other libraries' private names is there, and behaves as hn expects."""
 
 import ast
+import logging
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,13 @@ from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_mod
 from diffusers import AutoencoderDC, AutoencoderKL, Flux2KleinPipeline, FluxPipeline, QwenImagePipeline
 from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
+from transformers import CLIPVisionModelWithProjection
 
 from hn.utils.private import torch as private
 from hn.utils.private.accelerate import is_offloaded
 from hn.utils.private.argparse import option_strings
 from hn.utils.private.diffusers import flux2_positions, flux2_text_positions, flux_positions, unpack_latents
+from hn.utils.private.transformers import without_other_weights
 
 PACKAGE = Path(__file__).parents[2] / "hn"
 
@@ -164,6 +167,20 @@ def test_offloaded_modules_are_known() -> None:
     assert is_offloaded(module)
     remove_hook_from_module(module[0])
     assert not is_offloaded(module)
+
+
+def test_weights_that_a_model_does_not_need_give_no_warning(tiny_clip_folder: Path, caplog) -> None:
+    logger = logging.getLogger("transformers")  # does not propagate
+    logger.addHandler(caplog.handler)
+    others = (r"^text_model\.", r"^text_projection\.", r"^logit_scale$")
+    for model_class, is_quiet in (
+        (CLIPVisionModelWithProjection, False),
+        (without_other_weights(CLIPVisionModelWithProjection, others), True),
+    ):
+        caplog.clear()
+        model_class.from_pretrained(tiny_clip_folder)
+        assert ("text_projection" not in caplog.text) is is_quiet
+    logger.removeHandler(caplog.handler)
 
 
 def test_options_of_a_parser() -> None:
