@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hn.evaluation.benchmarks.base import BenchmarkMetric
 from hn.evaluation.detectors.base import Detector, geneval_verdicts
@@ -106,7 +106,7 @@ class Scorer:
         return [float("nan") if verdict is None else float(verdict.correct) for verdict in verdicts]
 
 
-def feature_extractor_of(reward: RewardEnsemble) -> nn.Module | None:
+def feature_extractor_of(reward: RewardEnsemble) -> FeatureExtractor | None:
     """The first held-out reward that gives image features, for the CMMD."""
     return next((member for member in reward.held_out.values() if hasattr(member, "image_features")), None)
 

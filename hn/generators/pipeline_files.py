@@ -1,6 +1,5 @@
 """The files of a pipeline, perhaps put together from several places: found first, loaded when all else is right."""
 
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -159,8 +158,9 @@ class PipelineFiles:
         """
         encoders = {}
         for name in self.text_parts(family):
-            kind = getattr(transformers, self.index[name][1], None)
-            if inspect.isclass(kind) and issubclass(kind, PreTrainedModel):
+            kind: Any = getattr(transformers, self.index[name][1], None)
+            is_network = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
+            if is_network:
                 with explain_missing(self.pretrained, self.revision, self.variant):
                     config = kind.config_class.from_pretrained(self.found, subfolder=name, revision=self.revision)
                 with torch.device("meta"):

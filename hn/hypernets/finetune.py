@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from hn.generators.base import Conditioning
+from hn.generators.base import Conditioning, Generator
 from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.adapter_files import CONFIG_FILE, read_adapter
 from hn.hypernets.lora import LoraBackbone
@@ -54,12 +54,14 @@ class LoraFinetune(LoraBackbone):
         # In a tuple: as an attribute of its own, the generator would become part of this module.
         self._tuned: tuple[PipelineGenerator, ...] = ()
 
-    def _build(self, generator: PipelineGenerator) -> None:
+    def _build(self, generator: Generator) -> None:
+        if not isinstance(generator, PipelineGenerator):
+            raise ValueError(f"A fine-tune needs the generator of a pipeline, not a {type(generator).__name__}.")
         self.backbone = self._adapted_backbone(generator)
         self._tuned = (generator.with_backbone(self.backbone),)
 
     @property
-    def image_generator(self) -> PipelineGenerator:
+    def image_generator(self) -> Generator:
         """The generator with the fine-tuned backbone.
 
         Raises:
@@ -76,7 +78,7 @@ class LoraFinetune(LoraBackbone):
         return
 
     @classmethod
-    def from_pretrained(cls, pretrained: str | Path, generator: PipelineGenerator, revision: str | None = None) -> Self:
+    def from_pretrained(cls, pretrained: str | Path, generator: Generator, revision: str | None = None) -> Self:
         """A saved fine-tune, bound to `generator`.
 
         Raises:

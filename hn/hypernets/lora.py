@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from hn.generators.base import Conditioning, Generator
 from hn.hypernets.adapter_files import WEIGHTS_FILES, SavedAdapter, read_adapter, save_adapter
 from hn.hypernets.base import CONFIG_FILE, Hypernet
-from hn.hypernets.lora_layers import ADAPTER, Adapted, add_lora
+from hn.hypernets.lora_layers import ADAPTER, Adapted, Layers, add_lora
 from hn.hypernets.merged import MergedHypernet
 from hn.hypernets.saving import check_base_weights
 from hn.hypernets.trainable import Trainable
@@ -53,7 +54,7 @@ class LoraBackbone(Trainable):
 
     def _adapted_backbone(self, generator: Generator) -> nn.Module:
         """A copy of the generator's backbone with LoRA, equal to it at first, in eval mode."""
-        backbone = share_weights(generator.backbone)
+        backbone: ModelMixin = share_weights(generator.backbone)
         self.lora_config = add_lora(backbone, self.rank, self.alpha, self.target_modules)
         self.lora_config.base_model_name_or_path = generator.name
         self.lora_config.revision = generator.revision
@@ -105,9 +106,9 @@ class LowRankBranch(nn.Module):
 
     def __init__(self, layer: Adapted):
         super().__init__()
-        self.lora_A = layer.lora_A
-        self.lora_B = layer.lora_B
-        self.scale = layer.scaling[ADAPTER]
+        self.lora_A: Layers = layer.lora_A
+        self.lora_B: Layers = layer.lora_B
+        self.scale: float = layer.scaling[ADAPTER]
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.lora_A[ADAPTER], self.lora_B[ADAPTER]
@@ -219,7 +220,9 @@ class LoraHypernet(LoraBackbone, Hypernet):
         self.backbone = backbone
 
     def forward(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
-        return self.generator.first_step(self.backbone, noise, conditioning).to(noise.dtype)
+        generator = self.generator  # refuses before `build`
+        assert self.backbone is not None
+        return generator.first_step(self.backbone, noise, conditioning).to(noise.dtype)
 
     def merged(self, compile: bool | None = None) -> MergedHypernet:
         """The same f for inference, with the LoRA merged into a copy of the backbone: faster, needs memory for it.
@@ -233,8 +236,9 @@ class LoraHypernet(LoraBackbone, Hypernet):
             RuntimeError: before `build`.
             ValueError: if torch.compile does not run here, or processes hold parts of the weights (FSDP2).
         """
-        compile = self.compile_backbone if compile is None else compile
-        return MergedHypernet(self.backbone, self.last_layer, self.generator, compile)
+        compile, generator = self.compile_backbone if compile is None else compile, self.generator
+        assert self.backbone is not None and self.last_layer is not None
+        return MergedHypernet(self.backbone, self.last_layer, generator, compile)
 
     def arguments(self) -> dict[str, Any]:
         return {**super().arguments(), "last_layer": self.last_layer}

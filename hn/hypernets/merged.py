@@ -72,7 +72,7 @@ class MergedHypernet(Hypernet):
 class FullPrecisionLayer(nn.Module):
     """A layer that takes inputs in another data type than its weights', as LoRA does; its output is in its own."""
 
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: nn.Linear | nn.Conv2d):
         super().__init__()
         self.layer = layer
 
@@ -101,18 +101,19 @@ def merge_lora(backbone: nn.Module, last_layer: str) -> nn.Module:
     for name, layer in list(merged.named_modules()):
         if isinstance(layer, LoraLayer):
             base = layer.get_base_layer()
-            sum_ = full_precision(base.weight) + _change(layer, layer.scaling[ADAPTER])
+            change = _change(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.scaling[ADAPTER])
+            sum_ = full_precision(base.weight) + change
             base.weight = nn.Parameter(sum_.to(base.weight.dtype), requires_grad=False)
             merged.set_submodule(name, base)
-    branch = merged.get_submodule(last_layer)
+    branch: Any = merged.get_submodule(last_layer)  # a LowRankBranch
     only = branch.lora_A[ADAPTER]
-    only.weight = nn.Parameter(_change(branch, branch.scale), requires_grad=False)
+    change = _change(only.weight, branch.lora_B[ADAPTER].weight, branch.scale)
+    only.weight = nn.Parameter(change, requires_grad=False)
     setattr(only, "out_channels" if isinstance(only, nn.Conv2d) else "out_features", len(only.weight))
     merged.set_submodule(last_layer, FullPrecisionLayer(only))
     return merged
 
 
-def _change(layer: nn.Module, scale: float) -> Tensor:
+def _change(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """scale * B A, in the shape of the layer's weight [out, in, ...]."""
-    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     return scale * torch.einsum("or,ri...->oi...", b.flatten(1), a)

@@ -35,8 +35,9 @@ def load_trained(
     folder = locate_folder(pretrained, markers, revision, patterns=("*.json", *WEIGHTS_FILES, Hypernet.weights_file))
     saved = next((name for name in (CONFIG_FILE, BASE_FILE) if (folder / name).is_file()), None)
     if saved is None:
-        options = {"last_layer_rule": last_layer_rule, "alpha": alpha, "revision": revision}
-        return LoraHypernet.from_published(pretrained, generator, **options)
+        return LoraHypernet.from_published(
+            pretrained, generator, last_layer_rule=last_layer_rule, alpha=alpha, revision=revision
+        )
     if last_layer_rule is not None or alpha is not None:
         raise ValueError(
             f"{pretrained} has a {saved}, which says all that is needed; last_layer_rule and alpha are for published "

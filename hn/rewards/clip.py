@@ -82,7 +82,9 @@ class ClipReward(ContrastiveReward):
     @classmethod
     def text_fingerprint(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         model: tuple[str, str | None] = (arguments["pretrained"], arguments["revision"])
-        tokenizer = model if arguments["tokenizer"] is None else (arguments["tokenizer"], None)
+        tokenizer: tuple[str, str | None] = (arguments["tokenizer"], None)
+        if arguments["tokenizer"] is None:
+            tokenizer = model
         return {
             "class": class_path(cls),
             "weights": _version(*model, locate(model[0], "config.json", model[1]), "config.json"),

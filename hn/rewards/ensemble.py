@@ -1,6 +1,6 @@
 """A weighted sum of rewards, returned with all its components."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -295,10 +295,10 @@ def _published_weights(rewards: Mapping[str, Reward]) -> dict[str, float]:
     return weights
 
 
-def _module_dict(rewards: Mapping[str, Reward]) -> Mapping[str, Reward]:
+def _module_dict(rewards: Mapping[str, Reward]) -> MutableMapping[str, Reward]:
     if others := [name for name, reward in rewards.items() if not isinstance(reward, Reward)]:
         raise ValueError(f"{others} are no rewards (hn.rewards.base.Reward).")
     try:
-        return cast(Mapping[str, Reward], nn.ModuleDict(rewards))
+        return cast(MutableMapping[str, Reward], nn.ModuleDict(rewards))
     except (KeyError, TypeError) as error:  # a name with a dot, or that of a method
         raise ValueError(f"These rewards cannot be named or used so: {error}") from error

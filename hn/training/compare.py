@@ -19,11 +19,11 @@ from hn.evaluation.comparison.details import details, image_rows
 from hn.evaluation.comparison.gallery import Gallery, choose_prompts
 from hn.evaluation.comparison.measure import measure, reference_features
 from hn.evaluation.comparison.options import Comparison, name_at
-from hn.evaluation.methods import Method, Searched, TrainedMethod
+from hn.evaluation.methods import Method, Sampled, Searched, TrainedMethod
 from hn.evaluation.record import MethodRecord
 from hn.evaluation.samples import Samples
 from hn.evaluation.scorer import Scorer
-from hn.hypernets.finetune import LoraFinetune
+from hn.hypernets import Hypernet, LoraFinetune
 from hn.report.comparison import GALLERY
 from hn.report.curves import plot_curves, validation_curves
 from hn.report.page import write_report
@@ -61,19 +61,21 @@ def compared_methods(model: NoiseHypernetModule, comparison: Comparison, finetun
         ValueError: if the fine-tune or a search does not fit the generator.
     """
     more = comparison.more_steps(model.generator.steps)
-    methods = []
-    for make in (model.base_method, model.trained_method):
-        methods += [make(), *map(make, more)]
+    steps = (None, *more)
+    sampled: list[Sampled | TrainedMethod] = [*map(model.base_method, steps), *map(model.trained_method, steps)]
     if finetune is not None:
         tuned = LoraFinetune.from_pretrained(finetune, model.generator)
-        methods += [TrainedMethod(tuned, steps) for steps in (None, *more)]
-    for method in methods:
+        sampled += [TrainedMethod(tuned, number) for number in steps]
+    for method in sampled:
         if method.steps != model.generator.steps:
             method.name = name_at(method.name, method.steps)
+    methods: list[Method] = [*sampled]
     for name, search in comparison.searches.items():
+        if isinstance(search, WarmStart):
+            assert isinstance(model.hypernet, Hypernet)  # see check_comparison
+            search = search.bound(model.hypernet)
         if search is not None:
-            started = search.bound(model.hypernet) if isinstance(search, WarmStart) else search
-            methods.append(Searched(name, model.generator, started, model.reward))
+            methods.append(Searched(name, model.generator, search, model.reward))
     return methods
 
 

@@ -16,10 +16,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from hn.data.module import PromptDataModule
 from hn.data.prompts import PromptBatch
-from hn.evaluation.methods import Method, MethodOutput, Sampled, TrainedMethod
+from hn.evaluation.methods import MethodOutput, Sampled, TrainedMethod
 from hn.evaluation.samples import Samples
 from hn.generators.base import Conditioning, Generator
 from hn.generators.noise import BatchSlice, NoiseType, TrainingNoise, training_streams
+from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.trainable import Trainable
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.objective import Regulariser, noise_hypernetwork_loss
@@ -204,6 +205,7 @@ class NoiseHypernetModule(L.LightningModule):
             images, f = self(noise, conditioning, rng=rng)
             return self.reward(images, prompts), f
         generator, f = self.hypernet.image_generator, self.hypernet(noise, conditioning)
+        assert isinstance(generator, PipelineGenerator)  # score_batch_size is refused for others
         latents = generator.denoise(noise + f, conditioning, rng=rng)
         return score_in_parts(latents, prompts, lambda z, p: self.reward(generator.decode(z), p), size), f
 
@@ -234,11 +236,11 @@ class NoiseHypernetModule(L.LightningModule):
         means = self.trainer.strategy.reduce(torch.stack([*values.values()]), reduce_op="mean")
         return dict(zip(values, means.unbind(), strict=True))
 
-    def base_method(self, steps: int | None = None) -> Method:
+    def base_method(self, steps: int | None = None) -> Sampled:
         """The frozen generator by itself."""
         return Sampled("base", self.generator, steps)
 
-    def trained_method(self, steps: int | None = None) -> Method:
+    def trained_method(self, steps: int | None = None) -> TrainedMethod:
         """The model in training: generator and hypernetwork, or the fine-tuned generator."""
         return TrainedMethod(self.hypernet, steps)
 

@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hn.evaluation.comparison.options import Comparison
 from hn.evaluation.generate import ImageRequest, write_images
+from hn.evaluation.methods import Method
 from hn.hypernets.base import Hypernet
 from hn.report.results import write_results
 from hn.report.tables import results_table
@@ -133,6 +134,7 @@ class ExperimentTrainer(L.Trainer):
         for steps in comparison.more_steps(model.generator.steps):
             model.generator.check_steps(steps)
         model.to(self.strategy.root_device)
+        assert hypernet is not None  # found, or trained, by the command
         model.load_trained(hypernet)
         datamodule.setup("test")
         prompts = ComparedPrompts.of(datamodule.test_dataloader(), comparison.category)
@@ -144,6 +146,7 @@ class ExperimentTrainer(L.Trainer):
 
         self._measuring = True
         with self.precision_plugin.forward_context():
+            assert evaluation is not None  # see check_comparison
             run.measure(evaluation.scorer)
             if grid is not None:
                 grid.last_path = run.draw(grid) or grid.last_path
@@ -183,10 +186,11 @@ class ExperimentTrainer(L.Trainer):
         request = ImageRequest(prompts, count, seed, steps, batch_size, upscale)
         request.check(model.generator)
         model.to(self.strategy.root_device)
+        assert hypernet is not None  # found, or trained, by the command
         model.load_trained(hypernet)
 
         self._measuring = True
-        methods = [model.base_method(steps)] if compare else []
+        methods: list[Method] = [model.base_method(steps)] if compare else []
         methods.append(model.trained_method(steps))
         print(f"weights      {hypernet}")
         facts = {"hypernet": hypernet, "precision": self.precision}

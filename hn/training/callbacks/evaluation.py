@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sized
 from itertools import islice
 from typing import Any
 
@@ -69,7 +70,7 @@ class Evaluation(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: NoiseHypernetModule, stage: str) -> None:
         for network in (self.detector, *self.features.values(), *self.benchmarks):
-            if hasattr(network, "to"):
+            if network is not None and hasattr(network, "to"):
                 network.to(trainer.strategy.root_device)
         features = feature_extractor_of(pl_module.reward) if self.cmmd else None
         self.scorer = Scorer(
@@ -154,18 +155,21 @@ class Evaluation(L.Callback):
             self.base[stage] = base
         scalars = {f"{stage}/{name}": value for name, value in scalars_of(self.record.summary(None, reference)).items()}
         scalars |= {f"{stage}/base_{name}": value for name, value in scalars_of(base.summary(None, reference)).items()}
-        has_perturbation = isinstance(module.hypernet, Hypernet)
-        if self.noise_diagnostics is not None and has_perturbation and not trainer.sanity_checking:
-            self.noise = self._diagnose(self.noise_diagnostics, module)
+        f = module.hypernet
+        if self.noise_diagnostics is not None and isinstance(f, Hypernet) and not trainer.sanity_checking:
+            self.noise = self._diagnose(self.noise_diagnostics, f, module)
             found = {name: value for name, value in self.noise.items() if not math.isnan(value)}
             scalars |= {f"{stage}/noise_{name}": value for name, value in found.items()}
         module.log_dict(scalars, sync_dist=True)  # the same in all processes
 
-    def _diagnose(self, diagnostics: NoiseDiagnostics, module: NoiseHypernetModule) -> dict[str, float]:
+    def _diagnose(
+        self, diagnostics: NoiseDiagnostics, hypernet: Hypernet, module: NoiseHypernetModule
+    ) -> dict[str, float]:
         dataset = self._loader.dataset
+        assert isinstance(dataset, Sized)
         batch = self._loader.collate_fn([dataset[i] for i in range(min(diagnostics.prompts, len(dataset)))])
         samples = Samples.draw(module.generator, batch, 1, module.evaluation_seed)
-        return diagnostics(module.hypernet, module.generator, samples)
+        return diagnostics(hypernet, module.generator, samples)
 
 
 def scalars_of(summary: dict[str, Any]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from hn.generators.pipeline import DiffusersGenerator
+from hn.generators.pipeline_generator import PipelineGenerator
 from hn.training.module import NoiseHypernetModule, OptimizerFactory
 from hn.training.planning.encoding import fake_conditioning, usual_prompt
 from hn.training.planning.fake import fake_copy, weight_bytes
@@ -168,6 +169,7 @@ def follow_batch(
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     generator = module.generator
+    assert isinstance(generator, PipelineGenerator)
     try:
         conditioning, encoding = fake_conditioning(generator.family, text, prompts, mode)
         copied = without_reports(fake_copy(module, mode))
@@ -193,6 +195,7 @@ def weights_by_part(module: NoiseHypernetModule, others: Mapping[str, nn.Module]
         module: a module.
         others: networks by name that it does not have.
     """
+    assert isinstance(module.generator, PipelineGenerator)
     parts: dict[str, nn.Module] = {**others, **dict(module.generator.components.items())}
     for kind, members in (("reward", module.reward.rewards), ("held-out reward", module.reward.held_out)):
         parts |= {f"{kind} {name}": reward for name, reward in members.items()}

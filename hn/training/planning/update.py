@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hn.generators.base import Conditioning
+from hn.generators.pipeline_generator import PipelineGenerator
 from hn.objective import noise_hypernetwork_loss
 from hn.rewards.base import Reward
 from hn.rewards.in_parts import score_in_parts
@@ -52,6 +53,7 @@ def update_memory(
         mode: that of the fake tensors; any context for real ones.
     """
     generator = module.hypernet.image_generator
+    assert isinstance(generator, PipelineGenerator)
     known = chain(module.parameters(), module.buffers(), conditioning.values())
     with mode, KnownValues(), LiveMemory(known) as memory:
         kept: dict[str, int] = {}
