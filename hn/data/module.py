@@ -95,8 +95,8 @@ class PromptDataModule(LightningDataModule):
 
     Attributes:
         datasets: those read so far, by "train", "val", "test" and "predict".
-        announce: told of each training batch but an epoch's first while the one before it is worked on; set by a module
-            that can prepare for it.
+        prefetch_hook: told of each training batch but an epoch's first while the one before it is worked on; set by a
+            module that can prepare for it.
 
     Raises:
         ValueError: if an option is out of range or a name unknown; in `setup`, as `read_prompts`, or if a set that the
@@ -143,7 +143,7 @@ class PromptDataModule(LightningDataModule):
         self.store = PromptStore(prompts_folder)
         check_names(self.paths)
         self.datasets: dict[str, PromptDataset] = {}
-        self.announce: Callable[[PromptBatch], None] | None = None
+        self.prefetch_hook: Callable[[PromptBatch], None] | None = None
 
     def prepare_data(self) -> None:
         """Download missing named sets, in one process per machine while the others wait."""
@@ -177,8 +177,8 @@ class PromptDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=self._on_cuda,
         )
-        if self.announce is not None:
-            loader.announce = self.announce
+        if self.prefetch_hook is not None:
+            loader.prefetch_hook = self.prefetch_hook
         return loader
 
     def val_dataloader(self) -> DataLoader | list[Any]:

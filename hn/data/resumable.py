@@ -84,11 +84,11 @@ class ResumableLoader(DataLoader):
     """A `DataLoader` over an `EpochShuffle` that Lightning can resume in the middle of an epoch.
 
     Attributes:
-        announce: told of each batch but the first when the one before it is handed out, so that what the batch needs
-            can be prepared meanwhile; does nothing by default.
+        prefetch_hook: told of each batch but the first when the one before it is handed out, so that what the batch
+            needs can be prepared meanwhile; does nothing by default.
     """
 
-    announce: Callable[[Any], None] = staticmethod(lambda batch: None)
+    prefetch_hook: Callable[[Any], None] = staticmethod(lambda batch: None)
 
     def __iter__(self) -> Iterator[Any]:
         # A generator function, so that nothing runs before the first batch is requested: Lightning creates the iterator
@@ -98,7 +98,7 @@ class ResumableLoader(DataLoader):
         while ahead is not None:
             batch, ahead = ahead, next(batches, None)
             if ahead is not None:
-                self.announce(ahead)
+                self.prefetch_hook(ahead)
             yield batch
 
     def state_dict(self) -> dict[str, Any]:

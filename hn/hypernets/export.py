@@ -58,7 +58,7 @@ class Perturbation(nn.Module):
 
 
 def require_exportable(generator: Generator, path: Path, format: str, batch_size: int | None) -> None:
-    """Refuse what `export_hypernet` would; an outline of the generator is enough.
+    """Refuse what `export_hypernet` would; the generator may be on the meta device.
 
     Raises:
         FileExistsError: if `path` exists.

@@ -13,16 +13,16 @@ from hn.hypernets.base import CONFIG_FILE, Hypernet
 from hn.hypernets.lora_layers import ADAPTER, Adapted, add_lora
 from hn.hypernets.merged import MergedHypernet
 from hn.hypernets.saving import check_base_weights
-from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
+from hn.hypernets.trainable import Trainable
 from hn.utils.copies import share_weights
 from hn.utils.hub import explain_missing, locate_folder
 from hn.utils.layers import compile_layers, require_compile
 
 
-class LoraBackbone(nn.Module):
+class LoraBackbone(Trainable):
     """LoRA on a copy of a generator's backbone, over the same frozen tensors, with its options and its files.
 
-    The generator is left alone, and its weights are in memory once. A mixin: subclasses say what the backbone is for.
+    The generator is left alone, and its weights are in memory once. Subclasses say what the backbone is for.
 
     Args:
         rank: of every LoRA.
@@ -61,7 +61,7 @@ class LoraBackbone(nn.Module):
             backbone.enable_gradient_checkpointing()
         elif getattr(backbone, "is_gradient_checkpointing", False):  # copied from the generator's backbone
             backbone.disable_gradient_checkpointing()
-        if self.compile_backbone and not generator.is_outline:
+        if self.compile_backbone and not generator.is_meta:
             compile_layers([backbone])
         return backbone.eval()
 
@@ -82,15 +82,7 @@ class LoraBackbone(nn.Module):
             "gradient_checkpointing": self.gradient_checkpointing,
         }
 
-    def trainable_state_dict(self) -> dict[str, Tensor]:
-        """The LoRA weights by parameter name."""
-        return trainable_state_dict(self)
-
-    def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Copy in what `trainable_state_dict` gave; raises a ValueError if it does not fit exactly."""
-        load_trainable_state_dict(self, state)
-
-    def _save_adapter(self, folder: Path) -> None:
+    def _save_weights(self, folder: Path) -> None:
         state = {name.removeprefix("backbone."): tensor for name, tensor in self.trainable_state_dict().items()}
         save_adapter(folder, state, self.lora_config)
 
@@ -230,7 +222,7 @@ class LoraHypernet(LoraBackbone, Hypernet):
         return self.generator.first_step(self.backbone, noise, conditioning).to(noise.dtype)
 
     def merged(self, compile: bool | None = None) -> MergedHypernet:
-        """The same f for inference, with the LoRA added to weights of its own: faster, for a second backbone's memory.
+        """The same f for inference, with the LoRA merged into a copy of the backbone: faster, needs memory for it.
 
         This one stays as it is, and later changes of its weights are not seen there.
 
@@ -253,9 +245,6 @@ class LoraHypernet(LoraBackbone, Hypernet):
     def _check_config(self, config: Mapping[str, Any], generator: Generator) -> None:
         super()._check_config(config, generator)
         _check_rule(config.get("last_layer_rule"), CONFIG_FILE)
-
-    def _save_weights(self, folder: Path) -> None:
-        self._save_adapter(folder)
 
     def _load_weights(self, folder: Path) -> None:
         self._load_adapter(read_adapter(folder, self.rank, self.alpha))

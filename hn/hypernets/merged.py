@@ -10,7 +10,7 @@ from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base import Hypernet
 from hn.hypernets.lora_layers import ADAPTER
 from hn.utils.copies import frozen_view
-from hn.utils.distributed import is_shared_out
+from hn.utils.distributed import is_sharded
 from hn.utils.dtype import full_precision
 from hn.utils.layers import compile_layers
 
@@ -38,7 +38,7 @@ class MergedHypernet(Hypernet):
     def __init__(self, backbone: nn.Module, last_layer: str, generator: Generator, compile: bool = False):
         super().__init__()
         self.backbone = merge_lora(backbone, last_layer)
-        if compile and not generator.is_outline:
+        if compile and not generator.is_meta:
             compile_layers([self.backbone])
         self.eval()
         self.build(generator)
@@ -92,9 +92,9 @@ def merge_lora(backbone: nn.Module, last_layer: str) -> nn.Module:
     Raises:
         ValueError: if processes hold parts of its weights (FSDP2).
     """
-    if is_shared_out(backbone):
+    if is_sharded(backbone):
         raise ValueError(
-            "The weights of this hypernetwork are shared out over processes (FSDP2), and merged ones would be whole on "
+            "The weights of this hypernetwork are sharded over processes (FSDP2), and merged ones would be whole on "
             "each. Save it with save_pretrained, load it in one process, and merge it there (hn generate --merge)."
         )
     merged = frozen_view(backbone)

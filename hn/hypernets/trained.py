@@ -5,6 +5,7 @@ from hn.hypernets.adapter_files import WEIGHTS_FILES
 from hn.hypernets.base import CONFIG_FILE, Hypernet
 from hn.hypernets.finetune import BASE_FILE, LoraFinetune
 from hn.hypernets.lora import LoraHypernet
+from hn.hypernets.trainable import Trainable
 from hn.utils.hub import locate_folder
 
 
@@ -14,12 +15,12 @@ def load_trained(
     revision: str | None = None,
     last_layer_rule: str | None = None,
     alpha: float | None = None,
-) -> Hypernet | PipelineGenerator:
-    """A hypernetwork bound to `generator`, or the generator that a fine-tune makes of it.
+) -> Trainable:
+    """A hypernetwork or fine-tune, bound to `generator`.
 
     Args:
         pretrained: folder or Hub id of a hypernetwork or a fine-tune that hn saved, or of a published LoRA adapter.
-        generator: the generator it was trained for; one without weights (`outline`) will do, under
+        generator: the generator it was trained for; one without weights (`build_on_meta`) will do, under
             `torch.device("meta")`, to see whether it fits in its layers and shapes.
         revision: branch, tag or commit on the Hub.
         last_layer_rule: for a published adapter, which does not say: what becomes of the last layer.
@@ -43,5 +44,4 @@ def load_trained(
         )
     if saved == CONFIG_FILE:
         return Hypernet.from_pretrained(pretrained, generator, revision)
-    _, tuned = LoraFinetune.from_pretrained(pretrained, generator, revision)
-    return tuned
+    return LoraFinetune.from_pretrained(pretrained, generator, revision)

@@ -75,8 +75,9 @@ def columns_of(methods: Mapping[str, Entry], reward_weights: Mapping[str, float]
             if tag != "overall"
         ),
         Column(
-            "fidelity", "Images", "fidelity", 2, _member("fidelity"),
-            about="CMMD to the base's own images of other noise, around 0 for samples of one distribution.",
+            "cmmd", "Images", "CMMD", 2, _member("cmmd"),
+            about="Distance (CLIP maximum mean discrepancy) to the base's own images of other noise; about 0 for "
+            "samples of one distribution.",
         ),
         *_measured(methods, "diversity", "How far the images of one prompt are from each other."),
         *_measured(methods, "distances", "Distance to the base's images of other noise, or diversity, by features."),

@@ -120,6 +120,8 @@ def read_comparison(folder: Path) -> ComparisonFolder:
     methods = results.get("methods")
     if not isinstance(methods, dict) or "base" not in methods or not all(isinstance(m, dict) for m in methods.values()):
         raise ValueError(f"{path} has no `methods` with `base` among them, so it is not what hn compare writes.")
+    for method in methods.values():
+        method.setdefault("cmmd", method.get("cmmd"))  # its name in earlier results
     timing = folder / TIMING_JSON
     said = _read_json(timing) if timing.is_file() else {}
     written = datetime.fromtimestamp(path.stat().st_mtime).astimezone()

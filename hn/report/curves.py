@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hn.report.figures import save_figure
 from hn.report.styles import COLORS
 
-SCALARS = ("val/reward", "val/held_out_reward", "val/geneval", "val/fidelity")
-TRADE_OFF = ("val/reward", "val/fidelity")
+SCALARS = ("val/reward", "val/held_out_reward", "val/geneval", "val/cmmd")
+TRADE_OFF = ("val/reward", "val/cmmd")
 _MOST_IN_A_ROW = 5
 _COLORS = COLORS[1:]  # the first is the base's
 

@@ -31,7 +31,7 @@ _CURVES = {
     "val/reward": "Trained reward",
     "val/held_out_reward": "Held-out reward",
     "val/geneval": "GenEval",
-    "val/fidelity": "Fidelity distance",
+    "val/cmmd": "CMMD",
     "val/kl_nats": "KL, nats",
 }
 _SHOWN_WHOLE, _LARGEST = 128, 512  # pixels: smaller images are embedded without loss, larger ones scaled down

@@ -65,7 +65,7 @@ class AestheticReward(PreprocessedReward):
             mean, std = image_normalisation(found, revision)
         with torch.device("meta"):
             self.head = AestheticHead(whole.projection_dim)
-        if not is_without_weights():
+        if head_file is not None:
             assign_state_dict(self.head, read_state_dict(head_file), head_file, "the aesthetic head")
         self.head.to(torch.promote_types(torch_dtype, torch.float32))
         self.preprocess = ClipPreprocess(whole.vision_config.image_size, mean, std)

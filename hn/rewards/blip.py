@@ -58,7 +58,8 @@ class BlipScorer(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             features = full_precision(features)
             for layer in self.mlp.values():
-                features = functional.linear(features, full_precision(layer.weight), full_precision(layer.bias))
+                weight, bias = (full_precision(layer.get_parameter(name)) for name in ("weight", "bias"))
+                features = functional.linear(features, weight, bias)
             return features.squeeze(-1)
 
     def enable_gradient_checkpointing(self) -> None:

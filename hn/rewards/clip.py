@@ -11,7 +11,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hn.data.encodings.fingerprint import version
-from hn.data.encodings.window import TextWindow, uncut_lengths
+from hn.data.encodings.truncation import TruncationCounter, uncut_lengths
 from hn.rewards.contrastive import ContrastiveReward, Scale, number
 from hn.rewards.preprocess import ClipPreprocess
 from hn.utils.class_path import class_path
@@ -71,7 +71,7 @@ class ClipReward(ContrastiveReward):
         with explain_missing(tokenizer, tokenizer_revision):
             self.tokenizer = CLIPTokenizer.from_pretrained(found, revision=tokenizer_revision)
         window = self.model.config.text_config.max_position_embeddings
-        self.text_window = TextWindow(window, f"the text encoder of {type(self).__name__}", pretrained)
+        self.truncation = TruncationCounter(window, f"the text encoder of {type(self).__name__}", pretrained)
         self.logit_scale = number(self.model.logit_scale)
         self.model.to(torch_dtype)
         self.preprocess = ClipPreprocess(self.model.config.vision_config.image_size, mean, std)
@@ -80,8 +80,8 @@ class ClipReward(ContrastiveReward):
         self.freeze()
 
     @classmethod
-    def text_identity(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        model = arguments["pretrained"], arguments["revision"]
+    def text_fingerprint(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        model: tuple[str, str | None] = (arguments["pretrained"], arguments["revision"])
         tokenizer = model if arguments["tokenizer"] is None else (arguments["tokenizer"], None)
         return {
             "class": class_path(cls),
@@ -111,11 +111,11 @@ class ClipReward(ContrastiveReward):
         tokens = self.tokenizer(
             prompts,
             padding="max_length",
-            max_length=self.text_window.tokens,
+            max_length=self.truncation.tokens,
             truncation=True,
             return_tensors="pt",
         )
-        self.text_window.count(prompts, uncut_lengths(tokens))
+        self.truncation.count(prompts, uncut_lengths(tokens))
         tokens = tokens.to(self.model.device)
         return self.encode_tokens(tokens.input_ids, tokens.attention_mask)
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from hn.data.encodings.cache import PromptCache
 from hn.data.encodings.files import PromptFiles
-from hn.data.encodings.window import TextWindow
+from hn.data.encodings.truncation import TruncationCounter
 from hn.rewards.base import PreprocessedReward
 from hn.utils.device import to_device
 from hn.utils.dtype import full_precision
@@ -37,7 +37,7 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
     """scale * cos(image features, text features); text features are cached by prompt.
 
     Subclasses load their towers, set `model`, `preprocess`, `logit_scale`, `text_source` and the counter of truncated
-    prompts, and implement the encoding of images and prompts and `text_identity`.
+    prompts, and implement the encoding of images and prompts and `text_fingerprint`.
 
     Text features are computed outside autocast, so that cached ones do not depend on the first caller. They can be read
     from files (`use_files`); then the text tower is not needed.
@@ -49,17 +49,17 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
 
     Attributes:
         model: both towers, and the parameter `logit_scale`.
-        text_source: the arguments that `text_identity` reads.
-        text_window: counts prompts as they are encoded; one warning says how many were cut.
+        text_source: the arguments that `text_fingerprint` reads.
+        truncation: counts prompts as they are encoded; one warning says how many were cut.
         logit_scale: as a Python number, since half precision would change exp(logit_scale) by one percent.
 
     Raises:
         ValueError: if an argument is unknown or out of range.
     """
 
-    model: nn.Module
+    model: Any  # transformers' or open_clip's
     text_source: dict[str, Any]
-    text_window: TextWindow
+    truncation: TruncationCounter
     logit_scale: float
 
     def __init__(self, scale: Scale, prompt_cache_size: int, encode_batch_size: int):
@@ -98,11 +98,11 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
 
     @abstractmethod
     def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """Features [n, D] of n prompts, in one call of the text tower; `text_window` counts them."""
+        """Features [n, D] of n prompts, in one call of the text tower; `truncation` counts them."""
 
     @classmethod
     @abstractmethod
-    def text_identity(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def text_fingerprint(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that determines the text features, as JSON values for `PromptFiles`; loads no weights.
 
         Args:
@@ -121,7 +121,7 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
         be scored. Otherwise the tower stays, and a warning is logged.
 
         Args:
-            files: of `text_identity(text_source)`.
+            files: of `text_fingerprint(text_source)`.
 
         Raises:
             ValueError: if a file is damaged.
@@ -142,12 +142,14 @@ class ContrastiveReward(ApplyHook, PreprocessedReward):
         caller logs the number of truncated prompts."""
         size, device = self.encode_batch_size, self.model.logit_scale.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            return torch.cat([self.encode_prompts(prompts[at : at + size]) for at in range(0, len(prompts), size)])
+            return torch.cat(
+                [self.encode_prompts(list(prompts[at : at + size])) for at in range(0, len(prompts), size)]
+            )
 
     def _features_of_prompts(self, prompts: list[str]) -> list[Tensor]:
         if self._files is None:
             features = self.encode_text(prompts)
-            self.text_window.warn()
+            self.truncation.warn()
             # Cloned: a view would keep the whole batch in memory while one of its prompts is cached.
             return [row.clone() for row in features]
         self._files.require(prompts)

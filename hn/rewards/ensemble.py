@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from functools import reduce
+from operator import add
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +97,7 @@ class RewardEnsemble(nn.Module):
                 raise ValueError("Published weights are for published scales; with `normalise` give weights as well.")
         _check_options(rewards, weights, held_out, normalise, balance_gradients, gradient_free, quantise)
         self.rewards, self.held_out = trained, watched
+        assert weights is not None  # published ones, if none were given and there are rewards
         self.weights = {name: float(weights[name]) for name in rewards}
         self.normalise = dict(normalise)
         self.balance_gradients = balance_gradients
@@ -191,7 +194,7 @@ class RewardEnsemble(nn.Module):
         return scores.detach(), gradient
 
     def _total(self, components: Mapping[str, Tensor]) -> Tensor:
-        return sum(self.weights[name] * self._in_total(name, score) for name, score in components.items())
+        return reduce(add, (self.weights[name] * self._in_total(name, score) for name, score in components.items()))
 
     def _in_total(self, name: str, scores: Tensor) -> Tensor:
         """Scores as in the total, without the weight."""
@@ -200,14 +203,14 @@ class RewardEnsemble(nn.Module):
     def _members(self) -> dict[str, Reward]:
         return {**self.rewards, **self.held_out}
 
-    def _use_files(self, cache: bool | str) -> None:
+    def _use_files(self, cache: Literal[True] | str) -> None:
         members = [reward for reward in self._members().values() if isinstance(reward, ContrastiveReward)]
         if not members:
             raise ValueError(
                 f"There is nothing for `cache` to read: none of {sorted(self._members())} has text features."
             )
         for reward in members:
-            reward.use_files(PromptFiles(cache, reward.text_identity(reward.text_source), "text features"))
+            reward.use_files(PromptFiles(cache, reward.text_fingerprint(reward.text_source), "text features"))
 
     def _compile(self) -> None:
         layers = [layer for reward in self.rewards.values() for layer in reward.image_layers()]
@@ -286,16 +289,16 @@ def _score(reward: Reward, images: Tensor, pixels: SharedPixels, prompts: Sequen
 
 
 def _published_weights(rewards: Mapping[str, Reward]) -> dict[str, float]:
-    weights = {name: reward.published_weight for name, reward in rewards.items()}
-    if without := [name for name, weight in weights.items() if weight is None]:
+    weights = {name: reward.published_weight for name, reward in rewards.items() if reward.published_weight is not None}
+    if without := rewards.keys() - weights.keys():
         raise ValueError(f"{sorted(without)} have no published weight: give `weights` for all rewards.")
     return weights
 
 
-def _module_dict(rewards: Mapping[str, Reward]) -> nn.ModuleDict:
+def _module_dict(rewards: Mapping[str, Reward]) -> Mapping[str, Reward]:
     if others := [name for name, reward in rewards.items() if not isinstance(reward, Reward)]:
         raise ValueError(f"{others} are no rewards (hn.rewards.base.Reward).")
     try:
-        return nn.ModuleDict(rewards)
+        return cast(Mapping[str, Reward], nn.ModuleDict(rewards))
     except (KeyError, TypeError) as error:  # a name with a dot, or that of a method
         raise ValueError(f"These rewards cannot be named or used so: {error}") from error

@@ -62,8 +62,8 @@ class HPSv2Reward(OpenClipReward):
         self.text_source["version"] = version
 
     @classmethod
-    def text_identity(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return super().text_identity({**arguments, "weight_files": _weight_files(arguments["version"])})
+    def text_fingerprint(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return super().text_fingerprint({**arguments, "weight_files": _weight_files(arguments["version"])})
 
     @classmethod
     def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:

@@ -10,7 +10,7 @@ from transformers import BertTokenizer
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hn.data.encodings.cache import PromptCache
-from hn.data.encodings.window import TextWindow, uncut_lengths
+from hn.data.encodings.truncation import TruncationCounter, uncut_lengths
 from hn.rewards.base import PreprocessedReward
 from hn.rewards.blip_checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_scorer, read_config
 from hn.rewards.preprocess import ClipPreprocess
@@ -69,7 +69,7 @@ class ImageReward(ApplyHook, PreprocessedReward):
             tokenizer = str(folder) if (folder / "tokenizer_config.json").is_file() else BERT
         self.tokenizer = load_tokenizer(tokenizer)
         config = read_config(folder / CONFIG_FILE)
-        self.text_window = TextWindow(PROMPT_TOKENS, f"the text encoder of {type(self).__name__}", pretrained)
+        self.truncation = TruncationCounter(PROMPT_TOKENS, f"the text encoder of {type(self).__name__}", pretrained)
         self._check_text(config["vocab_size"], config["max_position_embeddings"], tokenizer, folder)
         with explain_missing(pretrained, revision):
             self.model = load_scorer(folder, config, vision_heads, torch_dtype)
@@ -106,8 +106,8 @@ class ImageReward(ApplyHook, PreprocessedReward):
         tokens = self.tokenizer(
             prompts, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt"
         )
-        self.text_window.count(prompts, uncut_lengths(tokens))
-        self.text_window.warn()
+        self.truncation.count(prompts, uncut_lengths(tokens))
+        self.truncation.warn()
         stacked = torch.stack([tokens.input_ids, tokens.attention_mask], dim=1)
         return list(to_device(stacked, self.model.visual_encoder.device))
 

@@ -28,7 +28,8 @@ def score_in_parts(inputs: Tensor, prompts: Sequence[str], score: Score, size: i
         Scores whose `total` is differentiable in `inputs`, once; the components have no gradients.
     """
     with_gradients = torch.is_grad_enabled() and inputs.requires_grad
-    outputs, gradients = [], []
+    outputs: list[RewardOutput] = []
+    gradients: list[Tensor] = []
     for start in range(0, len(prompts), size):
         part = inputs[start : start + size].detach().requires_grad_(with_gradients)
         output = score(part, prompts[start : start + size])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hn.data.encodings.fingerprint import fingerprint
-from hn.data.encodings.window import TextWindow
+from hn.data.encodings.truncation import TruncationCounter
 from hn.rewards.contrastive import ContrastiveReward, Scale, number
 from hn.rewards.preprocess import ClipPreprocess
 from hn.utils.class_path import class_path
@@ -83,7 +83,7 @@ class OpenClipReward(ContrastiveReward):
         self.model.to(torch_dtype)
         window = self.model.context_length
         self.tokenizer = CountingTokenizer(context_length=window)
-        self.text_window = TextWindow(window, f"the text encoder of {type(self).__name__}", pretrained)
+        self.truncation = TruncationCounter(window, f"the text encoder of {type(self).__name__}", pretrained)
         self.preprocess = ClipPreprocess(described.image_size, described.mean, described.std)
         if gradient_checkpointing:
             checkpoint_layers(self.model.visual.transformer.resblocks)
@@ -98,7 +98,7 @@ class OpenClipReward(ContrastiveReward):
             yield Repository(repository)
 
     @classmethod
-    def text_identity(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def text_fingerprint(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         architecture, pretrained = arguments["architecture"], arguments["pretrained"]
         config = read_architecture(architecture, pretrained).config
         file = _locate_weights(architecture, pretrained, arguments["revision"], arguments["weight_files"])
@@ -130,7 +130,7 @@ class OpenClipReward(ContrastiveReward):
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         self.tokenizer.lengths.clear()
         tokens = self.tokenizer(prompts)
-        self.text_window.count(prompts, self.tokenizer.lengths)
+        self.truncation.count(prompts, self.tokenizer.lengths)
         return self.encode_tokens(tokens.to(self.model.logit_scale.device))
 
 

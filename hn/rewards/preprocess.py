@@ -19,6 +19,9 @@ class ClipPreprocess(nn.Module):
         std: of the three channels.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.size = size

@@ -67,11 +67,11 @@ class VlmScoreReward(VlmReward):
         Raises:
             ValueError: if there is none, and no fallback.
         """
-        found = [pattern.search(answer) for pattern in self.patterns]
-        if all(found):
+        found = [match for pattern in self.patterns if (match := pattern.search(answer))]
+        if len(found) == len(self.patterns):
             return sum(float(match[1]) for match in found) / len(found)
         if self.fallback is None:
-            lacking = next(p.pattern for p, match in zip(self.patterns, found, strict=True) if not match)
+            lacking = next(pattern.pattern for pattern in self.patterns if not pattern.search(answer))
             raise ValueError(
                 f"{self.model.name_or_path} answered {answer!r}, in which {lacking!r} finds no number. Give such "
                 "answers a score with `fallback`, or longer ones a chance with `max_new_tokens`."

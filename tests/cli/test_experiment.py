@@ -18,7 +18,7 @@ from hn.report.result_files import read_images_csv
 
 METHOD = {
     "reward", "rewards", "held_out_reward", "held_out_rewards", "geneval", "seconds_per_image", "nfe", "kl_nats",
-    "penalty_per_dimension", "fidelity", "diversity", "images",
+    "penalty_per_dimension", "cmmd", "diversity", "images",
 }  # fmt: skip
 INTERVALS = {"reward_delta_ci95", "held_out_reward_delta_ci95", "geneval_delta_ci95"}
 DETAILS = {

@@ -13,9 +13,9 @@ from hn.generators import Conditioning, PipelineGenerator
 from hn.generators.families.stable_diffusion import StableDiffusion
 from hn.hypernets import LoraFinetune, LoraHypernet
 from hn.hypernets.export import FACTS, ONNX_PACKAGES, export_hypernet, random_inputs
-from tests.tiny_pipelines import CASES
+from tests.tiny_pipelines import CASES, NETWORKS
 
-EXPORTABLE = [name for name in CASES if name not in ("z_image", "qwen_image")]
+EXPORTABLE = [name for name in NETWORKS if name not in ("z_image", "qwen_image")]
 NO_ONNX = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
 
 
@@ -193,8 +193,7 @@ def test_what_is_wrong_is_said_before_weights_are_loaded(
     assert "batch_size must be at least 1, not 0" in refused("--batch_size", "0")
     (tmp_path / "there.pt2").write_text("mine")
     assert "is not written over" in refused(output="there.pt2")
-    finetune = LoraFinetune(rank=2)
-    finetune.attach(generator)
+    finetune = LoraFinetune(rank=2).build(generator)
     finetune.save_pretrained(tmp_path / "tune")
     assert "is a fine-tune; hn export writes the f" in refused(hypernet=tmp_path / "tune")
     assert "is no LoRA hypernetwork, so it cannot be merged" in refused("--merge", hypernet=tmp_path / "tune")

@@ -28,7 +28,7 @@ FORMAT = "hn prompt tensors 1"
 
 HEADER = "hn"
 
-IDENTITY_FILE = "encoder.json"
+FINGERPRINT_FILE = "encoder.json"
 
 EMBED = "`hn embed --config EXPERIMENT.yaml`"
 
@@ -44,23 +44,25 @@ def default_folder() -> Path:
 class PromptFiles:
     """Files of the tensors that text encoders computed for prompts; what is read equals what was written, bit for bit.
 
-    All tensors of the same `identity` are in one subfolder of `root`, named by a hash of the identity. A change of the
-    encoders leads to another subfolder, so outdated tensors are never read. The subfolder contains the identity,
+    All tensors of the same `fingerprint` are in one subfolder of `root`, named by its hash. A change of the encoders
+    leads to another subfolder, so outdated tensors are never read. The subfolder contains the fingerprint,
     `encoder.json`, and memory-mapped shards `00000.safetensors`. A shard has a tensor `<hash of the prompt>/<name>` for
     each tensor of a prompt, without the rows of zeros at its end (padding, which `read` restores), and the hash of the
-    identity. Shards are written atomically: after an interruption, the next run continues after the last shard.
+    fingerprint. Shards are written atomically: after an interruption, the next run continues after the last shard.
 
     Args:
         root: folder for the tensors of all generators and rewards; True for `default_folder()`.
-        identity: JSON values that determine the tensors; "class" is the kind of the encoders.
+        fingerprint: JSON values that determine the tensors; "class" is the kind of the encoders.
         contents: name of the tensors in messages.
     """
 
-    def __init__(self, root: str | Path | Literal[True], identity: Mapping[str, Any], contents: str = "conditioning"):
+    def __init__(
+        self, root: str | Path | Literal[True], fingerprint: Mapping[str, Any], contents: str = "conditioning"
+    ):
         self.root = default_folder() if root is True else Path(root).expanduser()
         self.contents = contents
-        self.identity = dict(identity)
-        canonical = json.dumps({"format": FORMAT, **self.identity}, sort_keys=True)
+        self.fingerprint = dict(fingerprint)
+        canonical = json.dumps({"format": FORMAT, **self.fingerprint}, sort_keys=True)
         self.key = hashlib.sha256(canonical.encode()).hexdigest()[:32]
         self.folder = self.root / self.key
         self.reopen()
@@ -133,8 +135,8 @@ class PromptFiles:
         path = self.folder / f"{number:05d}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / IDENTITY_FILE).is_file():
-                write_json(self.folder / IDENTITY_FILE, self.identity, durable=True)
+            if not (self.folder / FINGERPRINT_FILE).is_file():
+                write_json(self.folder / FINGERPRINT_FILE, self.fingerprint, durable=True)
             with atomic_write(path, durable=True) as temporary:
                 temporary.write_bytes(content)
         except OSError as error:
@@ -189,13 +191,13 @@ class PromptFiles:
     def others(self) -> list[str]:
         """Folders below `root` of the same kind of encoders, and how their identities differ; one line each."""
         found = []
-        for file in sorted(self.root.glob(f"*/{IDENTITY_FILE}")):
+        for file in sorted(self.root.glob(f"*/{FINGERPRINT_FILE}")):
             try:
                 other = json.loads(file.read_text())
             except (OSError, ValueError):
                 continue
-            if file.parent != self.folder and other.get("class") == self.identity.get("class"):
-                names = [name for name in self.identity if other.get(name) != self.identity[name]]
+            if file.parent != self.folder and other.get("class") == self.fingerprint.get("class"):
+                names = [name for name in self.fingerprint if other.get(name) != self.fingerprint[name]]
                 found.append(f"{file.parent} differs in {', '.join(names)}")
         return found
 
@@ -245,7 +247,7 @@ def read_header(path: Path, key: str) -> tuple[Sequence[str], dict[str, list[int
 
     Args:
         path: the shard.
-        key: hash of the encoders' identity.
+        key: hash of the encoders' fingerprint.
 
     Raises:
         ValueError: if the shard is truncated or was written by other encoders; says what to do.

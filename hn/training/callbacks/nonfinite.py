@@ -39,7 +39,7 @@ def skips_on_device(optimizer: torch.optim.Optimizer, has_scaler: bool) -> bool:
 
 
 class DeviceSkip:
-    """Has an optimiser's next step change nothing if a number on the device is 1.
+    """Skips an optimizer step on the device, without a host sync, if a number on the device is 1.
 
     Args:
         optimizer: one that `skips_on_device`.
@@ -144,7 +144,7 @@ class SkipNonFinite(L.Callback):
 
     The optimiser changes neither weights nor its own state (moments, step counts); a single bad batch would make all of
     them NaN for good. The update is used up nevertheless: `global_step`, the learning rate's schedule, the noise and
-    the prompts go on as if it had been done, so that a run has as many batches with skipped updates as without. With
+    the prompts advance as if it had been done, so that a run has as many batches with skipped updates as without. With
     `accumulate_grad_batches` one bad batch skips the update it is part of. `train/skipped_updates`, the number so far,
     is logged and kept in checkpoints.
 

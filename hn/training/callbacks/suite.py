@@ -1,4 +1,4 @@
-"""Rewards on a prompt set of one's own, by category, during training and at its end."""
+"""Rewards on another prompt set, by category, during training and at its end."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class PromptSuite(L.Callback):
                 part.training = mode
 
     def _measure_method(self, trainer: L.Trainer, module: NoiseHypernetModule, method: Method) -> MethodRecord:
-        batches = shared_out(self.suite.batches(self.batch_size), trainer.global_rank, trainer.world_size)
+        batches = batches_of_rank(self.suite.batches(self.batch_size), trainer.global_rank, trainer.world_size)
         shown = with_progress(batches, f"{self.name}, {method.name}") if trainer.is_global_zero else batches
         with trainer.precision_plugin.forward_context():
             record = measure(method, self.scorer, module.generator, shown, self.images_per_prompt, self.seed)
@@ -202,11 +202,11 @@ class PromptSuite(L.Callback):
         return scalars
 
 
-def shared_out(batches: Sequence[B], rank: int, ranks: int) -> list[B]:
-    """A process's share of batches, whole ones: an image's last bits depend on the batch that it is made in.
+def batches_of_rank(batches: Sequence[B], rank: int, ranks: int) -> list[B]:
+    """The batches of one process. They stay whole: an image's last bits depend on the batch that it is made in.
 
-    Each process gets as many, where weights are shared out too and all take part in each pass; some batches then come
-    twice, and count once when the shards are joined.
+    All processes get the same number, because with sharded weights all take part in each pass; some batches then
+    come twice, and count once when the records are joined.
     """
     each = -(-len(batches) // ranks)
     return [batches[place % len(batches)] for place in range(rank, each * ranks, ranks)]

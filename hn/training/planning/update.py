@@ -51,7 +51,7 @@ def update_memory(
         precision: a name in `AUTOCAST`.
         mode: that of the fake tensors; any context for real ones.
     """
-    generator = module.generator if module.tuned is None else module.tuned
+    generator = module.hypernet.image_generator
     known = chain(module.parameters(), module.buffers(), conditioning.values())
     with mode, KnownValues(), LiveMemory(known) as memory:
         kept: dict[str, int] = {}
@@ -61,7 +61,7 @@ def update_memory(
 
         with autocast(precision):
             noise = torch.randn(len(prompts), *generator.noise_shape)
-            f = torch.zeros_like(noise) if module.tuned is not None else module.hypernet(noise, conditioning)
+            f = module.hypernet(noise, conditioning)
             stage("hypernetwork")
             latents = generator.denoise(noise + f, conditioning)
             stage("generator")
