@@ -151,7 +151,7 @@ def test_the_command_says_how_far_it_is_and_goes_on_where_it_stopped(experiment:
 
 
 @pytest.mark.slow
-def test_verbs_write_what_is_missing_and_give_the_same_results(experiment: Path, conditioning, capsys) -> None:
+def test_commands_write_what_is_missing_and_give_the_same_results(experiment: Path, conditioning, capsys) -> None:
     run = experiment.parent / "runs" / "tiny"
     for name, cache in (("plain", "false"), ("files", "true"), ("again", "true")):
         main(["train", "--config", str(experiment), f"--model.generator.cache={cache}", "--run.name", name])
