@@ -104,6 +104,7 @@ def test_code_that_needs_the_batch_size_gets_one(tmp_path: Path) -> None:
         program(*real_inputs(hypernet, ["a ball", "a cube"]))
 
 
+@pytest.mark.slow
 def test_code_that_cannot_be_traced_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="torch.export cannot trace UNet2DConditionModel: "):
         export_hypernet(of_case("stable_diffusion", family=Untraceable()), tmp_path / "f.pt2")

@@ -94,6 +94,7 @@ def test_offloaded_text_encoders_are_on_the_gpu_while_they_encode(
     assert large.largest_batch(memory) == 0  # it does not fit, whatever the batch
 
 
+@pytest.mark.slow
 def test_prompts_that_are_not_remembered_take_nothing(make_on_meta: Callable[..., NoiseHypernetModule]) -> None:
     assert plan_update(make_on_meta(prompt_cache_size=0), 1).remembered == 0
 
