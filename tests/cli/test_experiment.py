@@ -354,6 +354,15 @@ def test_python_m_hn_is_the_same(tmp_path):
     assert found.stderr == f"error: There is no configuration file {tmp_path}/nothing.yaml.\n"
 
 
+@pytest.mark.slow
+def test_messages_of_libraries_come_once_or_not_at_all(experiment):
+    command = [sys.executable, "-m", "hn", "fit", "--config", str(experiment), "--trainer.max_steps=1"]
+    found = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    said = found.stdout + found.stderr
+    assert found.returncode == 0 and said.count("Seed set to") == 1
+    assert not any(word in said for word in ("INFO", "litlogger", "TPU", "weights_only"))
+
+
 def test_the_help_of_a_command_lists_its_options(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["train", "--help"])
