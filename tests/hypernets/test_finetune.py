@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from torch import Tensor
 
-from hn.generators import DiffusersGenerator
+from hn.generators import DiffusersGenerator, Generator
 from hn.hypernets import LoraFinetune, LoraHypernet
 from hn.hypernets.saving import weights_digest
 from hn.rewards import RednessReward
@@ -141,3 +141,13 @@ def test_build_comes_first_and_once(generator: DiffusersGenerator, tmp_path: Pat
     finetune.build(generator)
     with pytest.raises(RuntimeError, match="already bound to a generator"):
         finetune.build(generator)
+
+
+def test_a_generator_without_a_pipeline_is_refused() -> None:
+    class Own(Generator):
+        """One that cannot take another backbone."""
+
+        backbone = generate = encode = first_step = None
+
+    with pytest.raises(ValueError, match="needs the generator of a pipeline, not a Own"):
+        LoraFinetune(rank=2).build(Own())
