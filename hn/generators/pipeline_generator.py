@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hn.generators.assemble import replace_scheduler
 from hn.generators.base import Conditioning, Generator
 from hn.generators.families import Family, resolve_family
-from hn.generators.families.base import FirstStep, describe_untrained_size
+from hn.generators.families.base import BackboneInputs, FirstStep, describe_untrained_size
 from hn.generators.offload import OnCpu, take_out
 from hn.generators.prompt_encoder import PromptEncoder
 from hn.utils.copies import frozen_view
@@ -271,12 +271,11 @@ class PipelineGenerator(ApplyHook, Generator):
         """
         self._check(noise, conditioning)
         start = self.start
-        model_input = (noise * start.input_scale).to(self.device, self.dtype)
+        sample = (noise * start.input_scale).to(self.device, self.dtype)
         # Filled on the device: no copy from the host, nothing to wait for.
         timestep = torch.full(noise.shape[:1], start.timestep, dtype=torch.float32, device=self.device)
-        return self.family.call_backbone(
-            self.pipe, backbone, model_input, timestep, conditioning, self.height, self.width
-        )
+        inputs = BackboneInputs(sample, timestep, conditioning, self.height, self.width)
+        return self.family.call_backbone(self.pipe, backbone, inputs)
 
     def _check(self, noise: Tensor, conditioning: Conditioning) -> None:
         if tuple(noise.shape[1:]) != tuple(self.noise_shape):

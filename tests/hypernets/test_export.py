@@ -22,15 +22,15 @@ NO_ONNX = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is N
 class FixedBatch(StableDiffusion):
     """A family whose code needs to know the batch size, as a number."""
 
-    def call_backbone(self, pipe, backbone, model_input, *others) -> Tensor:
-        return torch.cat([super().call_backbone(pipe, backbone, model_input, *others)] * (len(model_input) % 1 + 1))
+    def call_backbone(self, pipe, backbone, inputs) -> Tensor:
+        return torch.cat([super().call_backbone(pipe, backbone, inputs)] * (len(inputs.sample) % 1 + 1))
 
 
 class Untraceable(StableDiffusion):
     """A family that looks at values."""
 
-    def call_backbone(self, pipe, backbone, model_input, *others) -> Tensor:
-        return super().call_backbone(pipe, backbone, model_input, *others) * (1 if model_input.sum() > 0 else 2)
+    def call_backbone(self, pipe, backbone, inputs) -> Tensor:
+        return super().call_backbone(pipe, backbone, inputs) * (1 if inputs.sample.sum() > 0 else 2)
 
 
 def make_hypernet(generator: PipelineGenerator) -> LoraHypernet:

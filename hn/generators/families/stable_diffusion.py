@@ -7,7 +7,7 @@ from diffusers import DiffusionPipeline, LatentConsistencyModelPipeline, StableD
 from torch import Tensor, nn
 
 from hn.generators.base import Conditioning
-from hn.generators.families.base import Family, FirstStep, first_step_of, require_multiples
+from hn.generators.families.base import BackboneInputs, Family, FirstStep, first_step_of, require_multiples
 from hn.utils.device import to_device
 
 
@@ -76,21 +76,12 @@ class StableDiffusion(Family):
             self._require_last_timestep(scheduler)
         return first_step_of(scheduler)
 
-    def call_backbone(
-        self,
-        pipe: DiffusionPipeline,
-        backbone: nn.Module,
-        model_input: Tensor,
-        timestep: Tensor,
-        conditioning: Conditioning,
-        height: int,
-        width: int,
-    ) -> Tensor:
+    def call_backbone(self, pipe: DiffusionPipeline, backbone: nn.Module, inputs: BackboneInputs) -> Tensor:
         return backbone(
-            model_input,
-            timestep,
-            encoder_hidden_states=conditioning["prompt_embeds"],
-            timestep_cond=self._guidance_embedding(pipe, model_input),
+            inputs.sample,
+            inputs.timestep,
+            encoder_hidden_states=inputs.conditioning["prompt_embeds"],
+            timestep_cond=self._guidance_embedding(pipe, inputs.sample),
             return_dict=False,
         )[0]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hn.generators import DiffusersGenerator
+from hn.generators.families.base import BackboneInputs
 from hn.generators.families.stable_diffusion import StableDiffusion
 from hn.hypernets import LoraHypernet
 from hn.rewards import RednessReward, RewardEnsemble
@@ -131,11 +132,10 @@ def test_a_pipeline_that_reads_prompts_lengths_is_planned_for_prompts_that_fill_
 class Reading(StableDiffusion):
     """Does as the values of the text encoder say."""
 
-    def call_backbone(self, pipe: Any, backbone: nn.Module, *arguments: Any) -> Tensor:
-        *_, conditioning, _, _ = arguments
-        if conditioning["prompt_embeds"].mean() > 0:
-            return super().call_backbone(pipe, backbone, *arguments)
-        return arguments[0]
+    def call_backbone(self, pipe: Any, backbone: nn.Module, inputs: BackboneInputs) -> Tensor:
+        if inputs.conditioning["prompt_embeds"].mean() > 0:
+            return super().call_backbone(pipe, backbone, inputs)
+        return inputs.sample
 
 
 def test_a_generator_that_depends_on_what_networks_compute_is_refused(
