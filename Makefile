@@ -90,9 +90,10 @@ test-exact: $(STAMP) ## run the tests of equal bits on the kernels of several ki
 bench: $(STAMP) ## measure speed and memory: make bench [ARGS="inference --rounds 20"]
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lint: $(STAMP) ## check style and likely mistakes
+lint: $(STAMP) ## check style, likely mistakes and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(STAMP) ## mend what lint can mend
 	$(BIN)/ruff check --fix .

@@ -23,7 +23,7 @@ from hn.data import PromptDataModule
 from hn.evaluation.detectors.miniature import GridDetector
 from hn.evaluation.geneval import COLORS
 from hn.generators import DiffusersGenerator
-from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet
+from hn.hypernets import LoraHypernet, Trainable
 from hn.rewards import ClipReward, RednessReward, RewardEnsemble
 from hn.training.module import NoiseHypernetModule
 from hn.training.trainer import ExperimentTrainer
@@ -222,7 +222,7 @@ def make_module(tiny_checkpoints: Path) -> Callable[..., NoiseHypernetModule]:
         return DiffusersGenerator(str(tiny_checkpoints / "pipeline"), steps=steps, dtype=dtype, **options)
 
     def make(
-        hypernet: Hypernet | LoraFinetune | None = None, dtype: str = "float32", steps: int = 1, **options
+        hypernet: Trainable | None = None, dtype: str = "float32", steps: int = 1, **options
     ) -> NoiseHypernetModule:
         generator, settings = generator_of(dtype, steps), {"dtype": dtype, "encode_batch_size": 1}
         clip, held_out = (

@@ -89,6 +89,7 @@ def test_an_experiment_is_named_and_brings_its_trained_weights(hn: Run, installe
     assert str(installed / "hn/_bundled/data/miniature/hypernet") in said
 
 
+@pytest.mark.timeout(1800)  # the test after training takes all prompts
 def test_an_experiment_is_trained_by_its_name(hn: Run, tmp_path: Path) -> None:
     succeeded(hn("train", "--config", "miniature", "--trainer.max_steps", "2", "--run.name", "two_updates"))
     run = tmp_path / "runs" / "miniature" / "two_updates"

@@ -23,7 +23,6 @@ From `hn train` to the optimiser's step, the files to read are, in this order:
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -87,7 +86,6 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with status 2 and one message for an error that the user can mend."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     arguments = find_argument_paths(sys.argv[1:] if arguments is None else arguments)
     if (problem := invalid_rank(os.environ)) is not None:
         print(f"error: {problem}", file=sys.stderr)

@@ -11,7 +11,7 @@ import torch
 from jsonargparse import Namespace
 from lightning import LightningDataModule
 
-from hn.cli.instances import instantiate, instantiate_outline
+from hn.cli.instances import generator_on_meta, instantiate
 from hn.cli.parsing import UserError, user_errors
 from hn.data.encodings.files import PromptFiles
 from hn.data.encodings.write import SHARD_BYTES, Embedded, Encoder, write_missing
@@ -31,7 +31,7 @@ def embed_prompts(
     """Write what the files of `generator.conditioning` lack of prompts: see `write_missing`.
 
     Args:
-        generator: its outline is enough; it has a `cache`.
+        generator: with a `cache`; it may be on the meta device.
         prompts: in any order, repeated or not.
         device: of the text encoders.
         shard_bytes: a file is closed when it holds so many.
@@ -61,7 +61,7 @@ def embed_text_features(
     tower cuts is said at the end.
 
     Args:
-        files: of the reward's `text_identity`.
+        files: of the reward's `text_fingerprint`.
         load_reward: loads the reward; not called if nothing is missing.
         prompts: in any order, repeated or not.
         device: of the text tower.
@@ -76,7 +76,7 @@ def embed_text_features(
     def load(_: list[str]) -> Encoder:
         reward = load_reward().to(device)
         return Encoder(
-            lambda batch: {FEATURES: reward.encode_text(batch)}, reward.encode_batch_size, [reward.text_window]
+            lambda batch: {FEATURES: reward.encode_text(batch)}, reward.encode_batch_size, [reward.truncation]
         )
 
     return write_missing(files, prompts, load, shard_bytes)
@@ -133,14 +133,14 @@ def embed_experiment(
     prompts = experiment_prompts(stages, has_suites, sections["data"], sections["callbacks"])
     done = {}
     if caches[0]:
-        outline = instantiate_outline(generator)
-        if outline is None:
+        meta_generator = generator_on_meta(generator)
+        if meta_generator is None:
             raise UserError(f"Prompts can be embedded for a DiffusersGenerator, not for a {generator['class_path']}.")
-        done["conditioning"] = embed_prompts(outline, prompts, device)
+        done["conditioning"] = embed_prompts(meta_generator, prompts, device)
         _free_memory(device)
     for name, section in text_feature_sections(ensemble).items() if caches[1] else ():
         reward = import_class(section["class_path"], ContrastiveReward)
-        files = PromptFiles(caches[1], reward.text_identity(section["init_args"]), "text features")
+        files = PromptFiles(caches[1], reward.text_fingerprint(section["init_args"]), "text features")
         load = partial(instantiate, name, ContrastiveReward, section)
         done[name] = embed_text_features(files, load, prompts, device)
         _free_memory(device)

@@ -58,7 +58,7 @@ def export(arguments: Sequence[str]) -> None:
 def _export(options: Any) -> None:
     import torch  # here, for a help without PyTorch
 
-    from hn.cli.instances import instantiate, instantiate_outline
+    from hn.cli.instances import generator_on_meta, instantiate
     from hn.generators.base import Generator
     from hn.hypernets.export import MAX_BATCH, export_hypernet, require_exportable
     from hn.utils.device import find_device
@@ -66,11 +66,11 @@ def _export(options: Any) -> None:
     device, path = find_device(options.device), Path(options.output)
     section, trained = find_models(options)
     section["init_args"].pop("compile", None)  # who runs the program compiles it
-    outline = instantiate_outline(section)
-    if outline is not None:
-        require_exportable(outline, path, options.format, options.batch_size)
+    meta_generator = generator_on_meta(section)
+    if meta_generator is not None:
+        require_exportable(meta_generator, path, options.format, options.batch_size)
         with torch.device("meta"):
-            require_hypernet(trained.load(outline), options.hypernet)
+            require_hypernet(trained.load(meta_generator), options.hypernet)
     generator = instantiate("generator", Generator, section).to(device)
     hypernet = require_hypernet(trained.load(generator), options.hypernet).to(device)
     report(export_hypernet(hypernet, path, options.format, options.batch_size), MAX_BATCH)

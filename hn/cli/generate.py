@@ -81,7 +81,7 @@ def has_config(arguments: Sequence[str]) -> bool:
 
 
 def _generate_images(options: Any) -> None:
-    from hn.cli.instances import instantiate, instantiate_outline  # here, for a help without PyTorch
+    from hn.cli.instances import generator_on_meta, instantiate  # here, for a help without PyTorch
     from hn.evaluation.generate import ImageRequest, generate_images
     from hn.generators.base import Generator
     from hn.utils.device import find_device
@@ -95,7 +95,7 @@ def _generate_images(options: Any) -> None:
     section, trained = find_models(options)
     generate_images(
         make_generator=lambda: instantiate("generator", Generator, section),
-        make_outline=lambda: instantiate_outline(section),
+        make_on_meta=lambda: generator_on_meta(section),
         request=request,
         directory=Path(options.output or Path("runs") / "generate" / timestamp()),
         trained=trained,

@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from hn.cli.parsing import Parser
 from hn.generators.base import Generator
 from hn.generators.pipeline import DiffusersGenerator
-from hn.hypernets import Hypernet, LoraFinetune
+from hn.hypernets import Trainable
 from hn.rewards.ensemble import RewardEnsemble
 from hn.training.module import NoiseHypernetModule
 from hn.utils.class_path import import_class
@@ -36,7 +36,7 @@ def instantiate(name: str, kind: Any, section: Mapping[str, Any]) -> Any:
     return parser.instantiate(parser.parse_object({name: dict(section)}))[name]
 
 
-def instantiate_outline(section: Mapping[str, Any]) -> DiffusersGenerator | None:
+def generator_on_meta(section: Mapping[str, Any]) -> DiffusersGenerator | None:
     """The generator of a configuration without its weights; None if its class has no such thing."""
     if not issubclass(import_class(section["class_path"], Generator), DiffusersGenerator):
         return None
@@ -59,14 +59,14 @@ def module_options(model: Mapping[str, Any]) -> Namespace:
     return parser.instantiate(parser.parse_object({"model": others})).model
 
 
-def instantiate_on_meta(
+def module_on_meta(
     model: Mapping[str, Any], generator: DiffusersGenerator, load_rewards: bool = False
 ) -> NoiseHypernetModule | None:
     """The module of a configuration without weights: its networks on the meta device, from their configurations.
 
     Args:
         model: the configuration's section.
-        generator: from `instantiate_outline`.
+        generator: from `generator_on_meta`.
         load_rewards: what to do about rewards that look at values when they are made, as those of other people may:
             whether to load them (all rewards with them), or to give up.
 
@@ -79,7 +79,7 @@ def instantiate_on_meta(
     make_reward = partial(instantiate, "reward", RewardEnsemble, model["reward"])
     with torch.device("meta"):
         # Before rewards, of which files may be fetched.
-        hypernet = instantiate("hypernet", Hypernet | LoraFinetune, model["hypernet"])
+        hypernet = instantiate("hypernet", Trainable, model["hypernet"])
         options = module_options(model)
     try:
         with torch.device("meta"):

@@ -140,6 +140,8 @@ def helpful_messages_only() -> Iterator[None]:
     import diffusers  # here, for commands that need none of them
     import transformers
 
+    # Not before Lightning is imported: it would see a handler, make none of its own, and log through this one.
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     handlers = logging.getLogger("lightning.pytorch").handlers

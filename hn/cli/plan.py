@@ -9,7 +9,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from hn.cli.instances import instantiate_on_meta, instantiate_outline
+from hn.cli.instances import generator_on_meta, module_on_meta
 from hn.cli.parsing import UserError, user_errors
 from hn.cli.preflight import check_training
 from hn.training.planning.plan import Plan, plan_update
@@ -82,11 +82,11 @@ def plan_experiment(sections: Mapping[str, Any]) -> Plan:
         raise UserError(f"Memory can be planned for the precisions {', '.join(AUTOCAST)}, not for {precision}.")
     accumulate = trainer.get("accumulate_grad_batches") or 1
     with torch.device("meta"):  # where files of weights need not be there
-        generator = instantiate_outline(model["generator"])
+        generator = generator_on_meta(model["generator"])
     if generator is None:
         raise UserError(
             f"Memory can be planned for a DiffusersGenerator, not for a {model['generator']['class_path']}."
         )
-    module = instantiate_on_meta(model, generator, load_rewards=True)
+    module = module_on_meta(model, generator, load_rewards=True)
     check_training(sections, module)
     return plan_update(module, batch_size, precision, accumulate, sections["prompt"])

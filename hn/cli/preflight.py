@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import nn
 
 from hn.cli.fetching import prompt_options
-from hn.cli.instances import instantiate, instantiate_on_meta, instantiate_outline
+from hn.cli.instances import generator_on_meta, instantiate, module_on_meta
 from hn.data.module import PromptDataModule
 from hn.evaluation.generate import ImageRequest
 from hn.training.callbacks.evaluation import Evaluation
@@ -41,8 +41,8 @@ def check_model(sections: Mapping[str, Any]) -> NoiseHypernetModule | None:
     model = dict(sections["model"])
     if _arguments(model["reward"]).get("cache"):  # whose files may still have to be written
         model["reward"] = {**model["reward"], "init_args": {**model["reward"]["init_args"], "cache": False}}
-    generator = instantiate_outline(model["generator"])
-    return None if generator is None else instantiate_on_meta(model, generator)
+    generator = generator_on_meta(model["generator"])
+    return None if generator is None else module_on_meta(model, generator)
 
 
 def check_training(sections: Mapping[str, Any], module: NoiseHypernetModule | None) -> None:

@@ -19,7 +19,7 @@ from hn.data.unsafe import is_unsafe
 
 
 class Prompt(TypedDict):
-    """One prompt; `metadata` is its whole row in the file and `index` its place in the data set."""
+    """One prompt, with its row in the file as `metadata` and its position in the data set as `index`."""
 
     prompt: str
     metadata: dict[str, Any]
@@ -35,41 +35,40 @@ class PromptBatch(TypedDict):
 
 
 def normalised(prompt: str) -> str:
-    """What two prompts share that mean the same: letter case, spacing and a final full stop are left out."""
+    """The prompt without case, repeated spaces and a final full stop; equal for prompts that count as the same."""
     return " ".join(prompt.casefold().split()).rstrip(". ")
 
 
 class PromptDataset(Dataset[Prompt]):
-    """The prompts of one or more files, named sets or data sets on the Hub, in order.
+    """The prompts of files, named sets and data sets on the Hub, in order.
 
     Args:
-        paths: a file, as `read_prompts` takes it, the name of a set or an address hf://... (see `parse_sources`), which
-            are fetched if they are not here; several of them; or a mapping from such to weights. For training, a weight
-            says how often an epoch holds a prompt (see `Part`); otherwise it is a whole number and the prompts come so
-            often.
-        limit: keep only so many, the first ones.
-        exclude: prompts to leave out (before `limit`), compared as `normalised` says.
-        purpose: "train", "val", "test" or "predict": decides between the splits of a named set (see `Manifest.choose`)
-            and what weights mean.
-        deduplicate: whether to keep the first one only of prompts that are the same, as `normalised` says; None for
-            those of named sets alone, unless repeats are meant there.
-        filter_unsafe: whether to leave out prompts with unsafe words (see `is_unsafe`); None for those of named sets of
-            which the manifest says so.
-        store: where named sets are; the user's by default.
+        paths: a file for `read_prompts`, the name of a set, or an address hf://... (see `parse_sources`); a list of
+            these; or a mapping from these to weights. Sets that are not on this machine are downloaded. For training,
+            weights are those of `Part`; otherwise they are whole numbers of repetitions.
+        limit: keep only this many prompts, the first ones.
+        exclude: prompts to remove (before `limit`), compared as `normalised`.
+        purpose: "train", "val", "test" or "predict"; selects the split of a named set (see `Manifest.choose`) and the
+            meaning of weights.
+        deduplicate: keep only the first of equal prompts (compared as `normalised`). None does so for named sets and
+            data sets on the Hub, except sets whose repeats are intended.
+        filter_unsafe: remove prompts with unsafe words (see `is_unsafe`). None does so for the named sets that the
+            manifest marks.
+        store: the folder of named sets; the user's by default.
 
     Attributes:
-        rows: the rows kept.
+        rows: the rows that were kept.
         fingerprint: SHA-256 of all prompts in their order.
-        files: name of the set or path of the file that each row is from.
-        parts: the rows that came from each source, with its weight.
-        n_excluded: number of rows left out because of `exclude`.
-        n_repeated: as repetitions.
-        n_unsafe: for unsafe words.
+        files: for each row, the name of its set or the path of its file.
+        parts: for each source, the range of its rows, with its weight.
+        n_excluded: number of rows removed because of `exclude`.
+        n_repeated: number of rows removed as repetitions.
+        n_unsafe: number of rows removed for unsafe words.
 
     Raises:
         FileNotFoundError, ValueError: as `read_prompts`, `parse_sources` and `PromptStore.require`; also if `limit` is
-            below 1, a weight is no whole number where it has to be, or nothing is left.
-        DownloadError: if a named set is not here and cannot be fetched.
+            below 1, a weight that counts repetitions is no whole number, or no rows are left.
+        DownloadError: if a named set cannot be downloaded.
     """
 
     def __init__(
@@ -112,11 +111,11 @@ class PromptDataset(Dataset[Prompt]):
 
     @property
     def epoch_length(self) -> int:
-        """Rows that an epoch of training holds: as many as there are, if no weights are given."""
+        """Number of rows in an epoch of training; without weights, the number of all rows."""
         return sum(part.length for part in self.parts)
 
     def _read(self, unwanted: set[str], limit: int | None) -> None:
-        """Fill `rows`, `files` and `parts`, and count what is left out."""
+        """Fill `rows`, `files` and `parts`, and count the rows that are removed."""
         seen: set[str] = set()
         for source in self.sources:
             start = len(self.rows)
@@ -129,7 +128,7 @@ class PromptDataset(Dataset[Prompt]):
                 self.parts.append(Part(start, len(self.rows), source.weight if self.purpose == "train" else 1.0))
 
     def _of_source(self, source: Source, unwanted: set[str], seen: set[str]) -> Iterator[tuple[str, Row]]:
-        """The rows of a source that are not left out, each with the name of its file; `seen` learns of them."""
+        """The rows of a source that are kept, each with the name of its file; adds all its prompts to `seen`."""
         for file in source.files:
             is_named = isinstance(file, PromptFile)
             name = file.name if is_named else str(file)
@@ -152,7 +151,7 @@ class PromptDataset(Dataset[Prompt]):
         return self.store.fetch(file) if isinstance(file, PromptFile) else file
 
     def _is_unique(self, file: Path | PromptFile | HubPrompts) -> bool:
-        """Whether repeated prompts of a file are left out."""
+        """Whether repeated prompts of a file are removed."""
         if self.deduplicate is not None:
             return self.deduplicate
         return not isinstance(file, Path) and not getattr(file, "keep_repeats", False)

@@ -1,4 +1,4 @@
-"""Leaving out prompts with unsafe words, which sets written by users of a web page hold."""
+"""A word filter for unsafe prompts, needed for sets that were collected from users of a web page."""
 
 import re
 from collections.abc import Iterable
@@ -11,10 +11,10 @@ _WORD = re.compile(r"[^\W_]+")  # letters and digits; an underscore separates wo
 
 
 class WordFilter:
-    """Finds words in prompts, in whatever letter case.
+    """Finds words in prompts, ignoring case.
 
     Args:
-        words: `stem*` for all words that begin so, anything else for the whole word.
+        words: `stem*` matches all words with this prefix, anything else the whole word.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
@@ -23,13 +23,13 @@ class WordFilter:
         self.words = {word for word in words if not word.endswith("*")}
 
     def matches(self, prompt: str) -> bool:
-        """Whether a prompt has one of the words."""
+        """Whether a prompt contains one of the words."""
         found = _WORD.findall(prompt.casefold())
         return any(word in self.words or word.startswith(self.stems) for word in found)
 
 
 def is_unsafe(prompt: str) -> bool:
-    """Whether a prompt has a word of data/prompts/unsafe_words.txt, in whatever letter case.
+    """Whether a prompt contains a word of data/prompts/unsafe_words.txt, ignoring case.
 
     Raises:
         FileNotFoundError: if the list is missing.

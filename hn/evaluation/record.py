@@ -12,8 +12,8 @@ from torch import Tensor, distributed
 
 from hn.evaluation.methods import MethodOutput
 from hn.evaluation.metrics.bootstrap import paired_bootstrap
+from hn.evaluation.metrics.cmmd import cmmd, frechet_distance, kid
 from hn.evaluation.metrics.diversity import pairwise_cosine_distance
-from hn.evaluation.metrics.fidelity import cmmd, frechet_distance, kid
 from hn.evaluation.samples import Samples
 
 _EARLIER = "earlier/"  # before the number and the name of such a record's columns
@@ -166,7 +166,7 @@ class MethodRecord:
         Args:
             base: the base's record of the same samples, for the paired intervals; None for the base itself.
             reference: features [N, D] of the base's images of other noise, by the names that they have in a record;
-                for the fidelity distances, which take two images at least.
+                for the distances, which take two images at least.
         """
         geneval = self.geneval()
         pair = self._with_reference("features", reference)
@@ -179,7 +179,7 @@ class MethodRecord:
             "seconds_per_image": self.seconds / max(1, len(self)),
             "nfe": self.nfe,
             "kl_nats": self.mean("kl_nats"),
-            "fidelity": None if pair is None else cmmd(*pair),
+            "cmmd": None if pair is None else cmmd(*pair),
             "diversity": self._diversity("features"),
             "images": len(self),
         }

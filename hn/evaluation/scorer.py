@@ -1,4 +1,4 @@
-"""Scores of images: every reward, GenEval's verdict, benchmark metrics and features for the fidelity distance."""
+"""Scores of images: every reward, GenEval's verdict, benchmark metrics and features for the CMMD."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hn.evaluation.benchmarks.base import BenchmarkMetric
 from hn.evaluation.detectors.base import Detector, geneval_verdicts
@@ -34,11 +34,11 @@ class Scorer:
     Args:
         reward: the trained ensemble with its held-out members.
         detector: for GenEval's verdicts on prompts with an `include` clause; without it there are none.
-        features: for the fidelity distance and diversity; as a rule a held-out CLIP reward. Without it there are none.
+        features: for the CMMD and diversity; as a rule a held-out CLIP reward. Without it there are none.
         options: thresholds of the verdict.
         benchmarks: metrics of other benchmarks, for rows of theirs.
         measures: more features, for more such distances, and distances between images, for diversity alone; by names
-            of one's own.
+            of your choice.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Scorer:
 
     @property
     def has_features(self) -> bool:
-        """Whether there is anything that a fidelity distance can be measured with."""
+        """Whether there is anything that a distance can be measured with."""
         return bool(self.extractors)
 
     @torch.no_grad()
@@ -106,8 +106,8 @@ class Scorer:
         return [float("nan") if verdict is None else float(verdict.correct) for verdict in verdicts]
 
 
-def feature_extractor_of(reward: RewardEnsemble) -> nn.Module | None:
-    """The first held-out reward that gives image features, for the fidelity distance."""
+def feature_extractor_of(reward: RewardEnsemble) -> FeatureExtractor | None:
+    """The first held-out reward that gives image features, for the CMMD."""
     return next((member for member in reward.held_out.values() if hasattr(member, "image_features")), None)
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor, nn
 
 from hn.generators.assemble import replace_scheduler
@@ -122,7 +122,7 @@ class PipelineGenerator(ApplyHook, Generator):
             self.enable_gradient_checkpointing()
         if self.decoder_tiling:
             pipe.vae.enable_tiling()
-        if not self.is_outline:
+        if not self.is_meta:
             if self.channels_last:
                 self.components.to(memory_format=torch.channels_last)
             if self.compile_networks:
@@ -147,7 +147,7 @@ class PipelineGenerator(ApplyHook, Generator):
         return other.eval()
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> ModelMixin:
         return self.components[self.family.backbone_name]
 
     @property
@@ -180,12 +180,12 @@ class PipelineGenerator(ApplyHook, Generator):
         self._prompts.prefetch(prompts, self.device)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`; an outline has no vocabulary.
+        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`; on the meta device, none.
 
         Raises:
             ValueError: names the words, and the nearest ones that are known.
         """
-        if not self.is_outline:
+        if not self.is_meta:
             self._prompts.check(self.pipe, prompts)
 
     def check_steps(self, steps: int | None) -> None:

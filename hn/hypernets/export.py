@@ -58,7 +58,7 @@ class Perturbation(nn.Module):
 
 
 def require_exportable(generator: Generator, path: Path, format: str, batch_size: int | None) -> None:
-    """Refuse what `export_hypernet` would; an outline of the generator is enough.
+    """Refuse what `export_hypernet` would; the generator may be on the meta device.
 
     Raises:
         FileExistsError: if `path` exists.
@@ -123,7 +123,7 @@ def export_hypernet(hypernet: Hypernet, path: Path, format: str = "torch", batch
         partial = folder / path.name
         if format == "torch":
             torch.export.save(program, partial, extra_files={FACTS: json.dumps(facts)})
-            written = torch.export.load(partial).module()
+            written: Function = torch.export.load(partial).module()
         else:
             written = _write_onnx(program, partial, facts)
         difference, largest = _compare(written, hypernet, (1, 3) if batch_size is None else (batch_size,))
@@ -176,6 +176,7 @@ def _write_onnx(program: ExportedProgram, path: Path, facts: dict) -> Function:
     import onnxruntime
 
     model = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert model is not None  # what the exporter without dynamo gives
     model.model.metadata_props["hn"] = json.dumps(facts)
     model.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

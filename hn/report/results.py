@@ -1,4 +1,4 @@
-"""`results.json`: what a run or a comparison measured, and on what."""
+"""`results.json`: the results of a run or a comparison, with the environment they were measured in."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def write_results(
 ) -> dict[str, Any]:
     """Write and return `{"experiment", "environment", <facts>, "methods": {...}}`; the file is replaced atomically.
 
-    Each method gets `penalty_per_dimension` beside its `kl_nats`: the same number divided by the noise dimensions, the
-    published code's regulariser. JSON knows no NaN and no infinity: they become null.
+    Each method gets `penalty_per_dimension`: its `kl_nats` divided by the number of noise dimensions, which is the
+    regulariser of the published code. NaN and infinite numbers become null, since JSON has none.
 
     Args:
-        path: of the JSON file; its directory is made.
+        path: of the JSON file; its folder is created.
         experiment: name of the experiment.
         methods: the summaries of the `MethodRecord`s.
         dimensions: number of noise dimensions.
@@ -36,7 +36,7 @@ def write_results(
 
 
 def finite(value: Any) -> Any:
-    """`value` with null for every number that is not finite."""
+    """`value` with None for NaN and infinite numbers, also in nested values."""
     if isinstance(value, dict):
         return {name: finite(member) for name, member in value.items()}
     if isinstance(value, list | tuple):

@@ -31,7 +31,7 @@ def results_table(results: dict[str, Any], width: int = 120) -> str:
     """What `write_results` returned, for people.
 
     A row per method: reward, held-out reward, GenEval-style scores (mean and per tag), seconds and backbone passes per
-    image, 1/2 f^2 per noise dimension and the fidelity distance; below, the paired intervals of the differences to the
+    image, 1/2 f^2 per noise dimension and the CMMD; below, the paired intervals of the differences to the
     base.
 
     Args:
@@ -44,7 +44,7 @@ def results_table(results: dict[str, Any], width: int = 120) -> str:
     images = max(method["images"] for method in methods.values())
     table = _table(f"{results['experiment']}: {images} images a method")
     tag_names = [_TAGS.get(tag, tag) for tag in tags]
-    for header in ("reward", "held-out", "GenEval", *tag_names, "s/image", "NFE", "½f²/dim", "fidelity"):
+    for header in ("reward", "held-out", "GenEval", *tag_names, "s/image", "NFE", "½f²/dim", "CMMD"):
         table.add_column(header, justify="right", no_wrap=True)
     for name, method in methods.items():
         geneval = method["geneval"] or {}
@@ -57,7 +57,7 @@ def results_table(results: dict[str, Any], width: int = 120) -> str:
             _number(method["seconds_per_image"], 4),
             _number(method["nfe"], 0),
             _number(method["penalty_per_dimension"], 4),
-            _number(method["fidelity"], 2),
+            _number(method["cmmd"], 2),
         )
     width += max(0, max(len(name) for name in methods) - len("hypernetwork"))
     intervals = _intervals(methods)

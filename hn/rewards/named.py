@@ -1,4 +1,4 @@
-"""Rewards by words: short names, class paths, and the rewards of an experiment."""
+"""Rewards on the command line: short names, class paths, and the rewards of an experiment file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hn.utils.class_path import import_class
 from hn.utils.config import read_section
 
 Section = dict[str, Any]
-"""`class_path` and `init_args` of one reward, as a configuration has them."""
+"""`class_path` and `init_args` of one reward, as in a configuration file."""
 
 SHORT_NAMES: Mapping[str, Section] = {
     "hps": {"class_path": "hn.rewards.hpsv2.HPSv2Reward"},
@@ -29,7 +29,7 @@ SHORT_NAMES: Mapping[str, Section] = {
     "saturation": {"class_path": "hn.rewards.saturation.SaturationReward"},
     "jpeg_size": {"class_path": "hn.rewards.jpeg_size.JpegSizeReward"},
 }
-"""Each in its published form; another checkpoint or option takes a configuration file."""
+"""Rewards with their published checkpoints and options; others need a configuration file."""
 
 
 def reward_sections(

@@ -14,16 +14,16 @@ from torch.utils.data import DataLoader
 
 from hn.data.prompts import PromptBatch
 from hn.evaluation.categories import Categories
+from hn.evaluation.comparison.cache import MeasurementCache, measurement_settings
 from hn.evaluation.comparison.details import details, image_rows
 from hn.evaluation.comparison.gallery import Gallery, choose_prompts
-from hn.evaluation.comparison.kept import KeptRecords, measurement_settings
 from hn.evaluation.comparison.measure import measure, reference_features
 from hn.evaluation.comparison.options import Comparison, name_at
-from hn.evaluation.methods import Method, Sampled, Searched
+from hn.evaluation.methods import Method, Sampled, Searched, TrainedMethod
 from hn.evaluation.record import MethodRecord
 from hn.evaluation.samples import Samples
 from hn.evaluation.scorer import Scorer
-from hn.hypernets.finetune import LoraFinetune
+from hn.hypernets import Hypernet, LoraFinetune
 from hn.report.comparison import GALLERY
 from hn.report.curves import plot_curves, validation_curves
 from hn.report.page import write_report
@@ -61,19 +61,21 @@ def compared_methods(model: NoiseHypernetModule, comparison: Comparison, finetun
         ValueError: if the fine-tune or a search does not fit the generator.
     """
     more = comparison.more_steps(model.generator.steps)
-    methods = []
-    for make in (model.base_method, model.trained_method):
-        methods += [make(), *map(make, more)]
+    steps = (None, *more)
+    sampled: list[Sampled | TrainedMethod] = [*map(model.base_method, steps), *map(model.trained_method, steps)]
     if finetune is not None:
-        _, tuned = LoraFinetune.from_pretrained(finetune, model.generator)
-        methods += [Sampled("finetune", tuned, is_base=False, steps=steps) for steps in (None, *more)]
-    for method in methods:
+        tuned = LoraFinetune.from_pretrained(finetune, model.generator)
+        sampled += [TrainedMethod(tuned, number) for number in steps]
+    for method in sampled:
         if method.steps != model.generator.steps:
             method.name = name_at(method.name, method.steps)
+    methods: list[Method] = [*sampled]
     for name, search in comparison.searches.items():
+        if isinstance(search, WarmStart):
+            assert isinstance(model.hypernet, Hypernet)  # see check_comparison
+            search = search.bound(model.hypernet)
         if search is not None:
-            started = search.bound(model.hypernet) if isinstance(search, WarmStart) else search
-            methods.append(Searched(name, model.generator, started, model.reward))
+            methods.append(Searched(name, model.generator, search, model.reward))
     return methods
 
 
@@ -113,7 +115,7 @@ class ComparedPrompts:
 
 
 class ComparisonRun:
-    """A comparison in a directory: what was measured there is taken over, the rest is measured and kept.
+    """A comparison in a directory: what was measured there is reused, the rest is measured and kept.
 
     Args:
         directory: of the comparison; records go to its `records`, images to its `gallery`.
@@ -141,23 +143,23 @@ class ComparisonRun:
         self.noise = {"images_per_prompt": model.images_per_prompt, "seed": model.evaluation_seed}
         self.searches = settings["comparison"].get("searches") or {}
         shared = {**settings, "comparison": {"gallery": comparison.gallery}}
-        self.kept = KeptRecords(directory / "records", measurement_settings(shared, weights, prompts.batches))
+        self.cache = MeasurementCache(directory / "records", measurement_settings(shared, weights, prompts.batches))
         # Refused now, not after hours.
-        self.started = {m.name: self.kept.load(m.name, self.searches.get(m.name)) for m in self.methods}
+        self.started = {m.name: self.cache.load(m.name, self.searches.get(m.name)) for m in self.methods}
         self.left = {name: prompts.batches[record.batches if record else 0 :] for name, record in self.started.items()}
         choose = partial(choose_prompts, prompts.categories, comparison.gallery)
-        self.gallery = Gallery(directory / GALLERY, self.kept.gallery(choose))
+        self.gallery = Gallery(directory / GALLERY, self.cache.gallery(choose))
         self.records: dict[str, MethodRecord] = {}
         self.reference: dict[str, Tensor] | None = None
 
     def measure(self, scorer: Scorer) -> None:
         """Measure what is not there yet; afterwards `records` and `reference` have all of it."""
         generator, batches = self.model.generator, self.prompts.batches
-        self.reference = self.kept.load_reference()
+        self.reference = self.cache.load_reference()
         if self.reference is None:
             self.reference = reference_features(generator, scorer, batches, **self.noise)
             if self.reference is not None:
-                self.kept.keep_reference(self.reference)
+                self.cache.keep_reference(self.reference)
         progress = SharedProgress({m.name: (len(self.left[m.name]), m.expected_nfe) for m in self.methods})
         for method in self.methods:
             name = method.name
@@ -168,7 +170,7 @@ class ComparisonRun:
                 progress.over(self.left[name], name),
                 **self.noise,
                 record=self.started[name],
-                after_batch=partial(self.kept.keep, own=self.searches.get(name), of_batches=len(batches)),
+                after_batch=partial(self.cache.keep, own=self.searches.get(name), of_batches=len(batches)),
                 after_images=self.gallery.keep,
             )
             self.records |= {found.name: found for found in (*record.earlier.values(), record)}

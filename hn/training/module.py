@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -16,12 +16,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from hn.data.module import PromptDataModule
 from hn.data.prompts import PromptBatch
-from hn.evaluation.methods import Method, MethodOutput, Modulated, Sampled
+from hn.evaluation.methods import MethodOutput, Sampled, TrainedMethod
 from hn.evaluation.samples import Samples
 from hn.generators.base import Conditioning, Generator
-from hn.generators.noise import NoiseType, Share, TrainingNoise, training_streams
-from hn.hypernets.base import Hypernet
-from hn.hypernets.finetune import LoraFinetune
+from hn.generators.noise import BatchSlice, NoiseType, TrainingNoise, training_streams
+from hn.generators.pipeline_generator import PipelineGenerator
+from hn.hypernets.trainable import Trainable
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
@@ -66,7 +66,7 @@ class NoiseHypernetModule(L.LightningModule):
     def __init__(
         self,
         generator: Generator,
-        hypernet: Hypernet | LoraFinetune,
+        hypernet: Trainable,
         reward: RewardEnsemble,
         optimizer: OptimizerFactory = torch.optim.AdamW,
         regulariser: Regulariser = "mean",
@@ -89,20 +89,11 @@ class NoiseHypernetModule(L.LightningModule):
         self.draw_noise, self.images_per_prompt = TrainingNoise(noise_type), images_per_prompt
         self.seed, self.evaluation_seed = seed, evaluation_seed
         self.strict_loading = False  # checkpoints hold the trainable weights alone; on_load_checkpoint checks them
-        self.tuned: Generator | None = None
         # Of the last training batch: for those who look into a loss that is not finite.
         self.terms: dict[str, Tensor] = {}
         with torch.random.fork_rng(devices=[]):  # weights are made on the CPU, from the seed and nothing else
             torch.manual_seed(seed)
-            if isinstance(hypernet, LoraFinetune):
-                self.tuned = hypernet.attach(generator)
-            else:
-                hypernet.build(generator)
-
-    @property
-    def mode(self) -> Literal["hypernetwork", "finetune"]:
-        """What is trained; also the method's name in results."""
-        return "hypernetwork" if self.tuned is None else "finetune"
+            hypernet.build(generator)
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
@@ -146,7 +137,7 @@ class NoiseHypernetModule(L.LightningModule):
         data = self.trainer.datamodule
         if not isinstance(data, PromptDataModule):
             return
-        data.announce = self._prepare_for
+        data.prefetch_hook = self._prepare_for
         prompts = [prompt for dataset in data.datasets.values() for prompt in dataset.prompts]
         self.generator.check_prompts(prompts)
         self.reward.check_prompts(prompts)
@@ -155,7 +146,7 @@ class NoiseHypernetModule(L.LightningModule):
         self.generator.prefetch(batch["prompt"])
 
     def configure_model(self) -> None:
-        """Share the weights out, where the strategy is one that does.
+        """Shard the weights, where the strategy is one that does.
 
         Raises:
             ValueError: if it is Lightning's own, whose checkpoints hold the frozen weights too.
@@ -164,7 +155,7 @@ class NoiseHypernetModule(L.LightningModule):
             return
         if not isinstance(self.trainer.strategy, ShardedStrategy):
             raise ValueError(
-                f"{type(self.trainer.strategy).__name__} shares out weights, but writes checkpoints that no other "
+                f"{type(self.trainer.strategy).__name__} shards the weights, but writes checkpoints that no other "
                 "strategy reads. Use hn's own: --trainer.strategy='{class_path: hn.training.strategy.ShardedStrategy}'"
             )
         shard(self.generator, self.hypernet, self.device_mesh["data_parallel"])
@@ -188,10 +179,7 @@ class NoiseHypernetModule(L.LightningModule):
             Images [B, 3, H, W] in [0, 1] and f [B, *noise_shape] (zeros for a fine-tune), both differentiable in the
             trainable weights.
         """
-        if self.tuned is not None:
-            return self.tuned.generate(noise, conditioning, steps, rng), torch.zeros_like(noise)
-        f = self.hypernet(noise, conditioning)
-        return self.generator.generate(noise + f, conditioning, steps, rng), f
+        return self.hypernet.images(noise, conditioning, steps, rng)
 
     def scores(
         self,
@@ -216,14 +204,14 @@ class NoiseHypernetModule(L.LightningModule):
         if size is None or size >= len(noise):
             images, f = self(noise, conditioning, rng=rng)
             return self.reward(images, prompts), f
-        generator = self.generator if self.tuned is None else self.tuned
-        f = torch.zeros_like(noise) if self.tuned is not None else self.hypernet(noise, conditioning)
+        generator, f = self.hypernet.image_generator, self.hypernet(noise, conditioning)
+        assert isinstance(generator, PipelineGenerator)  # score_batch_size is refused for others
         latents = generator.denoise(noise + f, conditioning, rng=rng)
         return score_in_parts(latents, prompts, lambda z, p: self.reward(generator.decode(z), p), size), f
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         prompts = batch["prompt"]
-        key = self.seed, self.global_step, self._share(batch_idx)
+        key = self.seed, self.global_step, self._batch_slice(batch_idx)
         noise = self.draw_noise(len(prompts), self.generator, *key)
         scores, f = self.scores(noise, self.generator.encode(prompts), prompts, training_streams(len(prompts), *key))
         terms = noise_hypernetwork_loss(scores.total, f, self.regulariser, self.reward_weight)
@@ -234,12 +222,12 @@ class NoiseHypernetModule(L.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(prompts))
         return terms.loss
 
-    def _share(self, batch_idx: int) -> Share:
-        """The batch's place among those of all ranks and accumulated batches that make one update."""
+    def _batch_slice(self, batch_idx: int) -> BatchSlice:
+        """Which samples of the global batch this batch holds."""
         if self._trainer is None:
-            return Share()
+            return BatchSlice()
         parts = self.trainer.accumulate_grad_batches
-        return Share(batch_idx % parts, parts, self.global_rank, self.trainer.world_size)
+        return BatchSlice(batch_idx % parts, parts, self.global_rank, self.trainer.world_size)
 
     def _mean_over_ranks(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Means of scalars over all processes, in one message, so that every process logs those of the global batch."""
@@ -248,15 +236,13 @@ class NoiseHypernetModule(L.LightningModule):
         means = self.trainer.strategy.reduce(torch.stack([*values.values()]), reduce_op="mean")
         return dict(zip(values, means.unbind(), strict=True))
 
-    def base_method(self, steps: int | None = None) -> Method:
+    def base_method(self, steps: int | None = None) -> Sampled:
         """The frozen generator by itself."""
-        return Sampled("base", self.generator, is_base=True, steps=steps)
+        return Sampled("base", self.generator, steps)
 
-    def trained_method(self, steps: int | None = None) -> Method:
+    def trained_method(self, steps: int | None = None) -> TrainedMethod:
         """The model in training: generator and hypernetwork, or the fine-tuned generator."""
-        if self.tuned is not None:
-            return Sampled(self.mode, self.tuned, is_base=False, steps=steps)
-        return Modulated(self.mode, self.hypernet, steps)
+        return TrainedMethod(self.hypernet, steps)
 
     def evaluation_step(self, batch: PromptBatch) -> tuple[Samples, MethodOutput]:
         """Samples of a batch of evaluation prompts, and what the model in training makes of them."""
@@ -312,10 +298,7 @@ class NoiseHypernetModule(L.LightningModule):
             ValueError: if it does not fit the generator, or is a fine-tune where a hypernetwork is trained or the
                 other way round.
         """
-        if self.tuned is None:
-            self.hypernet = Hypernet.from_pretrained(folder, self.generator)
-        else:
-            self.hypernet, self.tuned = LoraFinetune.from_pretrained(folder, self.generator)
+        self.hypernet = self.hypernet.load_same_kind(folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trainable weights alone, and what they are weights of."""
@@ -348,7 +331,7 @@ class NoiseHypernetModule(L.LightningModule):
         """What the trainable weights mean something for; how gradients are computed is no part of it."""
         arguments = {k: v for k, v in self.hypernet.arguments().items() if k != "gradient_checkpointing"}
         network, backbone = class_path(class_of(self.hypernet)), class_path(class_of(self.generator.backbone))
-        return {"model": self.mode, "class": network, "backbone": backbone, **arguments}
+        return {"model": self.hypernet.method, "class": network, "backbone": backbone, **arguments}
 
 
 def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) -> float:

@@ -14,6 +14,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hn.evaluation.comparison.options import Comparison
 from hn.evaluation.generate import ImageRequest, write_images
+from hn.evaluation.methods import Method
+from hn.hypernets.base import Hypernet
 from hn.report.results import write_results
 from hn.report.tables import results_table
 from hn.training.callbacks.evaluation import Evaluation
@@ -45,7 +47,7 @@ class ExperimentTrainer(L.Trainer):
 
     @property
     def is_working(self) -> bool:
-        """Whether batches have been worked on; errors before that are mostly the user's to mend."""
+        """Whether batches have been worked on; errors before that are mostly the user's to fix."""
         loops = (self.fit_loop.epoch_loop, self.validate_loop, self.test_loop, self.predict_loop)
         return self._measuring or any(loop.batch_progress.total.ready > 0 for loop in loops)
 
@@ -108,7 +110,7 @@ class ExperimentTrainer(L.Trainer):
         """Measure base, hypernetwork, fine-tune and test-time searches on the test prompts, from the same noise.
 
         What is measured is kept in the directory's `records`, batch by batch, and images in `gallery`. Started again in
-        the same directory, an interrupted comparison goes on from there, and one with more searches or numbers of steps
+        the same directory, an interrupted comparison resumes from there, and one with more searches or numbers of steps
         measures those alone; prompts may be grouped by another category. Its results are `results.json`, `results.csv`
         and `images.csv`, drawn in `report.html` and `figures`.
 
@@ -119,8 +121,8 @@ class ExperimentTrainer(L.Trainer):
             hypernet: folder of the trained hypernetwork; by default the newest run's, trained if there is none.
             finetune: folder of the trained fine-tune; by default the newest run's of the comparison's experiment,
                 trained if there is none; without such an experiment there is no fine-tune.
-            settings: the configuration behind all of it, `comparison` included, to know by whether what the directory
-                has can be gone on with.
+            settings: the configuration behind all of it, `comparison` included; measurements in the directory that were
+                made with other settings are refused.
 
         Raises:
             ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, the generator
@@ -128,10 +130,11 @@ class ExperimentTrainer(L.Trainer):
                 other settings.
         """
         evaluation, grid = self.callback(Evaluation), self.callback(ImageGrid)
-        check_comparison(evaluation is not None, model.mode != "hypernetwork")
+        check_comparison(evaluation is not None, not isinstance(model.hypernet, Hypernet))
         for steps in comparison.more_steps(model.generator.steps):
             model.generator.check_steps(steps)
         model.to(self.strategy.root_device)
+        assert hypernet is not None  # found, or trained, by the command
         model.load_trained(hypernet)
         datamodule.setup("test")
         prompts = ComparedPrompts.of(datamodule.test_dataloader(), comparison.category)
@@ -143,6 +146,7 @@ class ExperimentTrainer(L.Trainer):
 
         self._measuring = True
         with self.precision_plugin.forward_context():
+            assert evaluation is not None  # see check_comparison
             run.measure(evaluation.scorer)
             if grid is not None:
                 grid.last_path = run.draw(grid) or grid.last_path
@@ -182,10 +186,11 @@ class ExperimentTrainer(L.Trainer):
         request = ImageRequest(prompts, count, seed, steps, batch_size, upscale)
         request.check(model.generator)
         model.to(self.strategy.root_device)
+        assert hypernet is not None  # found, or trained, by the command
         model.load_trained(hypernet)
 
         self._measuring = True
-        methods = [model.base_method(steps)] if compare else []
+        methods: list[Method] = [model.base_method(steps)] if compare else []
         methods.append(model.trained_method(steps))
         print(f"weights      {hypernet}")
         facts = {"hypernet": hypernet, "precision": self.precision}
@@ -219,7 +224,7 @@ class ExperimentTrainer(L.Trainer):
 
 
 _VALIDATION_SCORES = tuple(
-    f"val/{score}" for score in ("held_out_reward", "reward", "geneval", "kl_nats", "fidelity", "diversity")
+    f"val/{score}" for score in ("held_out_reward", "reward", "geneval", "kl_nats", "cmmd", "diversity")
 )
 
 

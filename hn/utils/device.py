@@ -54,7 +54,7 @@ class HostCopy:
             self._done.record(torch.cuda.current_stream(tensor.device))
 
     def read(self) -> list[Any]:
-        """The values as nested lists (`Tensor.tolist`); waits for the copy, not for work queued after it."""
+        """The values as nested lists (`Tensor.tolist`); waits for the copy, but not for work queued after it."""
         if self._done is not None:
             self._done.synchronize()
         return self._values.tolist()

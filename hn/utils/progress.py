@@ -94,7 +94,7 @@ class SharedProgress:
         self.line_every, self.clock = line_every, clock
 
     def seconds_left(self) -> tuple[float | None, bool]:
-        """Estimated seconds left (None before the first item is done); whether loops of unknown cost are missing."""
+        """Estimated seconds left (None before the first item), and whether loops of unknown cost are missing."""
         known = [loop for loop in self.loops.values() if loop.done and not math.isnan(loop.cost)]
         per_cost = sum(loop.seconds for loop in known) / sum(loop.done * loop.cost for loop in known) if known else None
         total, is_partial = 0.0, False

@@ -116,7 +116,7 @@ def load_transformers_model(
         ValueError: if weights are missing or do not fit; says which.
     """
     if is_without_weights():
-        return _outline(model_class, pretrained, revision, dtype, config)
+        return _build_on_meta(model_class, pretrained, revision, dtype, config)
     options = {} if config is None else {"config": config}
     source = pretrained
     if state_dict is not None:
@@ -134,7 +134,7 @@ def load_transformers_model(
     return model
 
 
-def _outline(
+def _build_on_meta(
     model_class: type[M], pretrained: str, revision: str | None, dtype: torch.dtype, config: PretrainedConfig | None
 ) -> M:
     if config is None:

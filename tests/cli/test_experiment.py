@@ -18,7 +18,7 @@ from hn.report.result_files import read_images_csv
 
 METHOD = {
     "reward", "rewards", "held_out_reward", "held_out_rewards", "geneval", "seconds_per_image", "nfe", "kl_nats",
-    "penalty_per_dimension", "fidelity", "diversity", "images",
+    "penalty_per_dimension", "cmmd", "diversity", "images",
 }  # fmt: skip
 INTERVALS = {"reward_delta_ci95", "held_out_reward_delta_ci95", "geneval_delta_ci95"}
 DETAILS = {
@@ -31,10 +31,10 @@ DETAILS_BESIDE_THE_BASE = {"rewards_delta_ci95", "held_out_rewards_delta_ci95"}
 
 @pytest.fixture
 def run(experiment, capsys):
-    """Runs a verb on the tiny experiment and returns what it printed; `.directory` gives a run's directory."""
+    """Runs a command on the tiny experiment and returns what it printed; `.directory` gives a run's directory."""
 
-    def call(verb: str, *options: str) -> str:
-        main([verb, "--config", str(experiment), *options])
+    def call(name: str, *options: str) -> str:
+        main([name, "--config", str(experiment), *options])
         return capsys.readouterr().out
 
     return call
@@ -48,11 +48,11 @@ def runs(experiment) -> Path:
 
 @pytest.fixture
 def resolved(experiment, capsys):
-    """The configuration that a verb would run with."""
+    """The configuration that a command would run with."""
 
-    def read(verb: str, *options: str, config: Path = experiment) -> dict:
+    def read(name: str, *options: str, config: Path = experiment) -> dict:
         with pytest.raises(SystemExit) as caught:
-            main([verb, "--config", str(config), *options, "--print_config"])
+            main([name, "--config", str(config), *options, "--print_config"])
         assert caught.value.code == 0
         return yaml.safe_load(capsys.readouterr().out)
 
@@ -245,23 +245,23 @@ def test_generate_uses_the_weights_that_come_with_the_experiment(run, runs, make
 
 def test_validate_test_and_predict_use_the_trained_weights(run, runs, make_module, capsys):
     make_weights(make_module, runs / "one" / "hypernet")
-    for verb, prefix in (("validate", "val"), ("test", "test")):
-        printed = run(verb, "--run.name", "one")
+    for name, prefix in (("validate", "val"), ("test", "test")):
+        printed = run(name, "--run.name", "one")
         rows = [line.split("│") for line in printed.splitlines() if "│" in line]
         numbers = {row[1].strip(): row[2].strip() for row in rows}
         assert float(numbers[f"{prefix}/kl_nats"]) > 1
         assert float(numbers[f"{prefix}/base_kl_nats"]) == 0
         assert f"weights      {runs / 'one' / 'hypernet'}" in printed
-        assert (runs / "one" / f"{verb}_config.yaml").exists()
+        assert (runs / "one" / f"{name}_config.yaml").exists()
     printed = run("predict", "--run.name", "one", "--data.init_args.limit_predict", "1")
     assert f"images       {runs / 'one' / 'images'}" in printed
     assert len(list((runs / "one" / "images" / "00000" / "samples").iterdir())) == 2
 
 
-def test_every_verb_prints_its_configuration(resolved):
-    for verb in ("fit", "validate", "test", "predict", "train", "compare", "generate"):
-        options = ["--prompt", "a ball"] if verb == "generate" else []
-        config = resolved(verb, *options)
+def test_every_command_prints_its_configuration(resolved):
+    for name in ("fit", "validate", "test", "predict", "train", "compare", "generate"):
+        options = ["--prompt", "a ball"] if name == "generate" else []
+        config = resolved(name, *options)
         assert config["model"]["hypernet"]["init_args"]["rank"] == 2
         assert "extends" not in config
 
@@ -354,6 +354,15 @@ def test_python_m_hn_is_the_same(tmp_path):
     assert found.stderr == f"error: There is no configuration file {tmp_path}/nothing.yaml.\n"
 
 
+@pytest.mark.slow
+def test_messages_of_libraries_come_once_or_not_at_all(experiment):
+    command = [sys.executable, "-m", "hn", "fit", "--config", str(experiment), "--trainer.max_steps=1"]
+    found = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    said = found.stdout + found.stderr
+    assert found.returncode == 0 and said.count("Seed set to") == 1
+    assert not any(word in said for word in ("INFO", "litlogger", "TPU", "weights_only"))
+
+
 def test_the_help_of_a_command_lists_its_options(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["train", "--help"])
@@ -434,7 +443,7 @@ def test_what_does_not_fit_the_generator_is_said_before_any_weights_are_loaded(
 
 
 @pytest.mark.parametrize(
-    ("verb", "options", "message"),
+    ("name", "options", "message"),
     [
         ("train", ["--model.images_per_prompt", "0"], "images_per_prompt must be at least 1"),
         ("validate", ["--model.score_batch_size", "0"], "score_batch_size must be at least 1, not 0"),
@@ -454,11 +463,11 @@ def test_what_does_not_fit_the_generator_is_said_before_any_weights_are_loaded(
     ],
 )
 def test_a_value_that_cannot_work_is_refused_before_weights_are_loaded(
-    refused, experiment, monkeypatch, verb, options, message
+    refused, experiment, monkeypatch, name, options, message
 ):
     monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
-    assert message in refused(verb, "--config", str(experiment), *options)
+    assert message in refused(name, "--config", str(experiment), *options)
 
 
 def test_a_package_that_an_option_needs_is_named_before_weights_are_loaded(refused, experiment, monkeypatch):
@@ -469,14 +478,14 @@ def test_a_package_that_an_option_needs_is_named_before_weights_are_loaded(refus
 
 
 @pytest.mark.parametrize(
-    ("verb", "options"), [("compare", ["--comparison.steps", "[2000]"]), ("generate", ["--steps", "2000"])]
+    ("name", "options"), [("compare", ["--comparison.steps", "[2000]"]), ("generate", ["--steps", "2000"])]
 )
 def test_steps_that_the_scheduler_cannot_do_are_refused_before_weights_are_loaded(
-    refused, experiment, monkeypatch, verb, options
+    refused, experiment, monkeypatch, name, options
 ):
     monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
-    prompt = ["--prompt", "a ball"] if verb == "generate" else []
-    message = refused(verb, "--config", str(experiment), *prompt, *options)
+    prompt = ["--prompt", "a ball"] if name == "generate" else []
+    message = refused(name, "--config", str(experiment), *prompt, *options)
     assert "steps must be at most 1000, the timesteps of DDIMScheduler, not 2000" in message
 
 
@@ -503,10 +512,10 @@ def test_weights_of_another_rank_are_not_continued_with(refused, experiment):
 
 
 def test_generate_and_evaluations_need_trained_weights(refused, experiment, runs, make_module):
-    for verb in ("test", "validate", "predict", "generate"):
-        prompt = ["--prompt", "a ball"] if verb == "generate" else []
+    for name in ("test", "validate", "predict", "generate"):
+        prompt = ["--prompt", "a ball"] if name == "generate" else []
         assert "tiny has no trained run: train the experiment first" in refused(
-            verb, "--config", str(experiment), *prompt
+            name, "--config", str(experiment), *prompt
         )
     make_weights(make_module, runs / "one" / "hypernet")
     message = refused("generate", "--config", str(experiment), "--prompt", "a bleu cow")
@@ -520,9 +529,9 @@ def test_generate_and_evaluations_need_trained_weights(refused, experiment, runs
 
 def test_a_named_run_without_weights_is_not_replaced_by_another(refused, experiment, runs, make_module):
     make_weights(make_module, runs / "one" / "hypernet")
-    for verb in ("test", "generate"):
-        prompt = ["--prompt", "a ball"] if verb == "generate" else []
-        message = refused(verb, "--config", str(experiment), "--run.name", "two", *prompt)
+    for name in ("test", "generate"):
+        prompt = ["--prompt", "a ball"] if name == "generate" else []
+        message = refused(name, "--config", str(experiment), "--run.name", "two", *prompt)
         assert "runs/tiny/two has no trained weights" in message
         assert "trained runs are: one." in message
 

@@ -16,7 +16,7 @@ from hn.cli.generate import has_config
 from hn.cli.parsing import with_flag_values
 from hn.evaluation.generate import ImageRequest, Trained, write_images
 from hn.evaluation.methods import Sampled
-from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet
+from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet, Trainable
 from tests.tiny_pipelines import CASES
 
 PROMPT = "a red ball"
@@ -28,8 +28,8 @@ def hypernet(generator, tmp_path) -> Path:
     return save(LoraHypernet(rank=2), generator, tmp_path / "hypernet")
 
 
-def save(model: LoraHypernet | LoraFinetune, generator, folder: Path) -> Path:
-    model.attach(generator) if isinstance(model, LoraFinetune) else model.build(generator)
+def save(model: Trainable, generator, folder: Path) -> Path:
+    model.build(generator)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -355,7 +355,7 @@ def test_an_image_that_overflows_is_said(generator, tmp_path, monkeypatch):
     monkeypatch.setattr(generator, "decode", lambda latents: latents.new_full((1, 3, 32, 32), float("nan")))
     request = ImageRequest([PROMPT], count=1)
     with pytest.raises(ValueError, match="is not finite"):
-        write_images([Sampled("base", generator, is_base=True)], request, tmp_path, {})
+        write_images([Sampled("base", generator)], request, tmp_path, {})
     assert metadata(tmp_path)["images"] == []
 
 

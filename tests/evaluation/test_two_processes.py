@@ -49,7 +49,7 @@ def test_two_processes_measure_what_one_does(evaluated):
     scalars, suite = evaluated(1)
     shared_scalars, shared_suite = evaluated(2)  # of five prompts, the first is given to both
     assert shared_scalars == scalars
-    assert {"test/reward", "test/fidelity", "test/diversity", "test/geneval_counting", "words/reward"} <= scalars.keys()
+    assert {"test/reward", "test/cmmd", "test/diversity", "test/geneval_counting", "words/reward"} <= scalars.keys()
     for method in (*suite.values(), *shared_suite.values()):
         assert method.pop("seconds_per_image") > 0
     assert shared_suite == suite

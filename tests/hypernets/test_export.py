@@ -104,6 +104,7 @@ def test_code_that_needs_the_batch_size_gets_one(tmp_path: Path) -> None:
         program(*real_inputs(hypernet, ["a ball", "a cube"]))
 
 
+@pytest.mark.slow
 def test_code_that_cannot_be_traced_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="torch.export cannot trace UNet2DConditionModel: "):
         export_hypernet(of_case("stable_diffusion", family=Untraceable()), tmp_path / "f.pt2")
@@ -193,8 +194,7 @@ def test_what_is_wrong_is_said_before_weights_are_loaded(
     assert "batch_size must be at least 1, not 0" in refused("--batch_size", "0")
     (tmp_path / "there.pt2").write_text("mine")
     assert "is not written over" in refused(output="there.pt2")
-    finetune = LoraFinetune(rank=2)
-    finetune.attach(generator)
+    finetune = LoraFinetune(rank=2).build(generator)
     finetune.save_pretrained(tmp_path / "tune")
     assert "is a fine-tune; hn export writes the f" in refused(hypernet=tmp_path / "tune")
     assert "is no LoRA hypernetwork, so it cannot be merged" in refused("--merge", hypernet=tmp_path / "tune")

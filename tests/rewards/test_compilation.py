@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from hn.rewards import RednessReward, Reward, RewardEnsemble
 from hn.utils import layers as compilation
-from hn.utils.hub import repositories_in
 from hn.utils.layers import compile_layers, has_compiler
 
 PROMPTS = ["a red cube", "two blue ball", "a photo of the green ball"]
@@ -48,6 +47,7 @@ def _assert_same(score: Callable[..., Tensor], expected: tuple[Tensor, Tensor], 
     torch.testing.assert_close(gradient, expected[1], rtol=1e-4, atol=1e-4 * expected[1].abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_a_compiled_tower_is_the_same_function(
@@ -111,11 +111,10 @@ def test_an_ensemble_compiles_what_it_trains_on(make: Callable[..., Reward], mon
         RewardEnsemble({"red": RednessReward()}, compile=True)
 
 
-def test_missing_compilers_are_said_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compilers_are_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
-    section = {"class_path": "hn.rewards.ensemble.RewardEnsemble", "init_args": {"rewards": {}, "compile": True}}
     with pytest.raises(ValueError, match="compile: true needs a C\\+\\+ compiler, and none is found"):
-        list(repositories_in(section))
+        RewardEnsemble({"red": RednessReward()}, compile=True)
     compile_layers([nn.Linear(2, 2)], backend="aot_eager")  # needs none
 
 

@@ -67,7 +67,7 @@ def test_files_that_newer_versions_save(fixtures: Path, tmp_path: Path, reward: 
     save_file(renamed, tmp_path / FILE)
     images = torch.rand(1, 3, 32, 32)
     other = HPSv3Reward(str(tmp_path), processor=str(fixtures / "hpsv3"), dtype="float32")
-    assert_close_to_rounding(other(images, ["a"]), reward(images, ["a"]))  # weights lie elsewhere in the file
+    assert_close_to_rounding(other(images, ["a"]), reward(images, ["a"]))
 
 
 def test_the_head_stays_in_full_precision(fixtures: Path) -> None:

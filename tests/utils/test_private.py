@@ -1,6 +1,8 @@
 """What hn uses of other libraries' private names is there, and behaves as hn expects."""
 
 import ast
+import itertools
+import logging
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,41 +13,51 @@ from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_mod
 from diffusers import AutoencoderDC, AutoencoderKL, Flux2KleinPipeline, FluxPipeline, QwenImagePipeline
 from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
+from transformers import CLIPConfig, CLIPVisionModelWithProjection
 
 from hn.utils.private import torch as private
 from hn.utils.private.accelerate import is_offloaded
 from hn.utils.private.argparse import option_strings
 from hn.utils.private.diffusers import flux2_positions, flux2_text_positions, flux_positions, unpack_latents
+from hn.utils.private.transformers import without_other_weights
 
 PACKAGE = Path(__file__).parents[2] / "hn"
 
 
-def private_names(tree: ast.Module, own: set[str]) -> Iterator[str]:
-    """Private modules that a file imports, and private attributes that nothing in hn defines."""
-    for node in ast.walk(tree):
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names(nodes: list[ast.AST], own: set[str]) -> Iterator[str]:
+    """Private modules and names that a file imports, and private attributes that nothing in hn defines."""
+    for node in nodes:
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            modules = [f"{node.module}.{alias.name}" for alias in node.names if not node.module.startswith("__")]
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
-            modules = []
-        yield from (name for name in modules if any(part.startswith("_") for part in name.split(".")))
-        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-            yield from () if node.attr in own else (ast.unparse(node),)
+            names = []
+        yield from (name for name in names if any(map(is_private, name.split("."))))
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
+            yield ast.unparse(node)
 
 
 def test_private_names_are_used_in_one_place() -> None:
-    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in PACKAGE.rglob("*.py")}
-    nodes = [node for tree in trees.values() for node in ast.walk(tree)]
-    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
-    own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    own -= {"_apply"}
+    files = {file: [*ast.walk(ast.parse(file.read_text(encoding="utf-8")))] for file in PACKAGE.rglob("*.py")}
+    own: set[str] = set()
+    for node in itertools.chain.from_iterable(files.values()):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            own.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+    own.discard("_apply")  # PyTorch's, which one of the files overrides
     found = {
         f"{file.relative_to(PACKAGE.parent)}: {name}"
-        for file, tree in trees.items()
+        for file, nodes in files.items()
         if file.parent.name != "private"
-        for name in private_names(tree, own)
+        for name in private_names(nodes, own)
     }
     assert not found
 
@@ -164,6 +176,22 @@ def test_offloaded_modules_are_known() -> None:
     assert is_offloaded(module)
     remove_hook_from_module(module[0])
     assert not is_offloaded(module)
+
+
+def test_weights_that_a_model_does_not_need_give_no_warning(tiny_clip_folder: Path, caplog) -> None:
+    logger = logging.getLogger("transformers")  # does not propagate
+    logger.addHandler(caplog.handler)
+    config = CLIPConfig.from_pretrained(tiny_clip_folder)
+    config.vision_config.projection_dim = config.projection_dim
+    others = (r"^text_model\.", r"^text_projection\.", r"^logit_scale$")
+    for model_class, is_quiet in (
+        (CLIPVisionModelWithProjection, False),
+        (without_other_weights(CLIPVisionModelWithProjection, others), True),
+    ):
+        caplog.clear()
+        model_class.from_pretrained(tiny_clip_folder, config=config.vision_config)
+        assert ("text_projection" not in caplog.text) is is_quiet
+    logger.removeHandler(caplog.handler)
 
 
 def test_options_of_a_parser() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.utils.data import BatchSampler
 
 from hn.data.encodings.files import PromptFiles, Tensors, size_in_words, without_padding
-from hn.data.encodings.window import TextWindow
+from hn.data.encodings.truncation import TruncationCounter
 from hn.utils.progress import with_progress
 
 SHARD_BYTES = 1 << 28
@@ -37,12 +37,12 @@ class Encoder:
     Attributes:
         encode: maps B prompts to tensors [B, ...] by name.
         batch_size: largest B.
-        windows: counters of truncated prompts in `encode`; each logs its count when all prompts are encoded.
+        truncation: counters of truncated prompts in `encode`; each logs its count when all prompts are encoded.
     """
 
     encode: Callable[[list[str]], Tensors]
     batch_size: int
-    windows: Sequence[TextWindow] = ()
+    truncation: Sequence[TruncationCounter] = ()
 
 
 def write_missing(
@@ -81,8 +81,8 @@ def write_missing(
         encoder = load(missing)
         each = size_of(encoder.encode([sorted(missing, key=len)[len(missing) // 2]]))
         files.require_space(each * len(missing))
-        for window in encoder.windows:
-            window.restart()  # the prompt of median length is encoded again below
+        for counter in encoder.truncation:
+            counter.restart()  # the prompt of median length is encoded again below
 
         batches = BatchSampler(missing, encoder.batch_size, drop_last=False)
         pending: dict[str, Tensors] = {}
@@ -98,8 +98,8 @@ def write_missing(
                 pending, size = {}, 0
         if pending:
             files.write(pending)
-        for window in encoder.windows:
-            window.warn()
+        for counter in encoder.truncation:
+            counter.warn()
     return Embedded(files.folder, len(prompts), len(missing))
 
 

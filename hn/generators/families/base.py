@@ -62,7 +62,7 @@ def first_step_of(scheduler: SchedulerMixin) -> FirstStep:
 
 
 class Family(ABC):
-    """Facts about one kind of pipeline. Holds options but no state: the pipeline is handed to every method.
+    """Facts about one kind of pipeline. Holds options but no state: the pipeline is passed to every method.
 
     Attributes:
         pipeline_class: the pipelines it runs.

@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, FluxPipeline
-from torch import Tensor, nn
+from diffusers import DiffusionPipeline, FluxPipeline, ModelMixin
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
@@ -49,7 +49,7 @@ class Flux(PackedFlowMatching):
     def call_backbone(
         self,
         pipe: DiffusionPipeline,
-        backbone: nn.Module,
+        backbone: ModelMixin,
         model_input: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,

@@ -3,13 +3,13 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, PixArtAlphaPipeline
+from diffusers import DiffusionPipeline, ModelMixin, PixArtAlphaPipeline
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import (
     ASPECT_RATIO_256_BIN,
     ASPECT_RATIO_512_BIN,
     ASPECT_RATIO_1024_BIN,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import Family, FirstStep, first_step_of, require_multiples
@@ -69,7 +69,12 @@ class PixArtAlpha(Family):
 
     def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         # With embeddings given, the pipeline refuses its own default for the negative prompt.
-        arguments = {**conditioning, "negative_prompt": None, "guidance_scale": 1.0, "use_resolution_binning": False}
+        arguments: dict[str, Any] = {
+            **conditioning,
+            "negative_prompt": None,
+            "guidance_scale": 1.0,
+            "use_resolution_binning": False,
+        }
         if steps == 1 and self.one_step_timestep is not None:
             arguments["timesteps"] = [self.one_step_timestep]
         return arguments
@@ -86,7 +91,7 @@ class PixArtAlpha(Family):
     def call_backbone(
         self,
         pipe: DiffusionPipeline,
-        backbone: nn.Module,
+        backbone: ModelMixin,
         model_input: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,

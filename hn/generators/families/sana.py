@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline, SanaSprintPipeline
+from diffusers import DiffusionPipeline, ModelMixin, SanaSprintPipeline
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import ASPECT_RATIO_1024_BIN
-from torch import Tensor, nn
+from torch import Tensor
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import Family, FirstStep, require_multiples
@@ -24,7 +24,7 @@ class SanaSprint(Family):
     resolution binning is off. Steps after the first draw noise.
 
     Args:
-        guidance_scale: handed to the pipeline; multiplied with the model's `guidance_embeds_scale` it is the embedding.
+        guidance_scale: passed to the pipeline; multiplied with the model's `guidance_embeds_scale` it is the embedding.
         intermediate_timestep: angle of the second of two steps; evenly spaced if None, as other numbers of steps are.
         instruction: what the text encoder is told before the prompt; the pipeline's own by default, [] for none.
         max_sequence_length: tokens of the prompt, without the instruction.
@@ -89,7 +89,7 @@ class SanaSprint(Family):
     def call_backbone(
         self,
         pipe: DiffusionPipeline,
-        backbone: nn.Module,
+        backbone: ModelMixin,
         model_input: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,

@@ -18,7 +18,7 @@ class StableDiffusion(Family):
     The safety checker is not loaded: it would blank images, which no reward should see.
 
     Args:
-        guidance_scale: handed to the pipeline; by default 0, as SD-Turbo's authors do, and 8 for UNets that take it
+        guidance_scale: passed to the pipeline; by default 0, as SD-Turbo's authors do, and 8 for UNets that take it
             as an embedding, as LCM's authors do. Above 1 a UNet without the embedding would run classifier-free
             guidance, which is refused.
         one_step_timestep: training timestep at which one-step generation starts, for checkpoints distilled at another

@@ -39,7 +39,7 @@ def skips_on_device(optimizer: torch.optim.Optimizer, has_scaler: bool) -> bool:
 
 
 class DeviceSkip:
-    """Has an optimiser's next step change nothing if a number on the device is 1.
+    """Skips an optimizer step on the device, without a host sync, if a number on the device is 1.
 
     Args:
         optimizer: one that `skips_on_device`.
@@ -66,7 +66,7 @@ class DeviceSkip:
         if has_scaler:
             foreach_mul_(gradients, torch.where(is_bad > 0, torch.nan, 1.0))
         else:
-            optimizer.found_inf = is_bad
+            optimizer.found_inf = is_bad  # type: ignore[attr-defined]  # what fused optimisers look for
 
     @property
     def made_state(self) -> bool:
@@ -144,7 +144,7 @@ class SkipNonFinite(L.Callback):
 
     The optimiser changes neither weights nor its own state (moments, step counts); a single bad batch would make all of
     them NaN for good. The update is used up nevertheless: `global_step`, the learning rate's schedule, the noise and
-    the prompts go on as if it had been done, so that a run has as many batches with skipped updates as without. With
+    the prompts advance as if it had been done, so that a run has as many batches with skipped updates as without. With
     `accumulate_grad_batches` one bad batch skips the update it is part of. `train/skipped_updates`, the number so far,
     is logged and kept in checkpoints.
 
@@ -216,6 +216,7 @@ class SkipNonFinite(L.Callback):
         if trainer.world_size > 1:  # a loss, or a shard of the gradients, may be bad on one process alone
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         is_bad, has_bad_loss = flags.unbind()
+        assert self._count is not None  # since on_train_start
         self._count = self._count + is_bad
         pl_module.log(SKIPPED, self._count)  # a number of the host would have to be sent to the device
         values = [value for terms in self._terms for value in terms.values()]
@@ -239,7 +240,8 @@ class SkipNonFinite(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._skip is not None:
-            self._end_skip(trainer)
+            skip, self._skip = self._skip, None
+            self._end_skip(skip, trainer)
         # Here and not when it is found: the batch is over, and a checkpoint of it can be continued from.
         self._stop_if_found()
 
@@ -251,9 +253,8 @@ class SkipNonFinite(L.Callback):
         self._read()
         self._trainer = None
 
-    def _end_skip(self, trainer: L.Trainer) -> None:
+    def _end_skip(self, skip: DeviceSkip, trainer: L.Trainer) -> None:
         """After a step that the device may have left out: read about the one before, or about this one too."""
-        skip, self._skip = self._skip, None
         skip.end()
         if skip.made_state and not self._has_stepped:
             if self._read():
@@ -282,6 +283,7 @@ class SkipNonFinite(L.Callback):
             self._in_a_row = 0
             return False
         trainer = self._trainer
+        assert trainer is not None  # until on_train_end, which has read all updates
         self.skipped += 1
         if found.has_bad_loss or not _has_scaler(trainer):
             self._in_a_row += 1

@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from hn.evaluation.benchmarks.base import BenchmarkMetric, ImageScores
 from hn.evaluation.comparison.measure import measure, reference_features
 from hn.evaluation.methods import Sampled
+from hn.evaluation.metrics.cmmd import cmmd, frechet_distance, kid
 from hn.evaluation.metrics.diversity import pairwise_cosine_distance
-from hn.evaluation.metrics.fidelity import cmmd, frechet_distance, kid
 from hn.evaluation.metrics.noise_diagnostics import NoiseDiagnostics
 from hn.evaluation.samples import Samples
 from hn.hypernets import LoraFinetune
@@ -47,7 +47,7 @@ def fit(make_module, make_data, make_trainer, tiny_detector):
 def test_base_and_trained_model_are_scored_side_by_side(fit, make_data):
     module, _, evaluation, scores = fit()
     assert len(scores) == 2
-    names = SCORES | {"kl_nats", "fidelity", "diversity"}
+    names = SCORES | {"kl_nats", "cmmd", "diversity"}
     assert scores[0].keys() == {f"val/{prefix}{name}" for name in names for prefix in ("", "base_")}
     # the same as measured by hand, on all prompts, whatever the batches
     data = make_data()
@@ -63,7 +63,7 @@ def test_base_and_trained_model_are_scored_side_by_side(fit, make_data):
             "held_out_clip_held_out": summary["held_out_rewards"]["clip_held_out"],
             "geneval": summary["geneval"]["overall"],
             "kl_nats": summary["kl_nats"],
-            "fidelity": summary["fidelity"],
+            "cmmd": summary["cmmd"],
             "diversity": summary["diversity"],
         }
         for name, value in expected.items():
@@ -111,8 +111,8 @@ def test_summaries_are_the_entries_of_results(fit, make_data):
     assert summaries["base"]["images"] == 10
 
 
-def test_without_detector_and_fidelity_there_is_neither(make_module, make_data, make_trainer):
-    evaluation = Evaluation(fidelity=False)
+def test_without_detector_and_cmmd_there_is_neither(make_module, make_data, make_trainer):
+    evaluation = Evaluation(cmmd=False)
     trainer = make_trainer(callbacks=[evaluation])
     trainer.validate(make_module(images_per_prompt=1), datamodule=make_data(), verbose=False)
     assert trainer.callback_metrics.keys() == {
@@ -148,7 +148,7 @@ class Brightness(BenchmarkMetric):
 
 
 def test_metrics_of_benchmarks_are_logged_and_kept(make_module, make_data, make_trainer):
-    evaluation = Evaluation(fidelity=False, benchmarks=[Brightness()])
+    evaluation = Evaluation(cmmd=False, benchmarks=[Brightness()])
     trainer = make_trainer(callbacks=[evaluation])
     trainer.test(make_module(images_per_prompt=1), datamodule=make_data(), verbose=False)
     scores = evaluation.record.column("benchmark/brightness")
@@ -228,5 +228,5 @@ def test_mixed_precision_scores_base_and_trained_model_alike(fit):
     """The base's images are made under autocast too: without training, they are the trained model's."""
     _, _, _, scores = fit(precision="bf16-mixed", max_steps=1, val_check_interval=1, lr=0.0)
     (score,) = scores
-    for name in SCORES | {"fidelity", "diversity"}:
+    for name in SCORES | {"cmmd", "diversity"}:
         assert score[f"val/{name}"] == score[f"val/base_{name}"], name

@@ -14,7 +14,7 @@ from hn.evaluation.comparison.measure import measure
 from hn.evaluation.methods import Sampled
 from hn.report.curves import read_scalars
 from hn.training.callbacks.evaluation import Evaluation
-from hn.training.callbacks.suite import PromptSuite, shared_out, suites_in
+from hn.training.callbacks.suite import PromptSuite, batches_of_rank, suites_in
 
 ROWS = [
     {"prompt": "a red cube left of a ball", "category": "Two Things"},
@@ -196,7 +196,7 @@ def test_conditioning_covers_suites(make_data, prompts, tiny_prompts):
 
 @pytest.mark.parametrize(("count", "ranks"), [(1, 1), (5, 1), (4, 2), (5, 2), (1, 3), (2, 5)])
 def test_all_processes_get_as_many_batches_and_together_all_of_them(count, ranks):
-    shares = [shared_out([*range(count)], rank, ranks) for rank in range(ranks)]
+    shares = [batches_of_rank([*range(count)], rank, ranks) for rank in range(ranks)]
     assert len({len(share) for share in shares}) == 1
     assert {batch for share in shares for batch in share} == set(range(count))
     assert sum(map(len, shares)) < count + ranks

@@ -1,8 +1,5 @@
 """Scenes written down by hand, and what a perfect detector would find in a scene."""
 
-from collections.abc import Callable
-
-import pytest
 import torch
 
 from hn.evaluation.geneval import Detection
@@ -12,7 +9,8 @@ from hn.miniature.world import COLOR_NAMES, SHAPES
 Found = list[dict[str, list[Detection]]]
 
 
-def _scene(*objects, background=(1.0, 1.0, 1.0), shading=(0.0, 0.0, 0.0, 0.0)) -> SceneBatch:
+def scene(*objects, background=(1.0, 1.0, 1.0), shading=(0.0, 0.0, 0.0, 0.0)) -> SceneBatch:
+    """One scene of objects ((x, y), radius, shape name, RGB), on white unless told otherwise."""
     center, radius, shape, color = zip(*objects, strict=True)
     return SceneBatch(
         torch.tensor([center], dtype=torch.float32),
@@ -24,7 +22,8 @@ def _scene(*objects, background=(1.0, 1.0, 1.0), shading=(0.0, 0.0, 0.0, 0.0)) -
     )
 
 
-def _ground_truth(scenes: SceneBatch) -> Found:
+def ground_truth(scenes: SceneBatch) -> Found:
+    """The detections of a perfect detector on scenes: box, class, nearest named colour, score 1."""
     kinds = scenes.shape.argmax(-1).tolist()
     colors = torch.cdist(scenes.color, color_table().expand(len(scenes), -1, -1)).argmin(-1).tolist()
     found: Found = []
@@ -36,15 +35,3 @@ def _ground_truth(scenes: SceneBatch) -> Found:
                 detections.setdefault(SHAPES[kinds[index][slot]], []).append(seen)
         found.append(detections)
     return found
-
-
-@pytest.fixture(scope="session")
-def scene() -> Callable[..., SceneBatch]:
-    """One scene of objects ((x, y), radius, shape name, RGB), on white unless told otherwise."""
-    return _scene
-
-
-@pytest.fixture(scope="session")
-def ground_truth() -> Callable[[SceneBatch], Found]:
-    """The detections of a perfect detector on scenes: box, class, nearest named colour, score 1."""
-    return _ground_truth

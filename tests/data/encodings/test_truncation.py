@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from hn.data.encodings.window import TextWindow, uncut_lengths
+from hn.data.encodings.truncation import TruncationCounter, uncut_lengths
 from hn.rewards.image_reward import load_tokenizer
 from tests.tiny_pipelines import clip_tokenizer
 from tests.tiny_rewards import bert_tokenizer
 
 
 def test_what_is_cut_is_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    window = TextWindow(5, "the text encoder of X", "a/b")
+    window = TruncationCounter(5, "the text encoder of X", "a/b")
     with caplog.at_level(logging.WARNING, logger="hn"):
         window.count(["one"], [9])
         window.restart()

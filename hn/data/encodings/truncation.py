@@ -10,8 +10,8 @@ from transformers import BatchEncoding
 log = logging.getLogger(__name__)
 
 
-class TextWindow:
-    """How many tokens of a prompt a text encoder takes; those that have more are cut, which is counted and said once.
+class TruncationCounter:
+    """Counts the prompts that a text encoder truncates because they have more tokens than it takes; warns once.
 
     Args:
         tokens: the window, special tokens included.

@@ -10,7 +10,7 @@ from hn.generators.pipeline_files import PipelineFiles
 from hn.utils.class_path import class_path
 
 
-def encoder_identity(files: PipelineFiles, family: Family) -> dict[str, Any]:
+def encoder_fingerprint(files: PipelineFiles, family: Family) -> dict[str, Any]:
     """All on which a prompt's conditioning depends, in JSON's types.
 
     Where the weights come from is a commit on the Hub, or for a folder what is in it: a copy elsewhere is the same, a

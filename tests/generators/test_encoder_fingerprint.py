@@ -15,7 +15,7 @@ from tests.tiny_pipelines import CASES
 
 
 def key(folder: Path, **options) -> str:
-    return DiffusersGenerator.outline(str(folder), cache=str(folder / "cache"), **options).conditioning.key
+    return DiffusersGenerator.build_on_meta(str(folder), cache=str(folder / "cache"), **options).conditioning.key
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,6 @@ def test_a_repository_is_known_by_its_commit(tiny_pipeline_folder: Path, tmp_pat
     for commit in ("0" * 40, "1" * 40):
         shutil.copytree(tiny_pipeline_folder, repository / "snapshots" / commit)
         (repository / "refs" / "main").write_text(commit)
-        outline = DiffusersGenerator.outline("owner/name", cache=str(tmp_path / "cache"))
-        weights.append(outline.conditioning.identity["weights"])
+        meta_generator = DiffusersGenerator.build_on_meta("owner/name", cache=str(tmp_path / "cache"))
+        weights.append(meta_generator.conditioning.fingerprint["weights"])
     assert weights == [f"owner/name@{'0' * 40}", f"owner/name@{'1' * 40}"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.image.kid import poly_mmd
 
-from hn.evaluation.metrics.fidelity import cmmd, frechet_distance, kid
+from hn.evaluation.metrics.cmmd import cmmd, frechet_distance, kid
 
 
 def features(n: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:

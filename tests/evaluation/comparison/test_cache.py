@@ -5,9 +5,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from hn.data import PromptDataset, collate_prompts
-from hn.evaluation.comparison.kept import KeptRecords, measurement_settings
+from hn.evaluation.comparison.cache import MeasurementCache, measurement_settings
 from hn.evaluation.comparison.measure import measure
-from hn.evaluation.methods import Modulated, Searched
+from hn.evaluation.methods import Searched, TrainedMethod
 from hn.evaluation.scorer import Scorer, feature_extractor_of
 from hn.search import BestOfN
 
@@ -42,19 +42,19 @@ def measured(module, tiny_prompts, tiny_detector):
 def test_a_method_goes_on_in_the_middle_as_if_it_had_not_stopped(module, measured, tmp_path, kind, done):
     def method():
         if kind == "hypernetwork":
-            return Modulated(kind, module.hypernet)
+            return TrainedMethod(module.hypernet, name=kind)
         return Searched(kind, module.generator, BestOfN(3, report_at=[2]), module.reward)
 
-    kept = KeptRecords(tmp_path / "records", SETTINGS, every=0)
+    cache = MeasurementCache(tmp_path / "records", SETTINGS, every=0)
 
     def keep_and_stop(record):
-        kept.keep(record, of_batches=3)
+        cache.keep(record, of_batches=3)
         if record.batches == done:
             raise Stop
 
     with pytest.raises(Stop):
         measured(method(), after_batch=keep_and_stop)
-    found = KeptRecords(tmp_path / "records", SETTINGS).load(kind)
+    found = MeasurementCache(tmp_path / "records", SETTINGS).load(kind)
     assert (found.batches, len(found)) == (done, min(4 * done, 10))
     assert found.nfe == (2 if kind == "hypernetwork" else 3)
     assert found.seconds > 0
@@ -69,35 +69,35 @@ def test_a_method_goes_on_in_the_middle_as_if_it_had_not_stopped(module, measure
 
 
 def test_unfinished_records_are_written_now_and_then(module, measured, tmp_path):
-    kept = KeptRecords(tmp_path / "records", SETTINGS, every=1000)
-    record = measured(Modulated("hypernetwork", module.hypernet))
-    kept.keep(record, of_batches=4)
-    assert kept.load("hypernetwork") is None
-    kept.keep(record, of_batches=3)
-    assert kept.load("hypernetwork").batches == 3
+    cache = MeasurementCache(tmp_path / "records", SETTINGS, every=1000)
+    record = measured(TrainedMethod(module.hypernet))
+    cache.keep(record, of_batches=4)
+    assert cache.load("hypernetwork") is None
+    cache.keep(record, of_batches=3)
+    assert cache.load("hypernetwork").batches == 3
     assert not list((tmp_path / "records").glob("*.partial"))
 
 
 def test_the_reference_is_kept(tmp_path):
-    kept, features = KeptRecords(tmp_path / "records", SETTINGS), torch.randn(3, 2)
-    assert kept.load_reference() is None
-    kept.keep_reference({"features": features, "features/dino": 2 * features})
-    found = KeptRecords(tmp_path / "records", SETTINGS).load_reference()
+    cache, features = MeasurementCache(tmp_path / "records", SETTINGS), torch.randn(3, 2)
+    assert cache.load_reference() is None
+    cache.keep_reference({"features": features, "features/dino": 2 * features})
+    found = MeasurementCache(tmp_path / "records", SETTINGS).load_reference()
     assert found.keys() == {"features", "features/dino"}
     assert torch.equal(found["features"], features) and torch.equal(found["features/dino"], 2 * features)
 
 
 def test_other_settings_are_refused_and_named(module, measured, tmp_path):
-    kept = KeptRecords(tmp_path / "records", SETTINGS)
-    kept.keep(measured(Modulated("hypernetwork", module.hypernet)), own={"n": 3})
+    cache = MeasurementCache(tmp_path / "records", SETTINGS)
+    cache.keep(measured(TrainedMethod(module.hypernet)), own={"n": 3})
     with pytest.raises(
         ValueError, match=r"settings: 2 changed \(extra was nothing and is 2, model\.seed was 0 and is 1\)\. "
     ):
-        KeptRecords(tmp_path / "records", {**SETTINGS, "model": {"seed": 1, "steps": None}, "extra": 2})
+        MeasurementCache(tmp_path / "records", {**SETTINGS, "model": {"seed": 1, "steps": None}, "extra": 2})
     message = r"1 changed \(hypernetwork\.n was 3 and is 4\)\. .*remove hypernetwork.record.safetensors there"
     with pytest.raises(ValueError, match=message):
-        kept.load("hypernetwork", {"n": 4})
-    assert kept.load("hypernetwork", {"n": 3}).name == "hypernetwork"
+        cache.load("hypernetwork", {"n": 4})
+    assert cache.load("hypernetwork", {"n": 3}).name == "hypernetwork"
 
 
 def test_settings_follow_weights_and_prompts(measured, tmp_path):
@@ -116,8 +116,8 @@ def test_settings_follow_weights_and_prompts(measured, tmp_path):
 
 
 def test_the_gallery_is_chosen_once(tmp_path):
-    kept = KeptRecords(tmp_path / "records", SETTINGS)
-    assert kept.gallery(lambda: {3, 1}) == {1, 3}
-    assert KeptRecords(tmp_path / "records", SETTINGS).gallery(lambda: pytest.fail("chosen already")) == {1, 3}
+    cache = MeasurementCache(tmp_path / "records", SETTINGS)
+    assert cache.gallery(lambda: {3, 1}) == {1, 3}
+    assert MeasurementCache(tmp_path / "records", SETTINGS).gallery(lambda: pytest.fail("chosen already")) == {1, 3}
     with pytest.raises(ValueError, match="prompts was abc and is d"):
-        KeptRecords(tmp_path / "records", SETTINGS | {"prompts": "d"})
+        MeasurementCache(tmp_path / "records", SETTINGS | {"prompts": "d"})

@@ -1,4 +1,4 @@
-"""What a comparison has measured so far, on disk, so that an interrupted one goes on where it was."""
+"""What a comparison has measured so far, on disk, so that an interrupted one can be resumed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SETTINGS, _REFERENCE, _GALLERY = "settings.json", "reference", "gallery.json"
 _SHOWN = 5  # differences that an error lists
 
 
-class KeptRecords:
+class MeasurementCache:
     """Records of methods in a folder, one file each, and the settings they were measured with.
 
     Args:
@@ -68,12 +68,12 @@ class KeptRecords:
             self._write(f"{record.name}.record", tensors, {**facts, "own": _as_json(own)})
 
     def load_reference(self) -> dict[str, Tensor] | None:
-        """The features that fidelity is measured against; None if they were not kept."""
+        """The features that distances are measured against; None if they were not kept."""
         found = self._read(_REFERENCE)
         return None if found is None else found[0]
 
     def keep_reference(self, features: dict[str, Tensor]) -> None:
-        """Write the features [N, D] that fidelity is measured against, by name."""
+        """Write the features [N, D] that distances are measured against, by name."""
         self._write(_REFERENCE, features, {})
 
     def gallery(self, choose: Callable[[], set[int]]) -> set[int]:
@@ -124,7 +124,7 @@ class KeptRecords:
 def measurement_settings(
     configuration: Mapping[str, Any], weights: Mapping[str, str | None], batches: Sequence[PromptBatch]
 ) -> dict[str, Any]:
-    """All that the scores of a comparison depend on, for `KeptRecords`.
+    """All that the scores of a comparison depend on, for `MeasurementCache`.
 
     The configuration names the checkpoints of generator, rewards and detector; what is in those files is taken on
     trust, they are too large to look at each time.
