@@ -79,12 +79,13 @@ test-all: $(STAMP) ## run all tests, also those of several processes, kills, com
 test-exact: $(STAMP) ## run the tests of equal bits on the kernels of several kinds of CPU, and with two threads
 	@own="$$($(BIN)/python -c 'import torch; print(torch.backends.cpu.get_cpu_capability().lower())')"; \
 	tests="$$(grep -rl 'pytest\.mark\.exact' tests)"; \
-	run() { echo "$$*"; env OMP_NUM_THREADS=1 "$$@" $(BIN)/python -m pytest -q -m exact $$tests $(ARGS); }; \
+	run() { echo "$$*"; env OMP_NUM_THREADS=1 "$$@" -q -m exact $$tests $(ARGS); }; \
+	pytest="$(BIN)/python -m pytest"; workers="-n $(JOBS) --dist loadfile"; \
 	for kernels in default:SSE41 avx2:AVX2 avx512:AVX512_CORE; do \
-	  run ATEN_CPU_CAPABILITY="$${kernels%:*}" ONEDNN_MAX_CPU_ISA="$${kernels#*:}"; \
+	  run ATEN_CPU_CAPABILITY="$${kernels%:*}" ONEDNN_MAX_CPU_ISA="$${kernels#*:}" $$pytest $$workers; \
 	  [ "$${kernels%:*}" != "$$own" ] || break; \
 	done; \
-	run HN_TEST_THREADS=2 OMP_WAIT_POLICY=PASSIVE
+	run HN_TEST_THREADS=2 OMP_WAIT_POLICY=PASSIVE $$pytest
 
 bench: $(STAMP) ## measure speed and memory: make bench [ARGS="inference --rounds 20"]
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -48,7 +48,9 @@ def _assert_same(score: Callable[..., Tensor], expected: tuple[Tensor, Tensor], 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize(
+    "name", ["clip", *(pytest.param(name, marks=pytest.mark.slow) for name in CLASSES if name != "clip")]
+)
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_a_compiled_tower_is_the_same_function(
     make: Callable[..., Reward], name: str, gradient_checkpointing: bool
