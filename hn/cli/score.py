@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -124,7 +125,9 @@ def judge_alias(arguments: Sequence[str]) -> None:
 
 
 def _alias_of(old: str, new: str) -> str:
-    return f"`hn {old}` is an alias of `hn {new}` and goes with the next release; use that.\n\n{DESCRIPTION}"
+    note = f"`hn {old}` is an alias of `hn {new}` and will be removed in the next release; use that."
+    print(f"note: {note}", file=sys.stderr)
+    return f"{note}\n\n{DESCRIPTION}"
 
 
 def _score(parser: Parser, arguments: Sequence[str]) -> None:

@@ -126,8 +126,8 @@ class Hypernet(Trainable):
         saved, backbone = config["generator"], class_of(generator.backbone).__name__
         if saved["backbone"] != backbone:
             raise ValueError(f"This hypernetwork is for a {saved['backbone']}, but the generator has a {backbone}.")
-        # The same weights can lie in another folder or under another id, so this is for the reader to judge.
-        if saved["name"] != generator.name and not generator.is_meta:
+        # Without a digest nothing else tells whether these are the weights it was trained on.
+        if saved["name"] != generator.name and not saved.get("digest") and not generator.is_meta:
             log.warning("The hypernetwork was trained for %s and is now used with %s.", saved["name"], generator.name)
 
     def _save_weights(self, folder: Path) -> None:

@@ -72,7 +72,7 @@ class VlmReward(Reward):
         questions = [self.question(prompt) for prompt in prompts]
         eight_bit = eight_bits(images)
         scores = []
-        with torch.autocast(images.device.type, enabled=False):  # a judge stays the same
+        with torch.autocast(images.device.type, enabled=False):  # the model's arithmetic stays the same
             for start in range(0, len(questions), self.batch_size):
                 some = slice(start, start + self.batch_size)
                 scores.append(self.score_inputs(self.inputs(eight_bit[some], questions[some])))

@@ -23,8 +23,8 @@ with PretendDevice():
     main(sys.argv[1:])
 """
 
-# On a GPU these copies wait for nothing; they go through pinned memory (tests/test_host_copy.py).
-PINNED = re.compile(r"/hn/host_copy\.py: ")
+# On a GPU these copies wait for nothing; they go through pinned memory (tests/utils/test_host_copy.py).
+PINNED = re.compile(r"/hn/utils/device\.py: ")
 # The pipeline's own sampler and its scheduler; see docs/performance.md.
 SAMPLER = re.compile(r"/diffusers/schedulers/")
 # At the beginning of a batch that is logged, before `Waits` has its turn.
@@ -60,7 +60,7 @@ def test_no_update_waits_between_logging_intervals(tmp_path, optimizer, experime
     name, *options = optimizer.split(", ")
     settings = {
         "model.optimizer": f"{{class_path: torch.optim.{name}, init_args: {{{', '.join(['fused: true', *options])}}}}}",
-        "callbacks.waits": f"{{class_path: tests.test_waiting.Waits, init_args: {{file: {tmp_path / 'waits.json'}}}}}",
+        "callbacks.waits": f"{{class_path: tests.training.test_waiting.Waits, init_args: {{file: {tmp_path / 'waits.json'}}}}}",
         "callbacks.progress.init_args.line_every": LOGS_EVERY,
         "trainer.log_every_n_steps": LOGS_EVERY,
         "trainer.accelerator": "auto",

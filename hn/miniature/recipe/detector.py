@@ -22,7 +22,7 @@ REACH = 0.75
 class DetectorStage(Stage):
     """Binary cross entropy for the classes of every cell; colour and box where an object's centre is near.
 
-    The judge knows every combination of colour and shape, held out or not.
+    The detector knows every combination of colour and shape, held out or not.
     """
 
     def __init__(self, steps: int = 3500, batch_size: int = 96, learning_rate: float = 2e-3, seed: int = 4) -> None:

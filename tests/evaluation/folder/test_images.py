@@ -1,4 +1,4 @@
-"""Reading single images; folders are tested through the command line in tests/test_score.py."""
+"""Reading single images; folders are tested through the command line in tests/cli/test_score.py."""
 
 from pathlib import Path
 
