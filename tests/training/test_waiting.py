@@ -58,9 +58,10 @@ class Waits(Callback):
 def test_no_update_waits_between_logging_intervals(tmp_path, optimizer, experiment):
     """With the callbacks that experiments have."""
     name, *options = optimizer.split(", ")
+    waits = {"class_path": "tests.training.test_waiting.Waits", "init_args": {"file": str(tmp_path / "waits.json")}}
     settings = {
         "model.optimizer": f"{{class_path: torch.optim.{name}, init_args: {{{', '.join(['fused: true', *options])}}}}}",
-        "callbacks.waits": f"{{class_path: tests.training.test_waiting.Waits, init_args: {{file: {tmp_path / 'waits.json'}}}}}",
+        "callbacks.waits": json.dumps(waits),
         "callbacks.progress.init_args.line_every": LOGS_EVERY,
         "trainer.log_every_n_steps": LOGS_EVERY,
         "trainer.accelerator": "auto",
