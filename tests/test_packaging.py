@@ -68,7 +68,9 @@ def test_every_bundled_file_is_in_the_wheel(installed: Path) -> None:
         files -= {path for path in files if folder == "experiments" and path.suffix != ".yaml"}
         assert len(files) > 5
         different = [
-            file for file in files if (installed / "hn/_bundled" / file).read_bytes() != (ROOT / file).read_bytes()
+            file
+            for file in files
+            if (installed / "hn/utils/_bundled" / file).read_bytes() != (ROOT / file).read_bytes()
         ]
         assert not different
     assert not any(path.is_symlink() for path in (installed / "hn").rglob("*"))
@@ -86,7 +88,7 @@ def test_images_are_made_without_an_experiment(hn: Run, tmp_path: Path) -> None:
 
 def test_an_experiment_is_named_and_brings_its_trained_weights(hn: Run, installed: Path) -> None:
     said = succeeded(hn("generate", "--config", "miniature", "--prompt", "a photo of three stars", "--count", "1"))
-    assert str(installed / "hn/_bundled/data/miniature/hypernet") in said
+    assert str(installed / "hn/utils/_bundled/data/miniature/hypernet") in said
 
 
 @pytest.mark.timeout(1800)  # the test after training takes all prompts

@@ -1,7 +1,7 @@
 """Files that come with hn: experiments, prompt sets, and the miniature's checkpoints.
 
-In the repository they lie in `experiments/` and `data/`; `hn/_bundled` has links to both, which a wheel replaces by the
-files. Both give a file the same path below `hn/_bundled` as in the repository.
+In the repository they lie in `experiments/` and `data/`; `hn/utils/_bundled` has links to both, which a wheel replaces
+by the files. Both give a file the same path below `hn/utils/_bundled` as in the repository.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_FOLDER = Path(__file__).parents[1] / "_bundled"
+_FOLDER = Path(__file__).parent / "_bundled"
 _PARTS = ("data/miniature", "data/prompts", "experiments/")
 _WRITTEN = ("--output", "--run.root")
 """Options that name what a command writes."""
