@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-
 CHECKPOINTS = "checkpoints"
 
 NAMED_CHECKPOINTS = ("last", "previous", "best")

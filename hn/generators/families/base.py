@@ -112,6 +112,14 @@ class Family(ABC):
             ValueError: if images of this height and width cannot be generated.
         """
 
+    def to_spatial(self, noise: Tensor, height: int, width: int, pipe: DiffusionPipeline) -> Tensor:
+        """Noise [B, *noise_shape] as an image [B, C, h, w]; the noise of most pipelines is one already."""
+        return noise
+
+    def from_spatial(self, spatial: Tensor) -> Tensor:
+        """The inverse of `to_spatial`."""
+        return spatial
+
     def check_steps(self, pipe: DiffusionPipeline, steps: int) -> None:
         """Raises:
         ValueError: if the pipeline's scheduler has no schedule of that many steps.
