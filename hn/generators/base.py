@@ -105,6 +105,20 @@ class Generator(nn.Module, ABC):
         return self.dtype
 
     @property
+    def text_width(self) -> int:
+        """C of the states that `text_states` returns.
+
+        Raises:
+            ValueError: if the generator does not say.
+        """
+        raise ValueError(f"{type(self).__name__} does not say how wide its text states are.")
+
+    def text_states(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        """What the backbone reads of the prompts: token states [B, L, C], and a mask [B, L] that is False (or 0) for
+        padding; None if no token is masked."""
+        return conditioning["prompt_embeds"], None
+
+    @property
     def spatial_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one sample's noise as an image.
 

@@ -143,6 +143,13 @@ class PipelineGenerator(Generator):
         other._run(pipe)
         return other.eval()
 
+    @property
+    def text_width(self) -> int:
+        return self.family.text_width(self.pipe)
+
+    def text_states(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        return self.family.text_states(conditioning)
+
     @cached_property
     def spatial_shape(self) -> tuple[int, int, int]:
         noise = torch.empty((1, *self.noise_shape), device="meta")
