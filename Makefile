@@ -17,7 +17,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PIP   := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup train compare study generate tensorboard miniature test bench lint format clean clean-all \
+.PHONY: help setup train compare study generate tensorboard miniature test test-all test-exact bench lint format clean clean-all \
         require-experiment require-study require-prompt
 
 help: ## show this list
@@ -67,22 +67,40 @@ miniature: $(STAMP) ## train what is missing of data/miniature, or all of it aga
 	$(BIN)/python -m hn.miniature.recipe $(ARGS)
 
 # One thread a process: several with two each on two cores are slower than one. Files in the order of tests/conftest.py.
-test: $(STAMP) ## run the tests: make test [JOBS=2] [ARGS="-m 'not slow'"]
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test: $(STAMP) ## run the fast tests, in minutes: make test [JOBS=2] [ARGS="-k resume"]
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-all: $(STAMP) ## run all tests, also those of several processes, kills, compilers and browsers
+	$(PYTEST) $(ARGS)
+
+# Vector instructions up to this CPU's own, for those that it lacks would crash; then two threads, which do not spin.
+test-exact: $(STAMP) ## run the tests of equal bits on the kernels of several kinds of CPU, and with two threads
+	@own="$$($(BIN)/python -c 'import torch; print(torch.backends.cpu.get_cpu_capability().lower())')"; \
+	tests="$$(grep -rl 'pytest\.mark\.exact' tests)"; \
+	run() { echo "$$*"; env OMP_NUM_THREADS=1 "$$@" -q -m exact $$tests $(ARGS); }; \
+	pytest="$(BIN)/python -m pytest"; workers="-n $(JOBS) --dist loadfile"; \
+	for kernels in default:SSE41 avx2:AVX2 avx512:AVX512_CORE; do \
+	  run ATEN_CPU_CAPABILITY="$${kernels%:*}" ONEDNN_MAX_CPU_ISA="$${kernels#*:}" $$pytest $$workers; \
+	  [ "$${kernels%:*}" != "$$own" ] || break; \
+	done; \
+	run HN_TEST_THREADS=2 OMP_WAIT_POLICY=PASSIVE $$pytest
 
 bench: $(STAMP) ## measure speed and memory: make bench [ARGS="inference --rounds 20"]
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lint: $(STAMP) ## check style and likely mistakes
+lint: $(STAMP) ## check style, likely mistakes and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(STAMP) ## mend what lint can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove build products and caches
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -path './$(VENV)' -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 clean-all: clean ## remove the virtual environment and all runs too

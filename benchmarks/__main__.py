@@ -17,7 +17,7 @@ import torch
 from hn.cli.parsing import helpful_messages_only
 from hn.utils.device import find_device
 from hn.utils.environment import environment
-from hn.utils.files import in_one_step
+from hn.utils.files import write_json
 from hn.utils.tables import as_text, new_table
 
 NAMES = (
@@ -58,8 +58,7 @@ def main() -> None:
             parser.error(str(error))
         results[name] = found
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        with in_one_step(options.output) as partial:
-            partial.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(options.output, results)
         print(table(name, found), end="\n\n", flush=True)
     print(f"results      {options.output}")
 

@@ -78,7 +78,7 @@ def measure_pipeline(
     """Seconds, ratios and bytes of the pipeline in a folder, by way; of two batches of prompts in turn."""
     with tempfile.TemporaryDirectory() as cache:
         prompts = [prompt for batch in batches for prompt in batch]
-        embed_prompts(DiffusersGenerator.outline(str(folder), cache=cache, **options), prompts, device)
+        embed_prompts(DiffusersGenerator.build_on_meta(str(folder), cache=cache, **options), prompts, device)
         found, steps = {}, {}
         for way in WAYS:
             steps[way] = step = Step(folder, way, cache, device, **options)

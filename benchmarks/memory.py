@@ -33,8 +33,8 @@ def measure(device: torch.device, rounds: int) -> dict[str, Any]:
             with LiveMemory(known) as memory:
                 training_step(module, texts, noise, conditioning)
             with meta:
-                outline = make_module(meta, generator={**generator, "load_weights": False})
-            plan = plan_update(outline, BATCH)
+                module = make_module(meta, generator={**generator, "load_weights": False})
+            plan = plan_update(module, BATCH)
             parts = weights_by_part(module, {})
             found |= {f"{name}, {part}": {"bytes": size, "planned": plan.weights[part]} for part, size in parts.items()}
             found[f"{name}, optimiser"] = {"planned": plan.optimizer}

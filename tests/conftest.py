@@ -1,14 +1,15 @@
 """Tiny random models of the real classes, written to disk once per session, and paths to parity fixtures."""
 
+import io
 import json
 import os
 import resource
 import shutil
-import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from hn.data import PromptDataModule
 from hn.evaluation.detectors.miniature import GridDetector
 from hn.evaluation.geneval import COLORS
 from hn.generators import DiffusersGenerator
-from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet
+from hn.hypernets import LoraHypernet, Trainable
 from hn.rewards import ClipReward, RednessReward, RewardEnsemble
 from hn.training.module import NoiseHypernetModule
 from hn.training.trainer import ExperimentTrainer
@@ -38,15 +39,18 @@ WINDOW = 12  # tokens, with start and end
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with tests that fork a training come first: PyTorch refuses to fork autograd once it has threads, which
-    planning an update gives it."""
+    planning an update gives it. Then files with many tests: a long file that is begun last keeps one worker waiting."""
     forking = {item.path for item in items if item.get_closest_marker("forks")}
-    items.sort(key=lambda item: item.path not in forking)
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in forking, -tests[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """One thread: exact comparisons must not depend on how a sum is split."""
-    torch.set_num_threads(1)
+def threads() -> None:
+    """HN_TEST_THREADS, 1 if not set; the same in processes that tests start, for it decides how sums are split."""
+    threads = os.environ.get("HN_TEST_THREADS", "1")
+    torch.set_num_threads(int(threads))
+    os.environ["OMP_NUM_THREADS"] = threads
 
 
 @pytest.fixture(autouse=True)
@@ -207,15 +211,20 @@ def tiny_checkpoints(
 
 @pytest.fixture(scope="session")
 def make_module(tiny_checkpoints: Path) -> Callable[..., NoiseHypernetModule]:
-    """A module on the tiny checkpoints, rewarded by CLIP (red is watched), with the module's options given."""
+    """A module on the tiny checkpoints, rewarded by CLIP (red is watched), with the module's options given.
+
+    Modules of the same data type and steps share their generator: tests leave it as it is.
+    """
+
+    @cache
+    def generator_of(dtype: str, steps: int) -> DiffusersGenerator:
+        options = {"strict_vocabulary": True, "encode_batch_size": 1}
+        return DiffusersGenerator(str(tiny_checkpoints / "pipeline"), steps=steps, dtype=dtype, **options)
 
     def make(
-        hypernet: Hypernet | LoraFinetune | None = None, dtype: str = "float32", steps: int = 1, **options
+        hypernet: Trainable | None = None, dtype: str = "float32", steps: int = 1, **options
     ) -> NoiseHypernetModule:
-        settings = {"dtype": dtype, "encode_batch_size": 1}
-        generator = DiffusersGenerator(
-            str(tiny_checkpoints / "pipeline"), steps=steps, strict_vocabulary=True, **settings
-        )
+        generator, settings = generator_of(dtype, steps), {"dtype": dtype, "encode_batch_size": 1}
         clip, held_out = (
             ClipReward(str(tiny_checkpoints / name), scale="cosine", **settings) for name in ("clip", "clip_held_out")
         )
@@ -262,29 +271,6 @@ def make_trainer(tmp_path: Path) -> Callable[..., ExperimentTrainer]:
     return make
 
 
-@pytest.fixture
-def large_prompts(tmp_path: Path) -> Path:
-    """4 thousand prompts of 2200 characters, of which the second half are the first ones again."""
-    file = tmp_path / "large.txt"
-    file.write_text(2 * "".join(f"prompt {number} {'long' * 550}\n" for number in range(2_000)))
-    return file
-
-
-@pytest.fixture
-def peak_of() -> Callable[[Callable[[], Any]], int]:
-    """Gives the most bytes that Python's objects take during a call, beside those that were there."""
-
-    def peak(call: Callable[[], Any]) -> int:
-        tracemalloc.start()
-        try:
-            call()
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    return peak
-
-
 @pytest.fixture(scope="session")
 def tiny_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """train.jsonl (14 prompts), val.jsonl and test.jsonl (5 each), with GenEval's metadata, in the tiny vocabulary."""
@@ -306,9 +292,36 @@ def tiny_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def experiment(tiny_checkpoints: Path, tiny_prompts: Path, tmp_path: Path) -> Path:
     """`tiny.yaml`: experiments/miniature.yaml on the tiny checkpoints, with runs of seconds in `tmp_path/runs`."""
+    return _write_experiment(tmp_path, tiny_checkpoints, tiny_prompts)
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    tiny_checkpoints: Path, tiny_prompts: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """The directory of a run of `hn train` on the tiny experiment, three images a prompt, and what the command printed.
+
+    Trained once for all tests that look at it; tests leave it as it is.
+    """
+    experiment = _write_experiment(tmp_path_factory.mktemp("finished"), tiny_checkpoints, tiny_prompts)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        main(["train", "--config", str(experiment), "--run.name", "one", "--model.images_per_prompt", "3"])
+    return experiment.parent / "runs" / "tiny" / "one", printed.getvalue()
+
+
+@pytest.fixture
+def run_of_experiment(finished_run: tuple[Path, str], experiment: Path) -> Path:
+    """A copy of the finished run, `one`, among the runs of `experiment`; for tests that do something with it."""
+    folder = experiment.parent / "runs" / "tiny" / "one"
+    shutil.copytree(finished_run[0], folder)
+    return folder
+
+
+def _write_experiment(folder: Path, checkpoints: Path, prompts: Path) -> Path:
     changes = {
         "extends": str(EXPERIMENTS / "miniature.yaml"),
-        "vars": {"checkpoints": str(tiny_checkpoints), "prompts": str(tiny_prompts), "rank": 2},
+        "vars": {"checkpoints": str(checkpoints), "prompts": str(prompts), "rank": 2},
         "model": {"images_per_prompt": 2, "warmup_steps": 2},
         "data": {"init_args": {"batch_size": 4, "eval_batch_size": 4}},
         "trainer": {"accelerator": "cpu", "max_steps": 2, "val_check_interval": 2, "log_every_n_steps": 1},
@@ -323,14 +336,14 @@ def experiment(tiny_checkpoints: Path, tiny_prompts: Path, tmp_path: Path) -> Pa
             "searches": {
                 "best_of_8": {"init_args": {"n": 3}},
                 "best_of_50": None,
-                "zero_order_17": {"init_args": {"iterations": 1, "neighbours": 3}},
+                "zero_order_17": None,
                 "reno_50": {"init_args": {"iterations": 2, "report_at": []}},
-                "hypernetwork_reno_5": {"init_args": {"search": {"init_args": {"iterations": 4}}}},
+                "hypernetwork_reno_5": None,
             },
         },
-        "run": {"root": str(tmp_path / "runs"), "pretrained": None},
+        "run": {"root": str(folder / "runs"), "pretrained": None},
     }
-    path = tmp_path / "tiny.yaml"
+    path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(changes))
     return path
 

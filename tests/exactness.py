@@ -8,7 +8,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-# Other batch sizes, strides or kernels add in another order, so that every layer rounds otherwise.
+# Sums are taken in another order for other batch sizes, strides, kernels or alignments of weights (their places in a
+# file): every layer rounds otherwise.
 ROUNDING_ULPS = 32  # of the largest value; up to 14 were measured
 
 

@@ -1,5 +1,7 @@
 """The code and the configurations of docs/ do what they say."""
 
+import importlib
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -15,14 +17,33 @@ from tests import tiny_pipelines
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-QUICK = """--trainer.accelerator cpu --trainer.max_steps 2 --trainer.val_check_interval 2 --trainer.log_every_n_steps 1
-    --model.images_per_prompt 1 --model.warmup_steps 0 --data.init_args.batch_size 2 --data.init_args.eval_batch_size 2
-    --data.init_args.limit_val 2 --data.init_args.limit_test 2 --callbacks.suite null
-    --callbacks.images null --callbacks.evaluation.init_args.noise_diagnostics null --run.name quick""".split()
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+QUICK = {
+    "trainer.accelerator": "cpu",
+    "trainer.max_steps": 2,
+    "trainer.val_check_interval": 2,
+    "trainer.log_every_n_steps": 1,
+    "model.images_per_prompt": 1,
+    "model.warmup_steps": 0,
+    "data.init_args.batch_size": 2,
+    "data.init_args.eval_batch_size": 2,
+    "data.init_args.limit_val": 2,
+    "data.init_args.limit_test": 2,
+    "callbacks.suite": "null",
+    "callbacks.images": "null",
+    "callbacks.evaluation.init_args.noise_diagnostics": "null",
+    "run.name": "quick",
+}
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def quick() -> list[str]:
+    """Options that shorten a command to seconds."""
+    return [f"--{name}={value}" for name, value in QUICK.items()]
 
 
 @pytest.fixture
@@ -46,6 +67,37 @@ def mine(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return checkout / "mine"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_class_paths_and_files_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in {*re.findall(r"\bhn(?:\.[a-z_0-9]\w*)+(?:\.[A-Z]\w*)?(?:\.\w+)*", text)}:
+        assert is_importable(name), f"{page.name} names {name}"
+    for file in {*re.findall(r"(?<![\w/.<])(?:experiments|hn|tests|data|benchmarks)/[\w./]*[\w/]", text)}:
+        if not re.fullmatch(r"experiments/(studies/)?(X|NAME)\.yaml", file):
+            assert (ROOT / file).exists(), f"{page.name} names {file}"
+
+
+def is_importable(path: str) -> bool:
+    """Whether a module, or something in one, has this name."""
+    module, _, rest = path.partition(".")
+    found = importlib.import_module(module)
+    for name in filter(None, rest.split(".")):
+        module += f".{name}"
+        if not hasattr(found, name) and importlib.util.find_spec(module) is None:
+            return False
+        found = getattr(found, name, None) or importlib.import_module(module)
+    return True
+
+
+@pytest.mark.usefixtures("checkout")
+def test_the_blocks_of_hypernets_md_run() -> None:
+    names: dict = {}
+    for block in blocks(DOCS / "hypernets.md", "python"):
+        exec(compile(block, "hypernets.md", "exec"), names)
+    assert names["images"].shape == names["weaker"].shape == (2, 3, 32, 32)
+    assert not torch.equal(names["images"], names["weaker"])
+
+
 def test_python_md_trains_makes_images_and_loads(checkout: Path) -> None:
     names: dict = {}
     for block in blocks(DOCS / "python.md", "python"):
@@ -58,9 +110,9 @@ def test_python_md_trains_makes_images_and_loads(checkout: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sharpness", "conv", "norms"])
-def test_an_experiment_of_your_own_trains(mine: Path, name: str) -> None:
+def test_an_experiment_of_your_own_trains(mine: Path, quick: list[str], name: str) -> None:
     assert f"hn train --config mine/{name}.yaml\n" in "".join(blocks(DOCS / "your_own.md", "bash"))
-    main(["train", "--config", f"mine/{name}.yaml", *QUICK])
+    main(["train", "--config", f"mine/{name}.yaml", *quick])
     run = mine.parent / "runs" / name / "quick"
     saved = yaml.safe_load((run / "config.yaml").read_text())
     events = b"".join(file.read_bytes() for file in run.glob("*tfevents*"))
@@ -79,9 +131,9 @@ def test_an_experiment_of_your_own_trains(mine: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_of_your_own_is_compared(mine: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_search_of_your_own_is_compared(mine: Path, quick: list[str], capsys: pytest.CaptureFixture) -> None:
     (command,) = re.findall(r"^hn (compare .*)$", "".join(blocks(DOCS / "your_own.md", "bash")), re.MULTILINE)
-    main([*command.split(), *QUICK])
+    main([*command.split(), *quick])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     table = {row[0]: row for row in rows if row and row[0] in ("base", "hypernetwork", "best_of_8", "hill_climb_20")}
     assert len(table) == 4

@@ -1,8 +1,11 @@
 """The experiments as they are committed."""
 
 import copy
+import io
 import json
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +48,18 @@ def without(content: dict, path: tuple[str, ...]) -> dict:
     return content
 
 
-def resolved(file: Path, capsys) -> dict:
-    with pytest.raises(SystemExit) as caught:
+@cache
+def printed_config(file: Path) -> str:
+    """What `hn train --print_config` prints, which takes seconds for each file."""
+    printed = io.StringIO()
+    with redirect_stdout(printed), pytest.raises(SystemExit) as caught:
         main(["train", "--config", str(file), "--print_config"])
     assert caught.value.code == 0
-    return yaml.safe_load(capsys.readouterr().out)
+    return printed.getvalue()
+
+
+def resolved(file: Path) -> dict:
+    return yaml.safe_load(printed_config(file))
 
 
 def test_there_are_experiments():
@@ -57,8 +67,8 @@ def test_there_are_experiments():
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=name)
-def test_every_experiment_parses_and_what_it_names_is_there(file, capsys):
-    config = resolved(file, capsys)
+def test_every_experiment_parses_and_what_it_names_is_there(file):
+    config = resolved(file)
     assert config["trainer"]["max_steps"] > 0
     assert "best" in config["callbacks"]
     options = config["data"]["init_args"]
@@ -85,11 +95,11 @@ def test_no_file_states_what_it_inherits(file):
 
 
 @pytest.mark.parametrize("hypernetwork", [file for file in EXPERIMENTS if "finetune" not in file.stem], ids=name)
-def test_a_fine_tune_has_the_reward_and_the_budget_of_its_hypernetwork(hypernetwork, capsys):
-    config = resolved(hypernetwork, capsys)
+def test_a_fine_tune_has_the_reward_and_the_budget_of_its_hypernetwork(hypernetwork):
+    config = resolved(hypernetwork)
     if config["comparison"]["finetune"] is None:
         pytest.skip("compared with no fine-tune")
-    finetune = resolved(ROOT / config["comparison"]["finetune"], capsys)
+    finetune = resolved(ROOT / config["comparison"]["finetune"])
     networks = [c["model"].pop("hypernet") for c in (config, finetune)]
     assert networks[0]["class_path"] == "hn.hypernets.lora.LoraHypernet"
     assert networks[1]["class_path"] == "hn.hypernets.finetune.LoraFinetune"

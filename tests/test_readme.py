@@ -9,8 +9,13 @@ import torch
 from PIL import Image
 
 from hn.cli import main
+from hn.cli.generate import generate_parser
+from hn.cli.parsing import with_flag_values
+from hn.cli.score import BENCHMARKS, GENEVAL
 from hn.generators.noise import prompt_noise
+from hn.hypernets.lora import LORA_ONLY, LoraHypernet
 from hn.rewards.named import SHORT_NAMES
+from hn.utils.config import read_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,24 +46,57 @@ def test_the_python_lines_make_the_image_of_the_hypernetwork() -> None:
     assert np.abs(np.asarray(names["image"], dtype=int) - np.asarray(base)).max() > 8
 
 
-def test_the_score_commands_name_rewards_that_there_are() -> None:
-    docs = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
-    given = re.findall(r"hn score --rewards (\S+) --images", README + docs)
-    assert len(given) == 3
+def test_the_score_commands_name_metrics_that_there_are() -> None:
+    docs = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
+    given = [words for words in re.findall(r"hn score --metrics (\S+) [^\sN]", README + docs) if words != "..."]
+    assert len(given) >= 3
+    known = {*SHORT_NAMES, *BENCHMARKS, GENEVAL}
     for words in given:
-        assert all(word in SHORT_NAMES or (ROOT / word).is_file() for word in words.split(","))
+        assert all(word in known or (ROOT / word).is_file() for word in words.strip("`").split(",")), words
     assert all(f"`{name}`" in docs for name in SHORT_NAMES)
 
 
 @pytest.mark.usefixtures("in_root")
 def test_the_generate_command_writes_its_images(tmp_path: Path) -> None:
-    (command,) = re.findall(r"^hn (generate --generator .*?)\s+#", "\n".join(blocks("bash")), re.DOTALL | re.MULTILINE)
+    (command,) = re.findall(
+        r"^hn (generate --generator data/.*?)\s+#", "\n".join(blocks("bash")), re.DOTALL | re.MULTILINE
+    )
     words = [word.strip('"') for word in re.findall(r'"[^"]*"|[^\s\\]+', command)]
     assert "a photo of three stars" in words
     main([*words, "--output", str(tmp_path / "out")])
     names = {f"{number:04d}_{method}.png" for number in range(4) for method in ("base", "hypernetwork")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, "metadata.json", "overview.png"}
     assert Image.open(tmp_path / "out" / "0000_base.png").text["prompt"] == "a photo of three stars"
+
+
+def test_the_published_adapter_s_command_is_one() -> None:
+    """Without the weights: its options exist, and its names are those of the fragment and the docstrings."""
+    commands = re.findall(r"^hn (generate --generator [^d].*)", "\n".join(blocks("bash")), re.DOTALL | re.MULTILINE)
+    (command,) = [command.split("\n\n")[0] for command in commands]
+    words = [word.strip('"') for word in re.findall(r'"[^"]*"|[^\s\\]+', command)]
+    options = generate_parser().parse_args(with_flag_values(words[1:], ("--compare", "--merge")))
+    fragment = read_config(ROOT / "experiments" / "shared" / "generators" / "sana.yaml")
+    assert options.generator == fragment["model"]["generator"]["init_args"]["pretrained"]
+    assert options.hypernet in LoraHypernet.from_published.__doc__
+    assert (options.last_layer_rule, options.dtype, options.compare) == (LORA_ONLY, "bfloat16", True)
+
+
+def test_links_of_readme_and_docs_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if target.startswith("http"):
+                continue
+            name, _, anchor = target.partition("#")
+            linked = page.parent / name if name else page
+            assert linked.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_experiment_is_listed_with_the_gpu_it_was_planned_for() -> None:

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of GenEval's judge, in their published layouts."""
+"""Tiny random checkpoints of GenEval's detector, in their published layouts."""
 
 from pathlib import Path
 from typing import Any

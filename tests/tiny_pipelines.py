@@ -471,3 +471,5 @@ CASES = {
     ),
     "qwen_image": Case(qwen_image, call={"true_cfg_scale": 1.0}),
 }
+NETWORKS = [name for name in CASES if not name.endswith("_lcm")]
+"""Cases whose networks differ. The others differ in scheduler and guidance, which files and encoders do not see."""

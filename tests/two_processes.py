@@ -1,6 +1,5 @@
 """Runs a function in two processes that can talk to each other, or a command in two that torchrun starts."""
 
-import os
 import random
 import socket
 import subprocess
@@ -35,8 +34,7 @@ def torchrun(*arguments: Any) -> None:
         subprocess.CalledProcessError: if one of them fails.
     """
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hn"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launched, *map(str, arguments)], cwd=ROOT, env=environment, check=True, timeout=300)
+    subprocess.run([*launched, *map(str, arguments)], cwd=ROOT, check=True, timeout=300)
 
 
 def free_port() -> int:

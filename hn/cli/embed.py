@@ -1,24 +1,21 @@
-"""Which prompts an experiment's conditioning and text features are of, and having them written before models are
-loaded."""
+"""`hn embed`: the text embeddings of an experiment's prompts, as files; other commands write what they miss of them."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning import LightningDataModule
 
-from hn.cli.instances import instantiate, instantiate_outline
-from hn.cli.parsing import UserError
+from hn.cli.instances import generator_on_meta, instantiate
+from hn.cli.parsing import UserError, user_errors
 from hn.data.encodings.files import PromptFiles
-from hn.data.encodings.missing import MissingPrompts
 from hn.data.encodings.write import SHARD_BYTES, Embedded, Encoder, write_missing
 from hn.data.module import PromptDataModule
-from hn.data.prompts import PromptDataset
 from hn.evaluation.suite import SuitePrompts
 from hn.generators.pipeline import DiffusersGenerator
 from hn.rewards.base import Reward
@@ -34,7 +31,7 @@ def embed_prompts(
     """Write what the files of `generator.conditioning` lack of prompts: see `write_missing`.
 
     Args:
-        generator: its outline is enough; it has a `cache`.
+        generator: with a `cache`; it may be on the meta device.
         prompts: in any order, repeated or not.
         device: of the text encoders.
         shard_bytes: a file is closed when it holds so many.
@@ -45,7 +42,7 @@ def embed_prompts(
         OSError: if the disk has too little room, or cannot be written to; says what to do.
     """
 
-    def load(missing: MissingPrompts) -> Encoder:
+    def load(missing: list[str]) -> Encoder:
         encoder, pipe = generator.load_prompt_encoder(device)
         encoder.check(pipe, missing)
         return Encoder(lambda batch: encoder.encode(pipe, batch, device), encoder.batch_size)
@@ -64,7 +61,7 @@ def embed_text_features(
     tower cuts is said at the end.
 
     Args:
-        files: of the reward's `text_identity`.
+        files: of the reward's `text_fingerprint`.
         load_reward: loads the reward; not called if nothing is missing.
         prompts: in any order, repeated or not.
         device: of the text tower.
@@ -76,28 +73,48 @@ def embed_text_features(
         OSError: if the disk has too little room, or cannot be written to; says what to do.
     """
 
-    def load(_: MissingPrompts) -> Encoder:
+    def load(_: list[str]) -> Encoder:
         reward = load_reward().to(device)
         return Encoder(
-            lambda batch: {FEATURES: reward.encode_text(batch)}, reward.encode_batch_size, [reward.text_window]
+            lambda batch: {FEATURES: reward.encode_text(batch)}, reward.encode_batch_size, [reward.truncation]
         )
 
     return write_missing(files, prompts, load, shard_bytes)
 
 
-STAGES = {"train": ("fit", "test"), "compare": ("test",)}
-"""The stages of which verbs need the prompts, where it is not the one of the verb's name."""
+def with_caches(model: Namespace) -> None:
+    """Switch on the generator's `cache`, in a configuration's model."""
+    if "init_args" in model.generator:
+        model.generator.init_args.cache = cache_of(model.generator) or True
 
-SUITE_VERBS = ("fit", "train", "test", "embed")
-"""The verbs that need the prompts of `PromptSuite` callbacks."""
+
+def embedded_parts(sections: Mapping[str, Any]) -> list[Any]:
+    """The parts of a configuration whose files are needed: rewards only if they have a `cache` too."""
+    model = sections["model"]
+    return [model["generator"], *([model["reward"]] if cache_of(model["reward"]) else []), sections["data"]]
 
 
-def embed_experiment(verb: str, sections: Mapping[str, Any]) -> dict[str, Embedded]:
-    """Have written what all prompts that a verb needs are encoded to: the generator's conditioning, if it has a
+def run_embed(config: Namespace) -> None:
+    """Write what is missing of all prompts of an experiment, and say how many were new.
+
+    Raises:
+        UserError: as `embed_experiment`, or for what that raises.
+    """
+    with user_errors():
+        done = embed_experiment(None, True, config.clone().as_dict())
+    for name, each in done.items():
+        print(f"{each.prompts} prompts, {each.written} of them new\n{name:<12} {each.folder}")
+
+
+def embed_experiment(
+    stages: Sequence[str] | None, has_suites: bool, sections: Mapping[str, Any]
+) -> dict[str, Embedded]:
+    """Write what is missing of the encoded prompts that a command needs: the generator's conditioning, if it has a
     `cache`, and the text features of rewards, if their ensemble has one.
 
     Args:
-        verb: of the command line; "embed" for all prompts of the experiment.
+        stages: of Lightning, whose prompts are needed; None for all of the experiment.
+        has_suites: whether the prompts of `PromptSuite` callbacks are needed.
         sections: the configuration; "model", "data", "callbacks" and "trainer" of it are read.
 
     Returns:
@@ -113,17 +130,17 @@ def embed_experiment(verb: str, sections: Mapping[str, Any]) -> dict[str, Embedd
         return {}
     accelerator = sections["trainer"].get("accelerator") or "auto"
     device = find_device({"gpu": "cuda"}.get(accelerator, accelerator))
-    prompts = experiment_prompts(verb, sections["data"], sections["callbacks"])
+    prompts = experiment_prompts(stages, has_suites, sections["data"], sections["callbacks"])
     done = {}
     if caches[0]:
-        outline = instantiate_outline(generator)
-        if outline is None:
+        meta_generator = generator_on_meta(generator)
+        if meta_generator is None:
             raise UserError(f"Prompts can be embedded for a DiffusersGenerator, not for a {generator['class_path']}.")
-        done["conditioning"] = embed_prompts(outline, prompts, device)
+        done["conditioning"] = embed_prompts(meta_generator, prompts, device)
         _free_memory(device)
     for name, section in text_feature_sections(ensemble).items() if caches[1] else ():
         reward = import_class(section["class_path"], ContrastiveReward)
-        files = PromptFiles(caches[1], reward.text_identity(section["init_args"]), "text features")
+        files = PromptFiles(caches[1], reward.text_fingerprint(section["init_args"]), "text features")
         load = partial(instantiate, name, ContrastiveReward, section)
         done[name] = embed_text_features(files, load, prompts, device)
         _free_memory(device)
@@ -149,30 +166,14 @@ def _free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-@dataclass(frozen=True)
-class ExperimentPrompts(Iterable[str]):
-    """Prompts of an experiment, each as often as it comes; they can be gone through again and again. Those of a
-    memory-mapped set are not in memory together.
-
-    Attributes:
-        datasets: of the data module.
-        others: those of callbacks.
-    """
-
-    datasets: Sequence[PromptDataset]
-    others: Sequence[str]
-
-    def __iter__(self) -> Iterator[str]:
-        for dataset in self.datasets:
-            yield from dataset.iterate_texts()
-        yield from self.others
-
-
-def experiment_prompts(verb: str, data: Mapping[str, Any] | None, callbacks: Mapping[str, Any]) -> ExperimentPrompts:
-    """The prompts that a verb needs: those of the data module, and of callbacks.
+def experiment_prompts(
+    stages: Sequence[str] | None, has_suites: bool, data: Mapping[str, Any] | None, callbacks: Mapping[str, Any]
+) -> list[str]:
+    """The prompts that a command needs: those of the data module, and of callbacks.
 
     Args:
-        verb: "embed" for those of all stages that the data module has prompts for.
+        stages: of Lightning; None for all that the data module has prompts for.
+        has_suites: whether the prompts of `PromptSuite` callbacks are among them.
         data: class path and arguments of the data module.
         callbacks: those of all callbacks by name; an argument `prompts` is a list of prompts, but for a `PromptSuite`.
 
@@ -182,20 +183,21 @@ def experiment_prompts(verb: str, data: Mapping[str, Any] | None, callbacks: Map
     if data is None or not issubclass(import_class(data["class_path"], LightningDataModule), PromptDataModule):
         raise UserError("The option `cache` needs a PromptDataModule, of which the prompts are known.")
     module = instantiate("data", PromptDataModule, data)
-    if verb == "embed":
-        paths = module.paths
-        stages = ["fit"] if paths["train"] else ["validate"] if paths["val"] else []
-        stages += [stage for stage in ("test", "predict") if paths[stage]]
-    else:
-        stages = list(STAGES.get(verb, (verb,)))
-    for stage in stages:
+    for stage in _stages_with_prompts(module) if stages is None else stages:
         module.setup(stage)
     prompts: list[str] = []
     suites = [*suites_in(callbacks)]
-    if verb in SUITE_VERBS:
+    if has_suites:
         for suite in suites:
             options = (suite.get("category"), suite.get("limit"), module.training_prompts(), module.store)
             prompts += SuitePrompts.read(suite["prompts"], *options).texts
     arguments = [(callback or {}).get("init_args", {}) for callback in callbacks.values()]
     prompts += [prompt for own in arguments if own not in suites for prompt in own.get("prompts") or []]
-    return ExperimentPrompts([*module.datasets.values()], prompts)
+    return [prompt for dataset in module.datasets.values() for prompt in dataset.prompts] + prompts
+
+
+def _stages_with_prompts(module: PromptDataModule) -> list[str]:
+    """Stages that together need all prompts of a data module."""
+    paths = module.paths
+    training = ["fit"] if paths["train"] else ["validate"] if paths["val"] else []
+    return training + [stage for stage in ("test", "predict") if paths[stage]]

@@ -1,31 +1,35 @@
-"""`hn generate --generator ...`: images without an experiment."""
+"""`hn generate`: images of prompts, by an experiment's model (`hn.cli.experiment`) or without an experiment."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from hn.cli.experiment import USAGE
-from hn.cli.instances import instantiate, instantiate_outline
 from hn.cli.models import add_model_options, find_models
-from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser, with_flag_values
-from hn.data.prompts import read_prompts
-from hn.evaluation.generate import ImageRequest, generate_images
-from hn.generators.base import Generator
+from hn.cli.parsing import (
+    EXPERIMENT_USAGE,
+    Parser,
+    command_parser,
+    helpful_messages_only,
+    helpful_parsing,
+    user_errors,
+    with_flag_values,
+)
+from hn.data.formats import read_prompts
 from hn.training.run_directory import timestamp
-from hn.utils.device import find_device
 from hn.utils.files import require_unused
 
 GENERATE_USAGE = "hn generate --generator ID_OR_FOLDER [--hypernet ID_OR_FOLDER] --prompt PROMPT [--OPTION VALUE ...]"
 GENERATE_DESCRIPTION = f"""Make images of prompts, by a generator alone or with a hypernetwork or fine-tune.
 
-The form with an experiment is {USAGE.format(verb="generate")} --prompt PROMPT; its options are listed by
+The form with an experiment is {EXPERIMENT_USAGE.format(command="generate")} --prompt PROMPT; its options are listed by
 hn generate --config experiments/NAME.yaml --help."""
 
 
 def generate_parser() -> Parser:
     """Options of `hn generate` without an experiment."""
-    parser = verb_parser("generate", GENERATE_USAGE, GENERATE_DESCRIPTION)
+    parser = command_parser("generate", GENERATE_USAGE, GENERATE_DESCRIPTION)
     add = parser.add_argument
     add_model_options(
         parser,
@@ -46,12 +50,17 @@ def generate_parser() -> Parser:
     return parser
 
 
-def generate_without_experiment(arguments: Sequence[str]) -> None:
-    """`hn generate --generator ...`: no experiment, so no rewards, prompts of its own or trainer.
+def generate(arguments: Sequence[str]) -> None:
+    """`hn generate`: with `--config` of an experiment, without it of a generator, so with no rewards or trainer.
 
     Raises:
         UserError: if there is something to mend, before anything heavy happens as far as it can be known.
     """
+    if has_config(arguments):
+        from hn.cli.experiment import run_experiment
+
+        run_experiment(["generate", *arguments])
+        return
     parser = generate_parser()
     with helpful_parsing(parser, arguments):
         options = parser.parse_args(with_flag_values(arguments, ("--compare", "--merge")))
@@ -62,20 +71,34 @@ def generate_without_experiment(arguments: Sequence[str]) -> None:
         of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "compare", "merge")
         if options.hypernet is None and any(options[name] for name in of_hypernet):
             parser.error(f"{', '.join(f'--{name}' for name in of_hypernet if options[name])} needs --hypernet.")
-    with user_errors():
-        prompts = [row["prompt"] for row in read_prompts(options.prompts)] if options.prompts else options.prompt
-        numbers = ("count", "seed", "steps", "batch_size", "upscale")
-        request = ImageRequest(prompts, **{name: options[name] for name in numbers})
-        device = find_device(options.device)
-        if options.output is not None:
-            require_unused(Path(options.output))
-        section, trained = find_models(options)
-        generate_images(
-            make_generator=lambda: instantiate("generator", Generator, section),
-            make_outline=lambda: instantiate_outline(section),
-            request=request,
-            directory=Path(options.output or Path("runs") / "generate" / timestamp()),
-            trained=trained,
-            compare=options.compare,
-            device=device,
-        )
+    with user_errors(), helpful_messages_only():
+        _generate_images(options)
+
+
+def has_config(arguments: Sequence[str]) -> bool:
+    """Whether an experiment is named."""
+    return any(word.partition("=")[0] in ("--config", "-c") for word in arguments)
+
+
+def _generate_images(options: Any) -> None:
+    from hn.cli.instances import generator_on_meta, instantiate  # here, for a help without PyTorch
+    from hn.evaluation.generate import ImageRequest, generate_images
+    from hn.generators.base import Generator
+    from hn.utils.device import find_device
+
+    prompts = [row["prompt"] for row in read_prompts(options.prompts)] if options.prompts else options.prompt
+    numbers = ("count", "seed", "steps", "batch_size", "upscale")
+    request = ImageRequest(prompts, **{name: options[name] for name in numbers})
+    device = find_device(options.device)
+    if options.output is not None:
+        require_unused(Path(options.output))
+    section, trained = find_models(options)
+    generate_images(
+        make_generator=lambda: instantiate("generator", Generator, section),
+        make_on_meta=lambda: generator_on_meta(section),
+        request=request,
+        directory=Path(options.output or Path("runs") / "generate" / timestamp()),
+        trained=trained,
+        compare=options.compare,
+        device=device,
+    )

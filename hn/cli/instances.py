@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 
 from hn.cli.parsing import Parser
 from hn.generators.base import Generator
 from hn.generators.pipeline import DiffusersGenerator
+from hn.hypernets import Trainable
+from hn.rewards.ensemble import RewardEnsemble
 from hn.training.module import NoiseHypernetModule
 from hn.utils.class_path import import_class
 
@@ -32,7 +36,7 @@ def instantiate(name: str, kind: Any, section: Mapping[str, Any]) -> Any:
     return parser.instantiate(parser.parse_object({name: dict(section)}))[name]
 
 
-def instantiate_outline(section: Mapping[str, Any]) -> DiffusersGenerator | None:
+def generator_on_meta(section: Mapping[str, Any]) -> DiffusersGenerator | None:
     """The generator of a configuration without its weights; None if its class has no such thing."""
     if not issubclass(import_class(section["class_path"], Generator), DiffusersGenerator):
         return None
@@ -53,3 +57,36 @@ def module_options(model: Mapping[str, Any]) -> Namespace:
     )
     others = {name: value for name, value in model.items() if name not in MODULE_PARTS}
     return parser.instantiate(parser.parse_object({"model": others})).model
+
+
+def module_on_meta(
+    model: Mapping[str, Any], generator: DiffusersGenerator, load_rewards: bool = False
+) -> NoiseHypernetModule | None:
+    """The module of a configuration without weights: its networks on the meta device, from their configurations.
+
+    Args:
+        model: the configuration's section.
+        generator: from `generator_on_meta`.
+        load_rewards: what to do about rewards that look at values when they are made, as those of other people may:
+            whether to load them (all rewards with them), or to give up.
+
+    Returns:
+        The module; None if rewards need values that are not to be loaded.
+
+    Raises:
+        UserError, ValueError, OSError: as the constructors, if something is wrong or missing.
+    """
+    make_reward = partial(instantiate, "reward", RewardEnsemble, model["reward"])
+    with torch.device("meta"):
+        # Before rewards, of which files may be fetched.
+        hypernet = instantiate("hypernet", Trainable, model["hypernet"])
+        options = module_options(model)
+    try:
+        with torch.device("meta"):
+            reward = make_reward()
+    except RuntimeError:  # what PyTorch raises where a value is asked for
+        if not load_rewards:
+            return None
+        reward = make_reward()
+    with torch.device("meta"):
+        return NoiseHypernetModule(generator, hypernet, reward, **options)

@@ -16,19 +16,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
-def out_of_memory_message(error: BaseException, verb: str, config: Mapping[str, Any]) -> str:
+def out_of_memory_message(error: BaseException, command: str, config: Mapping[str, Any]) -> str:
     """What to change so that less memory is needed, by the options of this run that are not set so yet.
 
     Args:
         error: the error.
-        verb: of the command line; `fit` and `train` train, others only evaluate.
+        command: its name; `fit` and `train` train, others only evaluate.
         config: the resolved configuration: "model", "data" and "trainer" of it are read.
     """
     # "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ...; more sentences follow.
     first = re.split(r"(?<=\.)\s+(?=[A-Z])", str(error).strip())[:2]
     lines = [f"Out of memory: {' '.join(first) or type(error).__name__}", "What takes less, mildest first:"]
-    advice = [*(_training(config) if verb in ("fit", "train") else ()), *_models(config), *_evaluation(config)]
-    if verb in ("fit", "train"):
+    advice = [*(_training(config) if command in ("fit", "train") else ()), *_models(config), *_evaluation(config)]
+    if command in ("fit", "train"):
         advice.append("hn plan, with this configuration, counts what an update takes, and the largest batch of a GPU.")
     return "\n".join(lines + [f"  {line}" for line in advice])
 

@@ -1,13 +1,14 @@
-"""Options that name a generator and what was trained on it, for verbs without an experiment."""
+"""Options that name a generator and what was trained on it, for commands without an experiment."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hn.cli.parsing import Parser
-from hn.evaluation.generate import Trained
 from hn.utils.config import generator_section
-from hn.utils.hub import repositories_in, require_repositories
+
+if TYPE_CHECKING:
+    from hn.evaluation.generate import Trained
 
 
 def add_model_options(parser: Parser, hypernet: str) -> None:
@@ -37,6 +38,9 @@ def find_models(options: Any) -> tuple[dict[str, Any], Trained | None]:
         FileNotFoundError: if a file is missing, or weights to download without network.
         ValueError: if the file of the generator is wrong.
     """
+    from hn.evaluation.generate import Trained  # here, for a help without PyTorch
+    from hn.utils.hub import repositories_in, require_repositories
+
     own = ("variant", "revision", "dtype", "height", "width")
     section = generator_section(options.generator, {n: options[n] for n in own if options[n] is not None})
     if section["init_args"].get("cache"):

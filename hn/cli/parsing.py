@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: parsing, and errors as one message."""
+"""What the commands share: parsing, and errors as one message. Imports neither PyTorch nor Lightning."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-import diffusers
-import transformers
 import yaml
 from jsonargparse import ArgumentParser
-from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hn.utils.class_path import import_class
-from hn.utils.config import read_config
+from hn.utils.config import find_config, read_config
+from hn.utils.private.argparse import option_strings
 
-# What these say is known, wanted here, or of no use to who runs an experiment.
+EXPERIMENT_USAGE = "hn {command} --config experiments/NAME.yaml [--OPTION VALUE ...]"
+
+# What these say is known, wanted here, or of no use to who runs a command.
 UNHELPFUL_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the generator stays in eval mode on purpose
     r".*does not have many workers",  # prompts are in memory
@@ -41,7 +40,7 @@ class UserError(Exception):
     """Something to mend in the command or the configuration; shown as one message without a traceback."""
 
 
-class Parser(LightningArgumentParser):
+class Parser(ArgumentParser):
     """Says what is wrong with the arguments, without hundreds of lines of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -50,10 +49,10 @@ class Parser(LightningArgumentParser):
         raise UserError(message)
 
 
-def verb_parser(verb: str, usage: str, description: str) -> Parser:
-    """A parser for a verb without an experiment, as yet without options."""
+def command_parser(name: str, usage: str, description: str) -> Parser:
+    """A parser for a command without an experiment, as yet without options."""
     return Parser(
-        prog=f"hn {verb}",
+        prog=f"hn {name}",
         usage=usage,
         description=description,
         allow_abbrev=False,
@@ -88,9 +87,9 @@ def nearest_options(parser: ArgumentParser, arguments: Sequence[str], message: s
         arguments: that it was given.
         message: its error, which says what arguments are unknown to a class that a configuration names.
     """
-    options = [option for action in parser._actions for option in action.option_strings]
+    options = option_strings(parser)
     options = [option for option in options if not option.endswith(".help")]
-    # What is below an option, like --data.memory_map, is known to the class that is chosen there alone.
+    # What is below an option, like --data.num_workers, is known to the class that is chosen there alone.
     ends = [option + "." for option in options]
     ends = tuple(end for end in ends if not any(option.startswith(end) for option in options))
     given = [word.partition("=")[0] for word in arguments if word.startswith("--")]
@@ -112,7 +111,7 @@ def _nearest_arguments(given: Sequence[str], message: str) -> dict[str, str]:
             continue
         known = Parser()
         known.add_class_arguments(kind, "own", fail_untyped=False)
-        names = [option.removeprefix("--own.") for action in known._actions for option in action.option_strings]
+        names = [option.removeprefix("--own.") for option in option_strings(known)]
         for found in difflib.get_close_matches(name, names, n=1):
             words = [word for word in given if word.endswith(f".{name}")] or [name]
             meant |= {word: word.removesuffix(name) + found for word in words}
@@ -120,11 +119,16 @@ def _nearest_arguments(given: Sequence[str], message: str) -> dict[str, str]:
 
 
 @contextmanager
-def user_errors(only_if: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Turn errors that stand for something the user can mend into `UserError`."""
+def user_errors(only_if: Callable[[], bool] = lambda: True, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn errors that stand for something the user can mend into `UserError`: ValueError, OSError, ImportError.
+
+    Args:
+        only_if: asked when there is an error: whether it is the user's.
+        also: further classes of errors.
+    """
     try:
         yield
-    except (ValueError, OSError, ImportError, MisconfigurationException) as error:
+    except (ValueError, OSError, ImportError, *also) as error:
         if not only_if():
             raise
         raise UserError(str(error)) from error
@@ -132,7 +136,12 @@ def user_errors(only_if: Callable[[], bool] = lambda: True) -> Iterator[None]:
 
 @contextmanager
 def helpful_messages_only() -> Iterator[None]:
-    """Keep back what libraries say that means nothing to who runs an experiment."""
+    """Keep back what Lightning, diffusers and transformers say that means nothing to who runs a command."""
+    import diffusers  # here, for commands that need none of them
+    import transformers
+
+    # Not before Lightning is imported: it would see a handler, make none of its own, and log through this one.
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     handlers = logging.getLogger("lightning.pytorch").handlers
@@ -153,9 +162,9 @@ def helpful_messages_only() -> Iterator[None]:
 
 
 def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments with each `--config FILE` replaced by `--config CONTENT`, and the last file's path.
+    """The arguments with each `--config FILE_OR_NAME` replaced by `--config CONTENT`, and the last file's path.
 
-    The content is that of the file over all that it extends.
+    The content is that of the file over all that it extends; a name is that of a file in experiments/.
 
     Raises:
         UserError: if a file is missing or wrong.
@@ -166,8 +175,8 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
     for word in words:
         option, equals, value = word.partition("=")
         if option in ("--config", "-c"):
-            file = value if equals else next(words, "")
             with user_errors():
+                file = find_config(value if equals else next(words, ""), "experiment", "experiments")
                 content = read_config(file)
             expanded += ["--config", yaml.safe_dump(content, sort_keys=False)]
         else:

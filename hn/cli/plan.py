@@ -1,27 +1,40 @@
-"""The memory of an experiment's update, before anything is loaded onto a GPU."""
+"""`hn plan`: the memory of an experiment's update, before anything is loaded onto a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
 
-from hn.cli.instances import instantiate, instantiate_outline, module_options
-from hn.cli.parsing import UserError
-from hn.hypernets import Hypernet, LoraFinetune
-from hn.rewards.ensemble import RewardEnsemble
-from hn.training.module import NoiseHypernetModule
+from hn.cli.instances import generator_on_meta, module_on_meta
+from hn.cli.parsing import UserError, user_errors
+from hn.cli.preflight import check_training
 from hn.training.planning.plan import Plan, plan_update
+from hn.training.planning.table import plan_table
 from hn.training.planning.update import AUTOCAST
 
 _PRECISIONS = {None: "32-true", 32: "32-true", "32": "32-true", "bf16": "bf16-mixed", 16: "16-mixed", "16": "16-mixed"}
 """Lightning's other names."""
 
 
-def without_machine(model: Namespace) -> None:
+def add_plan_options(parser: LightningArgumentParser) -> None:
+    """Add the options of `hn plan` to those of an experiment."""
+    add = parser.add_argument
+    add("--batch_size", type=int | None, help="Images per update and GPU; the data module's if not given.")
+    add("--gpu_memory", type=list[float], default=[24, 48, 80, 141], help="GPUs, in GiB, to say the largest batch of.")
+    add("--prompt", type=str | None, help="That of every image; if not given, one as long as the text encoder takes, "
+        "where its length matters.")  # fmt: skip
+
+
+def planned_parts(sections: Mapping[str, Any]) -> list[Any]:
+    """The parts of a configuration whose files are needed: rewards are planned with from less than all of theirs."""
+    return [sections["model"]["generator"], sections["data"]]
+
+
+def without_compilers(model: Namespace) -> None:
     """Switch off, in a configuration's model, what a plan does not need: compilers (compiled layers cannot be followed,
     and keep much the same) and text features in files, which have no prompts of the plan's.
     """
@@ -33,12 +46,24 @@ def without_machine(model: Namespace) -> None:
         model.reward.init_args.cache = False
 
 
+def run_plan(config: Namespace) -> None:
+    """Plan an experiment's update, and print a table.
+
+    Raises:
+        UserError: as `plan_experiment`, or for what that raises.
+    """
+    with user_errors():
+        plan = plan_experiment(config.clone().as_dict())
+        title = f"{config.run.experiment}: one update at batch {plan.batch_size}, counted"
+        print(plan_table(plan, title, config.gpu_memory))
+
+
 def plan_experiment(sections: Mapping[str, Any]) -> Plan:
     """Plan an experiment's update: no weights are read.
 
     Args:
-        sections: the configuration; "model", "data", "trainer" and the verb's own options `batch_size`, by default the
-            data module's, `gpu_memory` and `prompt` are read.
+        sections: the configuration; "model", "data", "trainer" and the command's own options are read: `batch_size`, by
+            default the data module's, `gpu_memory` and `prompt`.
 
     Raises:
         UserError: if the configuration has something that cannot be planned with.
@@ -56,30 +81,12 @@ def plan_experiment(sections: Mapping[str, Any]) -> Plan:
     if precision not in AUTOCAST:
         raise UserError(f"Memory can be planned for the precisions {', '.join(AUTOCAST)}, not for {precision}.")
     accumulate = trainer.get("accumulate_grad_batches") or 1
-    return plan_update(outline_module(model), batch_size, precision, accumulate, sections["prompt"])
-
-
-def outline_module(model: Mapping[str, Any]) -> NoiseHypernetModule:
-    """The module of a configuration without weights: its networks on the meta device, from their configurations.
-
-    Rewards of classes that look at values when they are made are loaded, all rewards with them.
-
-    Raises:
-        UserError: if the generator is of a class that has no such thing.
-        ValueError, OSError: if something is wrong or missing.
-    """
-    with torch.device("meta"):
-        generator = instantiate_outline(model["generator"])
+    with torch.device("meta"):  # where files of weights need not be there
+        generator = generator_on_meta(model["generator"])
     if generator is None:
         raise UserError(
             f"Memory can be planned for a DiffusersGenerator, not for a {model['generator']['class_path']}."
         )
-    make_reward = partial(instantiate, "reward", RewardEnsemble, model["reward"])
-    try:
-        with torch.device("meta"):
-            reward = make_reward()
-    except RuntimeError:  # what PyTorch raises where a value is asked for
-        reward = make_reward()
-    with torch.device("meta"):
-        hypernet = instantiate("hypernet", Hypernet | LoraFinetune, model["hypernet"])
-        return NoiseHypernetModule(generator, hypernet, reward, **module_options(model))
+    module = module_on_meta(model, generator, load_rewards=True)
+    check_training(sections, module)
+    return plan_update(module, batch_size, precision, accumulate, sections["prompt"])

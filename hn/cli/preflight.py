@@ -1,4 +1,7 @@
-"""What a configuration's values tell before anything is loaded: that a run would fail once its weights are there."""
+"""Checks of an experiment before weights are loaded: its objects are made on the meta device, and refuse what is wrong.
+
+What cannot be made without weights or devices is looked at as the configuration has it: the trainer and its callbacks.
+"""
 
 from __future__ import annotations
 
@@ -6,119 +9,96 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import Strategy
 from torch import nn
 
-from hn.cli.instances import instantiate, instantiate_outline, module_options
+from hn.cli.fetching import prompt_options
+from hn.cli.instances import generator_on_meta, instantiate, module_on_meta
 from hn.data.module import PromptDataModule
-from hn.data.prompts import PromptDataset
-from hn.data.store import PromptStore
-from hn.evaluation.categories import Categories
-from hn.evaluation.comparison.options import Comparison
 from hn.evaluation.generate import ImageRequest
-from hn.generators import DiffusersGenerator
-from hn.generators.base import Generator
-from hn.hypernets import Hypernet, LoraFinetune
-from hn.rewards import ensemble
-from hn.rewards.base import Reward
 from hn.training.callbacks.evaluation import Evaluation
-from hn.training.compare import check_comparison
-from hn.training.module import check_options, check_training
+from hn.training.module import NoiseHypernetModule
 from hn.training.strategy import ShardedStrategy, check_optimizer
 from hn.training.trainer import check_monitors
 from hn.utils.class_path import import_class
 
-TRAINING_VERBS = ("fit", "train", "plan")
 
-
-def check_values(verb: str, sections: Mapping[str, Any]) -> None:
-    """Refuse values that the objects of a run would refuse, where these cannot be made before weights are loaded.
+def check_model(sections: Mapping[str, Any]) -> NoiseHypernetModule | None:
+    """Make the data module, and the module without weights.
 
     Args:
-        verb: of the command line.
         sections: the configuration.
 
+    Returns:
+        The module; None if it cannot be made without weights.
+
     Raises:
-        ValueError: as `RewardEnsemble`, `NoiseHypernetModule`, its optimiser, `ShardedStrategy`, `PromptDataModule`,
-            `Comparison` and `ImageRequest`.
+        UserError, ValueError, OSError: as the constructors, if something is wrong or missing.
     """
-    model, trainer = sections["model"], sections["trainer"]
-    reward = _init_args(model["reward"])
-    balanced = reward.get("balance_gradients", False)
-    ensemble.check_options(
-        _classes(reward.get("rewards")),
-        reward.get("weights"),
-        _classes(reward.get("held_out")),
-        reward.get("normalise") or {},
-        balanced,
-        reward.get("gradient_free", False),
-        reward.get("quantise"),
-    )
-    options = module_options(model)
-    numbers = (options[name] for name in ("images_per_prompt", "warmup_steps", "decay_steps", "score_batch_size"))
-    check_options(*numbers, import_class(model["generator"]["class_path"], Generator), balanced)
-    callbacks = [*_callbacks(sections)]
-    is_evaluated = any(issubclass(kind, Evaluation) for kind, _ in callbacks)
-    if verb in TRAINING_VERBS:
-        gradient_free = reward.get("gradient_free", False)
-        check_training(trainer.get("precision"), options.score_batch_size, balanced, gradient_free)
-        optimizer = options.optimizer([nn.Parameter(torch.zeros(1))])
-        if _is_sharded(trainer.get("strategy")):
-            check_optimizer(optimizer)
-    if verb in ("fit", "train"):
-        watching = [(k, own.get("monitor")) for k, own in callbacks if issubclass(k, ModelCheckpoint | EarlyStopping)]
-        check_monitors(watching, is_evaluated, bool(reward.get("held_out")))
-    if verb == "compare":
-        network = import_class(model["hypernet"]["class_path"], nn.Module)
-        check_comparison(is_evaluated, issubclass(network, LoraFinetune))
-        instantiate("comparison", Comparison, sections["comparison"])
-    if verb == "generate":
-        _request(sections)
-    data = sections.get("data")
-    if data is not None and issubclass(import_class(data["class_path"], LightningDataModule), PromptDataModule):
-        instantiate("data", PromptDataModule, data)
+    if prompt_options(sections.get("data")):
+        instantiate("data", PromptDataModule, sections["data"])
+    model = dict(sections["model"])
+    if _arguments(model["reward"]).get("cache"):  # whose files may still have to be written
+        model["reward"] = {**model["reward"], "init_args": {**model["reward"]["init_args"], "cache": False}}
+    generator = generator_on_meta(model["generator"])
+    return None if generator is None else module_on_meta(model, generator)
 
 
-def check_steps(verb: str, sections: Mapping[str, Any], generator: Generator) -> None:
-    """Refuse numbers of sampling steps that the generator cannot do.
+def check_training(sections: Mapping[str, Any], module: NoiseHypernetModule | None) -> None:
+    """Refuse an optimiser, strategy or precision that the module cannot be trained with.
 
     Args:
-        verb: of the command line.
         sections: the configuration.
-        generator: without weights, as a rule.
+        module: without weights; None if it cannot be made so, and is checked when it is made.
 
     Raises:
-        ValueError: says what the generator can do.
+        ValueError: says what to do.
     """
-    if verb == "compare":
-        for steps in instantiate("comparison", Comparison, sections["comparison"]).more_steps(generator.steps):
-            generator.check_steps(steps)
-    elif verb == "generate":
-        _request(sections).check(generator)
+    if module is None:
+        return
+    trainer = sections["trainer"]
+    module.check_training(trainer.get("precision"))
+    # Fused optimisers refuse tensors on the meta device, so not of the module's own parameters.
+    optimizer = module.optimizer_factory([nn.Parameter(torch.zeros(1))])
+    strategy = trainer.get("strategy")
+    if isinstance(strategy, Mapping) and issubclass(import_class(strategy["class_path"], Strategy), ShardedStrategy):
+        check_optimizer(optimizer)
 
 
-def _init_args(section: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The `init_args` of a section with a class path."""
-    return (section or {}).get("init_args") or {}
+def check_fit(sections: Mapping[str, Any], module: NoiseHypernetModule | None) -> None:
+    """Of `hn train` and `hn fit`: as `check_training`, and that callbacks watch scores that there will be.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    check_training(sections, module)
+    watching = (ModelCheckpoint, EarlyStopping)
+    monitors = [(k, own.get("monitor")) for k, own in _callbacks(sections) if issubclass(k, watching)]
+    check_monitors(monitors, is_evaluated(sections), bool(_arguments(sections["model"]["reward"]).get("held_out")))
 
 
-def _request(sections: Mapping[str, Any]) -> ImageRequest:
-    """What `hn generate` is asked for."""
+def check_request(sections: Mapping[str, Any], module: NoiseHypernetModule | None) -> None:
+    """Of `hn generate`: what is asked for.
+
+    Raises:
+        ValueError: says what to do.
+    """
     prompts = sections["prompt"]
     numbers = {name: sections[name] for name in ("count", "seed", "steps", "batch_size", "upscale")}
-    return ImageRequest([prompts] if isinstance(prompts, str) else list(prompts), **numbers)
+    request = ImageRequest([prompts] if isinstance(prompts, str) else list(prompts), **numbers)
+    if module is not None:
+        request.check(module.generator)
 
 
-def _is_sharded(strategy: str | Mapping[str, Any] | None) -> bool:
-    if not isinstance(strategy, Mapping):
-        return False
-    return issubclass(import_class(strategy["class_path"], Strategy), ShardedStrategy)
+def is_evaluated(sections: Mapping[str, Any]) -> bool:
+    """Whether there is an `Evaluation` callback."""
+    return any(issubclass(kind, Evaluation) for kind, _ in _callbacks(sections))
 
 
-def _classes(rewards: Mapping[str, Mapping[str, Any]] | None) -> dict[str, type[Reward]]:
-    return {name: import_class(section["class_path"], Reward) for name, section in (rewards or {}).items()}
+def _arguments(section: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The `init_args` of a section with a class path."""
+    return (section or {}).get("init_args") or {}
 
 
 def _callbacks(sections: Mapping[str, Any]) -> Iterator[tuple[type[Callback], Mapping[str, Any]]]:
@@ -126,38 +106,4 @@ def _callbacks(sections: Mapping[str, Any]) -> Iterator[tuple[type[Callback], Ma
     others = sections["trainer"].get("callbacks") or []
     for section in [*sections["callbacks"].values(), *(others if isinstance(others, list) else [others])]:
         if section is not None:
-            yield import_class(section["class_path"], Callback), _init_args(section)
-
-
-def check_category(category: str | None, prompts: Mapping[str, Any], store: PromptStore) -> None:
-    """Whether the prompts of a test can be grouped so, before anything is trained or measured.
-
-    Args:
-        category: of `Comparison`.
-        prompts: arguments of a `PromptDataModule`.
-        store: where named sets are kept.
-
-    Raises:
-        FileNotFoundError, ValueError, DownloadError: as `PromptDataset` and `Categories.by`.
-    """
-    if category is not None and prompts.get("test"):
-        dataset = PromptDataset(prompts["test"], prompts.get("limit_test"), store=store)
-        Categories.by(category, dataset.rows, dataset.files)
-
-
-def try_without_weights(generator: Mapping[str, Any], hypernet: Mapping[str, Any]) -> DiffusersGenerator | None:
-    """Whether generator and hypernetwork (or fine-tune) fit each other, before the weights of anything are loaded.
-
-    Returns:
-        The generator without weights; None if its class has no such thing.
-
-    Raises:
-        ValueError, FileNotFoundError: if not, or if something is missing.
-    """
-    outline = instantiate_outline(generator)
-    if outline is None:
-        return None
-    network = instantiate("hypernet", Hypernet | LoraFinetune, hypernet)
-    with torch.device("meta"):
-        network.attach(outline) if isinstance(network, LoraFinetune) else network.build(outline)
-    return outline
+            yield import_class(section["class_path"], Callback), _arguments(section)

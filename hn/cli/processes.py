@@ -30,11 +30,11 @@ def launcher() -> str | None:
     return None
 
 
-def require_run_name(verb: str, name: str | None, nodes: int) -> None:
+def require_run_name(command: str, name: str | None, nodes: int) -> None:
     """Refuse a run without a name where processes that did not start each other could not agree on the time as one.
 
     Args:
-        verb: of the command.
+        command: its name.
         name: what the command line says, if anything.
         nodes: number of machines.
 
@@ -45,7 +45,7 @@ def require_run_name(verb: str, name: str | None, nodes: int) -> None:
     if name is None and started_by is not None:
         raise UserError(
             f"Processes started by {started_by} need the run's name, so that all of them use one directory: "
-            f"hn {verb} ... --run.name=NAME"
+            f"hn {command} ... --run.name=NAME"
         )
 
 
@@ -54,13 +54,13 @@ def run_name_of_rank_zero() -> str | None:
     return os.environ.get(RUN_NAME)
 
 
-def require_one_process(verb: str) -> None:
+def require_one_process(command: str) -> None:
     """Raises:
-    UserError: if several processes were started for a verb that is the work of one.
+    UserError: if several processes were started for a command that is the work of one.
     """
     started_by = launcher()
     if started_by is not None:
-        raise UserError(f"hn {verb} is the work of one process; start it without {started_by}.")
+        raise UserError(f"hn {command} is the work of one process; start it without {started_by}.")
 
 
 def require_one_device(trained: str, devices: int | str | list[int], nodes: int) -> None:

@@ -28,17 +28,17 @@ def run_prompts(arguments: Sequence[str]) -> None:
     functions = {"list": list_sets, "show": show, "pull": pull, "check": check}
     parser = Parser(prog="hn prompts", description="Prompt sets by name: what there is, and having it on this machine.")
     subcommands = parser.add_subcommands()
-    for verb, function in functions.items():
+    for name, function in functions.items():
         options = Parser(description=inspect.getdoc(function).split("\n\nArgs:")[0])
-        if verb == "show":
+        if name == "show":
             options.add_argument("name", help="A set, files of a set, or a mix.")
-        elif verb != "list":
+        elif name != "list":
             options.add_argument("names", nargs="*", default=[], help="Sets, files of sets, or mixes.")
-        if verb == "pull":
+        if name == "pull":
             options.add_argument("--all", action="store_true", help="Every set that can be fetched.")
             options.add_argument("--from", metavar="FOLDER", help="Take the files from a folder instead.")
         options.add_function_arguments(function, skip={"name", "names", "all", "source"}, as_group=False)
-        subcommands.add_subcommand(verb, options, help=inspect.getdoc(function).splitlines()[0])
+        subcommands.add_subcommand(name, options, help=inspect.getdoc(function).splitlines()[0])
     config = parser.parse_args(arguments or ["--help"])
     options = vars(config[config.subcommand])
     if "from" in options:

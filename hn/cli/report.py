@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hn.cli.parsing import Parser, helpful_parsing, user_errors, verb_parser
-from hn.report.page import write_report
+from hn.cli.parsing import Parser, command_parser, helpful_parsing, user_errors
 
 REPORT_USAGE = "hn report FOLDER"
 REPORT_DESCRIPTION = (
@@ -16,7 +15,7 @@ REPORT_DESCRIPTION = (
 
 def report_parser() -> Parser:
     """Options of `hn report`."""
-    parser = verb_parser("report", REPORT_USAGE, REPORT_DESCRIPTION)
+    parser = command_parser("report", REPORT_USAGE, REPORT_DESCRIPTION)
     parser.add_argument("folder", help="What hn compare wrote, like runs/miniature/compare_<name>.")
     return parser
 
@@ -31,4 +30,6 @@ def draw_report(arguments: Sequence[str]) -> None:
     with helpful_parsing(parser, arguments):
         options = parser.parse_args(list(arguments))
     with user_errors():
+        from hn.report.page import write_report  # here, for a help without matplotlib
+
         print(f"report       {write_report(Path(options.folder))}")

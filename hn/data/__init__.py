@@ -1,7 +1,20 @@
 """Prompt sets and how they reach the trainer."""
 
-from hn.data.formats import read_prompts
-from hn.data.module import PromptDataModule
-from hn.data.prompts import Prompt, PromptBatch, PromptDataset, collate_prompts
+from importlib import import_module
+from typing import Any
 
-__all__ = ["Prompt", "PromptBatch", "PromptDataModule", "PromptDataset", "collate_prompts", "read_prompts"]
+_MODULES = {
+    "Prompt": "prompts",
+    "PromptBatch": "prompts",
+    "PromptDataModule": "module",
+    "PromptDataset": "prompts",
+    "collate_prompts": "prompts",
+    "read_prompts": "formats",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on demand: the modules behind `hn prompts list` need no PyTorch, and come through this package."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

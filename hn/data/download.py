@@ -1,4 +1,4 @@
-"""Fetching a file over an unreliable network: resumed, verified, and in place only when whole."""
+"""Downloads that are resumed after interruptions, verified, and moved to their place only when complete; checksums."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import errno
 import hashlib
 import http.client
 import os
-import shutil
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
@@ -18,35 +16,37 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from hn.utils.files import atomic_folder
+
 CHUNK = 1 << 16  # bytes
 
 TIMEOUT = 30.0  # seconds without a byte
 
-ATTEMPTS = 3  # for one address, each going on where the last one was cut off
+ATTEMPTS = 3  # per address; each resumes where the last one was cut off
 
 
 class DownloadError(OSError):
-    """A file could not be fetched; says from where and why."""
+    """A file could not be downloaded; the message names the addresses and the reasons."""
 
 
 def download(
     urls: Sequence[str], destination: Path, verify: Callable[[Path], bool], size: int | None = None, name: str = ""
 ) -> None:
-    """Fetch a file from the first address that gives the right one.
+    """Download a file from the first address that has the expected one.
 
-    What arrives is kept in `<destination>.part`. A transfer that was cut off goes on from there (HTTP Range), at once
-    or when called again; where the server cannot do that it starts anew. The file is moved to its place when `verify`
-    says that it is right, in one step; one that is not right is deleted.
+    Data is written to `<destination>.part`. An interrupted transfer resumes from there (HTTP Range), at once or in the
+    next call; if the server does not support that, it restarts. A complete file that `verify` accepts is renamed to
+    `destination`; any other is deleted.
 
     Args:
         urls: http, https or file addresses, tried in order.
-        destination: where to put it; folders are made.
-        verify: whether a file is the right one.
-        size: its bytes, if known.
-        name: for the progress bar; none is shown where there is no terminal.
+        destination: the file to create; missing folders are created.
+        verify: returns whether a downloaded file is the expected one.
+        size: expected bytes, if known.
+        name: of the file in messages and the progress bar, which is shown on terminals only.
 
     Raises:
-        DownloadError: if no address gives the right file, or the disk is full.
+        DownloadError: if no address has the expected file, or the disk is full.
     """
     part = destination.with_name(destination.name + ".part")
     failures = []
@@ -57,7 +57,7 @@ def download(
             _fetch(url, part, size, name)
             is_right = verify(part)
             if not is_right and had_some:
-                # What was there before may have been of something else.
+                # The existing part may be of another file.
                 part.unlink()
                 _fetch(url, part, size, name)
                 is_right = verify(part)
@@ -76,7 +76,7 @@ def download(
 
 
 def _fetch(url: str, part: Path, size: int | None, name: str) -> None:
-    """Fetch what is not in `part` yet, going on a few times if the connection breaks."""
+    """Download the rest of `part`; after a broken connection, resume up to `ATTEMPTS` times."""
     for attempt in range(ATTEMPTS):
         try:
             _transfer(url, part, size, name)
@@ -99,7 +99,7 @@ def _transfer(url: str, part: Path, size: int | None, name: str) -> None:
         response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and done:
-            return  # nothing is left to send; the checksum will tell
+            return  # the part is complete or wrong: the checksum decides
         raise
     with response:
         if not _goes_on(response, done):
@@ -123,13 +123,13 @@ def _transfer(url: str, part: Path, size: int | None, name: str) -> None:
             while chunk := response.read(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
-        # http.client does not tell a connection that was cut off from the end of the file.
+        # http.client reports a broken connection like the end of the file.
         if total is not None and part.stat().st_size < total:
             raise EOFError(f"the connection was cut off after {part.stat().st_size:,} of {total:,} bytes")
 
 
 def _goes_on(response: Any, done: int) -> bool:
-    """Whether a server sends the rest, as it was asked to, and not the whole."""
+    """Whether the server sends the rest of the file, as requested, and not all of it."""
     start = (response.headers.get("Content-Range") or "").removeprefix("bytes ").partition("-")[0]
     return response.status == http.client.PARTIAL_CONTENT and start == str(done)
 
@@ -141,33 +141,26 @@ def _reason(error: Exception) -> str:
 
 
 def extract_folder(archive: Path, folder: str, destination: Path) -> None:
-    """Write the files directly in one folder of an archive to `destination`, which appears when all are there.
+    """Extract the files of one folder of an archive, without subfolders, to `destination`, atomically.
 
     Args:
-        archive: a zip file with one top folder, as Git hosts make them of a repository.
-        folder: below the top folder, like "dpg_bench/prompts".
-        destination: a folder; one that is there is replaced.
+        archive: a zip file with one top folder, like the archives of GitHub repositories.
+        folder: path inside the top folder, like "dpg_bench/prompts".
+        destination: a folder; an existing one is replaced.
 
     Raises:
-        ValueError: if it is no zip file or has no such folder.
+        ValueError: if `archive` is no zip file or does not contain the folder.
     """
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{destination.name}.", dir=destination.parent))
     try:
-        with zipfile.ZipFile(archive) as contents:
+        with zipfile.ZipFile(archive) as contents, atomic_folder(destination) as temporary:
             members = [member for member in contents.infolist() if _is_in(member, folder)]
             if not members:
                 raise ValueError(f"{archive} has no folder {folder}")
             for member in members:
-                # The name alone, so that nothing is written elsewhere.
-                (scratch / PurePosixPath(member.filename).name).write_bytes(contents.read(member))
-        scratch.chmod(0o755)  # mkdtemp's folders are their owner's alone
-        shutil.rmtree(destination, ignore_errors=True)
-        scratch.replace(destination)
+                # Without its path, so that no file is written outside the folder.
+                (temporary / PurePosixPath(member.filename).name).write_bytes(contents.read(member))
     except zipfile.BadZipFile:
         raise ValueError(f"{archive} is not a zip archive") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _is_in(member: zipfile.ZipInfo, folder: str) -> bool:
@@ -179,9 +172,9 @@ def digest(path: Path, kind: str) -> str:
     """The checksum of a file or folder, in hexadecimal.
 
     Args:
-        path: a file; for "git_tree" a folder of files.
-        kind: "sha256"; "git_blob", Git's id of a file's content; or "git_tree", Git's id of a folder of plain files,
-            subfolders and file modes left out. (Git's ids are SHA-1, which is enough to tell a damaged file.)
+        path: a file, or a folder for "git_tree".
+        kind: "sha256"; "git_blob", Git's object id of a file; or "git_tree", Git's object id of a folder of plain files
+            (subfolders and file modes are ignored). Git's ids are SHA-1, which is enough to detect a damaged file.
 
     Raises:
         ValueError: for any other kind.

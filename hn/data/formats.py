@@ -1,4 +1,4 @@
-"""Readers of prompt files, one per format; they agree on what a row is."""
+"""Readers of prompt files, one per format. All return rows: dictionaries with a prompt and its metadata."""
 
 import csv
 import json
@@ -15,44 +15,40 @@ PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text")
 def read_prompts(path: PathLike) -> list[Row]:
     """The rows of a prompt file, each with a non-empty string under "prompt".
 
-    The formats are told apart by the file's ending:
-        `.jsonl`: one JSON object a line with "prompt" and anything else, like GenEval's "tag", "include", "exclude";
-        `.txt`: one prompt a line;
-        `.csv`: commas and quotation marks as in RFC 4180, `.tsv`: tabs, quotation marks as they are. The first line
-            names the columns, one of them prompt, prompts, caption or text in whatever case; the others are kept under
-            their names in lower case;
-        `.json`: a list of prompts or of objects with "prompt", or an object whose values are such.
-    A folder of `.txt` files is read as well, each of them one prompt, in the order of their names; the name without its
-    ending is kept under "item".
-    Files are UTF-8, with or without a byte order mark; blank lines are skipped and prompts stripped.
+    The suffix of the file decides the format:
+        `.jsonl`: one JSON object per line, with "prompt" and any other keys, like GenEval's "tag" and "include";
+        `.txt`: one prompt per line;
+        `.csv`: comma-separated with quoting as in RFC 4180; `.tsv`: tab-separated without quoting. The first line has
+            the names of the columns. One of them is prompt, prompts, caption or text (in any case); the others become
+            keys in lower case;
+        `.json`: a list of prompts or of objects with "prompt", or an object whose values are prompts or such objects.
+    A folder of `.txt` files has one prompt per file, in the order of their names; the row has the name without suffix
+    under "item".
+    Files are UTF-8, with or without a byte order mark. Blank lines are skipped and prompts stripped.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the ending is another one, the file is not UTF-8, a line is wrong (named by its number), or there
-            are no prompts.
+        ValueError: if the suffix is unknown, the file is not UTF-8, a line is malformed (the message has its number),
+            or there are no prompts.
     """
-    rows = list(iterate_prompts(path))
+    path = Path(path)
+    if path.is_dir():
+        reader = _read_folder
+    elif path.suffix not in _READERS:
+        *others, last = _READERS
+        raise ValueError(f"{path}: prompt files end in {', '.join(others)} or {last}, not '{path.suffix}'")
+    elif not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such prompt file")
+    else:
+        reader = _READERS[path.suffix]
+    rows = list(reader(path))
     if not rows:
         raise ValueError(f"{path}: holds no prompts")
     return rows
 
 
-def iterate_prompts(path: PathLike) -> Iterator[Row]:
-    """The rows that `read_prompts` gives, one after the other: of all formats but `.json` with no more than a few of
-    them in memory. Raises what that raises when it comes there, but is empty where there are no prompts."""
-    path = Path(path)
-    if path.is_dir():
-        return _read_folder(path)
-    if path.suffix not in _READERS:
-        *others, last = _READERS
-        raise ValueError(f"{path}: prompt files end in {', '.join(others)} or {last}, not '{path.suffix}'")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such prompt file")
-    return _READERS[path.suffix](path)
-
-
 def has_known_ending(path: PathLike) -> bool:
-    """Whether `read_prompts` knows a file's format by its name."""
+    """Whether the suffix of a file is that of a format of `read_prompts`."""
     return Path(path).suffix in _READERS
 
 
@@ -97,7 +93,7 @@ def _read_tsv(path: Path) -> Iterator[Row]:
 
 
 def _read_table(path: Path, **dialect: Any) -> Iterator[Row]:
-    # With their line breaks: a quoted field may hold some, which are the prompt's own.
+    # Line breaks are kept: a quoted field may contain some.
     reader = csv.reader((line for _, line in _lines(path)), strict=True, **dialect)
     columns: list[str] = []
     try:
@@ -117,7 +113,7 @@ def _read_table(path: Path, **dialect: Any) -> Iterator[Row]:
 
 
 def _columns(names: list[str], place: str) -> list[str]:
-    """The names in lower case, that of the prompts' column "prompt"."""
+    """The names in lower case, with "prompt" for the column of prompts."""
     columns = [name.lower() for name in names]
     found = [name for name in PROMPT_COLUMNS if name in columns]
     if len(found) != 1 or len(set(columns)) < len(columns):
@@ -135,8 +131,8 @@ def _read_folder(path: Path) -> Iterator[Row]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines with their ends and numbers."""
-    # In bytes: as text, lines would also end at characters that may stand inside a prompt, like U+2028 or form feed.
+    """Numbered lines, with their line ends."""
+    # Read as bytes: text files also break lines at characters that a prompt may contain, like U+2028 or form feed.
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:

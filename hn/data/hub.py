@@ -1,4 +1,4 @@
-"""Prompts that are a column of a data set on the Hugging Face Hub: streamed once, and that column alone."""
+"""Prompts in a column of a data set on the Hugging Face Hub: only that column is downloaded, once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from hn.data.download import DownloadError
 from hn.data.formats import PathLike
-from hn.utils.files import in_one_step
+from hn.utils.files import atomic_write, remove_temporary_files
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class HubPrompts:
         revision: branch, tag or commit; the main branch if none is given.
         config: one of the data set's configurations; its only or default one if none is given.
         split: like "train".
-        column: the one with the prompts.
+        column: name of the column of prompts.
     """
 
     dataset: str
@@ -42,10 +42,10 @@ class HubPrompts:
 
     @classmethod
     def parse(cls, address: str) -> HubPrompts:
-        """Of an address hf://OWNER/NAME[@REVISION][/CONFIG]/SPLIT/COLUMN.
+        """Parse an address hf://OWNER/NAME[@REVISION][/CONFIG]/SPLIT/COLUMN.
 
         Raises:
-            ValueError: if it is none.
+            ValueError: if the address is malformed.
         """
         match = _ADDRESS.fullmatch(address)
         if match is None:
@@ -57,13 +57,13 @@ class HubPrompts:
 
     @property
     def path(self) -> Path:
-        """Where they are kept, below the folder of fetched sets."""
+        """Path of their file, relative to the folder of downloaded sets."""
         version = "" if self.revision is None else f"@{self.revision}"
         parts = [part for part in (self.config, self.split, self.column) if part is not None]
         return Path("hub", f"{self.dataset}{version}", f"{'-'.join(parts)}.jsonl")
 
     def stream(self, path: Path) -> None:
-        """Write the column to a file as `read_prompts` takes it, in one step; what is empty or no text is left out.
+        """Download the column to a `.jsonl` file, atomically; entries that are empty or no text are skipped.
 
         Raises:
             DownloadError: if `datasets` is not installed, or the data set cannot be read; says what to do.
@@ -76,7 +76,8 @@ class HubPrompts:
             )
         log.info("Streaming %s to %s", self, path)
         kept = skipped = 0
-        with in_one_step(path) as partial, partial.open("w", encoding="utf-8") as file:
+        remove_temporary_files(path.parent, path.name)  # of a process that was killed: data sets are large
+        with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             for prompt in self._entries():
                 if isinstance(prompt, str) and prompt.strip():
                     file.write(json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n")
@@ -88,22 +89,22 @@ class HubPrompts:
         log.info("%d prompts of %s are here, %d entries are empty or no text", kept, self, skipped)
 
     def _entries(self) -> Iterator[Any]:
-        """The column's entries as they come over the network.
+        """The entries of the column, streamed over the network.
 
         Raises:
             DownloadError: if there is no such data set, split or column, or the network fails.
         """
-        import datasets  # here and not above: it takes a second, and is an extra
+        import datasets  # optional package, and the import takes a second
 
         where = {"path": self.dataset, "name": self.config, "revision": self.revision}
         try:
             builder = datasets.load_dataset_builder(**where)
-            # Of Parquet files a column is fetched alone; of other formats everything comes over the network.
+            # Single columns can be downloaded from Parquet files only; other formats are downloaded completely.
             only = {"columns": [self.column]} if hasattr(builder.config, "columns") else {}
             rows = datasets.load_dataset(**where, split=self.split, streaming=True, **only)
             for row in rows.select_columns([self.column]):
                 yield row[self.column]
-        except Exception as error:  # of its network libraries, file systems and formats, each with errors of its own
+        except Exception as error:  # network, file systems and formats raise many types of errors
             raise DownloadError(f"{self} cannot be read ({type(error).__name__}): {error}") from error
 
     def __str__(self) -> str:
@@ -113,5 +114,5 @@ class HubPrompts:
 
 
 def is_address(source: PathLike) -> bool:
-    """Whether something that is to name prompts is meant as an address on the Hub."""
+    """Whether a source of prompts is an address on the Hub."""
     return str(source).startswith(SCHEME)

@@ -1,4 +1,4 @@
-"""The prompt sets that `hn` knows by name: what they are, where they come from, and their checksums."""
+"""The manifest of named prompt sets: descriptions, addresses and checksums."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from urllib.parse import quote
 
 import yaml
 
-MANIFEST_FILE = Path(__file__).parents[2] / "data" / "prompts" / "manifest.yaml"
+from hn.utils.bundled import bundled
+
+MANIFEST_FILE = bundled("data/prompts/manifest.yaml")
 CHECKSUMS = ("sha256", "git_blob", "git_tree")
 
 Facts = Mapping[str, Any]
@@ -21,9 +23,9 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Version:
-    """The bytes that a file may have; `filtered` ones lack the rows that match somebody's list of unsafe words.
+    """One published version of a file. A `filtered` one lacks rows that the publisher considers unsafe.
 
-    `prompts` counts the rows, `unique` the distinct prompts in them; None is what is not known.
+    `prompts` is the number of rows, `unique` the number of distinct prompts, `bytes` the size; None if not known.
     """
 
     checksum_kind: str
@@ -36,18 +38,18 @@ class Version:
 
 @dataclass(frozen=True)
 class PromptFile:
-    """A file of a set.
+    """One file of a set.
 
     Attributes:
         name: the set's name and the file's own, like "t2i_compbench/color/train".
-        path: where it lies below the folder of bundled or of fetched sets.
-        split: what it is for: "train", "val" or "test", or a part of one of these, like "val_seen".
-        versions: the published one first.
-        urls: where it is to be had, in the order to try; none for bundled files.
-        archive_folder: set where the URLs give a zip archive, in whose only top folder this one is what counts.
-        bundled: whether it lies in the repository.
-        filter_unsafe: whether prompts with unsafe words are left out where nothing else is asked for.
-        keep_repeats: whether repeated prompts are meant.
+        path: relative to the folder of bundled or of downloaded sets.
+        split: "train", "val" or "test", or a part of one of these, like "val_seen".
+        versions: accepted versions, the published one first.
+        urls: addresses in the order to try; none for bundled files.
+        archive_folder: if the addresses are those of zip archives, the folder to extract, relative to their top folder.
+        bundled: whether it comes with hn.
+        filter_unsafe: whether prompts with unsafe words are removed by default.
+        keep_repeats: whether repeated prompts are intended, and kept by default.
     """
 
     name: str
@@ -63,7 +65,7 @@ class PromptFile:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """A set of prompts: its facts, as the manifest states them, and its files by their own names."""
+    """A named set of prompts: its entry in the manifest, and its files by name."""
 
     name: str
     about: str
@@ -77,12 +79,12 @@ class PromptSet:
     urls: tuple[str, ...]
     files: dict[str, PromptFile]
     keep_repeats: bool = False
-    obtain: str | None = None  # how to come by a set that has no files to fetch
+    obtain: str | None = None  # instructions for a set that cannot be downloaded
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Sets that are trained on together, and how often an epoch holds each."""
+    """Sets to train on together, with their weights (see `hn.data.mix.Part`)."""
 
     name: str
     about: str
@@ -90,7 +92,7 @@ class Mix:
 
 
 class Manifest:
-    """All sets and mixes.
+    """All named sets and mixes.
 
     A name is one of
         SET: all files of a set, like "geneval";
@@ -104,12 +106,12 @@ class Manifest:
 
     Raises:
         FileNotFoundError: if it is missing.
-        ValueError: if it is not as it should be; names the entry and the field.
+        ValueError: if an entry is invalid; names the entry and the field.
     """
 
     def __init__(self, file: Path = MANIFEST_FILE) -> None:
         if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing: install hn from a checkout of its repository")
+            raise FileNotFoundError(f"{file} is missing: install hn again")
         self.folder = file.parent
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         try:
@@ -122,10 +124,10 @@ class Manifest:
             raise ValueError(f"{file}: {error}") from error
 
     def find(self, name: str) -> list[PromptFile]:
-        """All files that a name stands for, in the manifest's order; those of a mix one part after the other.
+        """All files of a name, in the order of the manifest; those of a mix part by part.
 
         Raises:
-            ValueError: if there is no such set or file, naming the nearest ones, or the set has no files to fetch.
+            ValueError: if there is no such set or file (suggests similar names), or the set cannot be downloaded.
         """
         if name in self.mixes:
             return [file for part in self.mixes[name].parts for file in self.find(part)]
@@ -141,18 +143,17 @@ class Manifest:
         return files
 
     def choose(self, name: str, purpose: str) -> list[PromptFile]:
-        """The files that a name stands for where prompts are wanted for one purpose.
+        """The files of a name for one purpose.
 
-        A name that leaves the split open, like "t2i_compbench" or "pickapic_v1", stands for the training split where
-        prompts are for training, and otherwise for the validation or the test split: the one that is asked for if there
-        is one, else the other.
+        A name without a split, like "t2i_compbench" or "pickapic_v1", means the training split for training. For
+        validation it means the validation split or, if there is none, the test split; for tests the reverse.
 
         Args:
             name: of a set, files of a set, or a mix.
-            purpose: "train", "val", "test" or "predict", the last as "test".
+            purpose: "train", "val", "test" or "predict", which is treated like "test".
 
         Raises:
-            ValueError: as `find`; also if the name leaves the split open and none of the set's is for the purpose.
+            ValueError: as `find`; also if the name has no split and the set has none for the purpose.
         """
         files = self.find(name)
         splits = {file.split for file in files}
@@ -165,7 +166,7 @@ class Manifest:
         return [file for file in files if file.split == split]
 
     def knows(self, name: str) -> bool:
-        """Whether the first part of a name is a set or mix."""
+        """Whether a name is a mix, or begins with the name of a set."""
         return name in self.mixes or name.partition("/")[0] in self.sets
 
     def _nearest(self, name: str) -> str:
@@ -176,7 +177,7 @@ class Manifest:
 
 @cache
 def load_manifest() -> Manifest:
-    """The repository's manifest, read once."""
+    """The manifest that comes with hn, read once."""
     return Manifest()
 
 
@@ -226,7 +227,7 @@ def _parse_version(name: str, facts: Facts, filtered: bool = False) -> Version:
 
 
 def _parse(kind: type, name: str, facts: Facts) -> Any:
-    """An instance of a data class, whose fields without a default must be there, strings where they may not be null."""
+    """An instance of a data class; all fields without a default are required, and no others are allowed."""
     known = {field.name: field for field in fields(kind)}
     needed = {key for key in known if key not in ("name", "keep_repeats", "obtain")}
     if missing := needed - facts.keys():

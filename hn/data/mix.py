@@ -1,4 +1,4 @@
-"""Which rows of a weighted mix an epoch holds, from seed and epoch alone."""
+"""The rows of a weighted mix in each epoch, a function of seed and epoch."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Part:
-    """Rows `start` up to `stop` of a data set, which an epoch holds `weight` times.
+    """Rows `start` to `stop` (exclusive) of a data set, each used `weight` times per epoch on average.
 
-    The whole part of the weight says how often each row comes. The rest is a share of the rows that changes: with
-    weight 0.5 one half comes in even epochs and the other in odd ones, so that all rows come equally often (to within
-    one) however long the training is. An epoch has the same number of rows each time.
+    The integer part of the weight is the number of times that every epoch has each row. The fraction is the share of
+    rows that an epoch has once more, and this share rotates: with weight 0.5, even epochs have one half and odd epochs
+    the other. So all rows are used equally often (to within one), and all epochs have the same number of rows.
     """
 
     start: int
@@ -23,11 +23,11 @@ class Part:
 
     @property
     def length(self) -> int:
-        """Rows an epoch holds; at least one."""
+        """Number of rows in an epoch, at least one."""
         return max(1, int(self.weight) * self._size + self._share) if self._size else 0
 
     def rows(self, seed: int, epoch: int) -> Tensor:
-        """The rows of an epoch, [length] int64, in no order that matters."""
+        """The rows of an epoch, int64 [length]; their order has no meaning."""
         rows = torch.arange(self.start, self.stop)
         share = self.length - int(self.weight) * self._size
         if share == 0:
@@ -46,11 +46,11 @@ class Part:
 
 
 def epoch_rows(parts: Sequence[Part], seed: int, epoch: int) -> Tensor:
-    """The rows of all parts that an epoch holds, [n] int64; 0 to n - 1 if all weights are 1."""
+    """The rows of all parts in an epoch, int64 [n]; 0 to n - 1 if all weights are 1."""
     return torch.cat([part.rows(seed, epoch) for part in parts])
 
 
 def generator(key: str) -> torch.Generator:
-    """A generator of random numbers that depends on a text."""
+    """A random generator whose seed is a hash of `key`."""
     digest = hashlib.sha256(key.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

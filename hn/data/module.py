@@ -1,6 +1,6 @@
 """Prompt sets for training, validation, testing and prediction."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -19,10 +19,10 @@ PURPOSES = ("train", "val", "test", "predict")
 
 
 def check_names(paths: Mapping[str, Any]) -> None:
-    """Refuse prompts that are neither files nor known sets, before anything is read or fetched.
+    """Check that prompts are files or known sets, before any is read or downloaded.
 
     Args:
-        paths: what is asked for under "train", "val", "test" and "predict"; the rest of the mapping is ignored.
+        paths: sources by "train", "val", "test" and "predict"; other keys are ignored.
 
     Raises:
         ValueError: as `parse_sources`.
@@ -33,16 +33,16 @@ def check_names(paths: Mapping[str, Any]) -> None:
 
 
 def fetch_sets(paths: Mapping[str, Any], stage: str | None, store: PromptStore) -> None:
-    """Fetch the named sets that a stage needs and that are not here.
+    """Download the named sets that a stage needs, except those on this machine.
 
     Args:
-        paths: what is asked for under "train", "val", "test" and "predict"; the rest of the mapping is ignored.
+        paths: sources by "train", "val", "test" and "predict"; other keys are ignored.
         stage: "fit", "validate", "test" or "predict"; None for all of them.
-        store: where sets are kept.
+        store: the folder of sets.
 
     Raises:
-        DownloadError: if one cannot be had; says how to come by it.
-        ValueError: if something else is in a set's place, or as `parse_sources`.
+        DownloadError: if a set cannot be downloaded; says how to get it.
+        ValueError: if a file of a set has another checksum, or as `parse_sources`.
     """
     # A fit needs the test prompts too, to keep them out of training.
     needs = {"fit": ("train", "val", "test"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
@@ -58,18 +58,19 @@ def fetch_sets(paths: Mapping[str, Any], stage: str | None, store: PromptStore) 
 class PromptDataModule(LightningDataModule):
     """Prompts from files or named sets, as batches {"prompt": list[str], "metadata": list[dict], "index": int64 [B]}.
 
-    Training batches are full and shuffled anew each epoch, in an order that depends on `seed` alone; a run resumed in
-    the middle of an epoch goes on with the batches that were left. The other sets keep the order of their files.
+    Training batches are full and shuffled in each epoch, in an order that depends on `seed` and epoch only. A run that
+    is resumed in the middle of an epoch continues with its remaining batches. The other sets keep the order of their
+    files.
 
-    What is given to `train`, `val`, `test` and `predict` is a file (see `read_prompts` for the formats), the name of a
-    set, like geneval or t2i_compbench/color/train (`hn prompts list` shows them), the address of a column of a data set
-    on the Hub, like hf://yuvalkirstain/pickapic_v2_no_images/train/caption, a list of such, or a mapping from such to
-    weights. What is not on this machine is fetched before the work starts; of a data set on the Hub the column alone.
+    `train`, `val`, `test` and `predict` each take a file (see `read_prompts` for the formats), the name of a set, like
+    geneval or t2i_compbench/color/train (`hn prompts list` shows all), the address of a column of a data set on the
+    Hub, like hf://yuvalkirstain/pickapic_v2_no_images/train/caption, a list of these, or a mapping from these to
+    weights. Sets that are not on this machine are downloaded before the work starts.
 
-    In `train` a weight says how many times an epoch holds each prompt: {t2i_compbench: 2.0, pickapic_v1: 0.5} gives
-    T2I-CompBench's twice and one half of Pick-a-Pic's, the other half in the next epoch (see `hn.data.mix.Part`). What
-    an epoch holds depends on `seed` and its number alone, so that a mix resumes exactly too. In the others a weight is
-    a whole number of repetitions.
+    In `train`, a weight is the number of times that an epoch has each prompt: {t2i_compbench: 2.0, pickapic_v1: 0.5}
+    takes T2I-CompBench's prompts twice and one half of Pick-a-Pic's, the other half in the next epoch (see
+    `hn.data.mix.Part`). The prompts of an epoch depend on `seed` and epoch only, so mixes resume exactly, too. In the
+    other sets, a weight is a whole number of repetitions.
 
     Args:
         train: prompts to train on.
@@ -77,33 +78,31 @@ class PromptDataModule(LightningDataModule):
         test: to test on.
         predict: to generate images for.
         batch_size: training prompts per step and device.
-        eval_batch_size: prompts per step and device otherwise; as `batch_size` by default.
-        num_workers: processes that read ahead; prompts are in memory, so 0 is best as a rule.
-        seed: decides the order of training prompts.
-        limit_train: use only so many training prompts, the first ones (before weights); None for all.
+        eval_batch_size: prompts per step and device in validation, tests and prediction; `batch_size` by default.
+        num_workers: worker processes of the data loaders; prompts are in memory, so 0 is usually best.
+        seed: of the order of training prompts.
+        limit_train: use only this many training prompts, the first ones (before weights); None for all.
         limit_val: likewise.
         limit_test: likewise.
         limit_predict: likewise.
-        exclude_eval_prompts: leave the prompts of `val` and `test`, limited or not, out of training, so that what is
-            measured was not trained on. Prompts that differ in letter case, spacing or a final full stop are the same.
-        deduplicate: keep the first one only of training prompts that are the same; None does so with the prompts of
-            named sets (unless the manifest says that repeats are meant) and leaves files as they are.
-        filter_unsafe: leave out prompts with a word of data/prompts/unsafe_words.txt; None does so with the sets of
-            which the manifest says so, like Pick-a-Pic.
-        memory_map: keep the training prompts in a file instead of memory, in the folder of named sets: for sets of tens
-            of millions. Order, resume, mixes and what is left out are the same.
-        prompts_folder: where named sets are kept; None for HN_PROMPTS of the environment, else the user's cache folder.
+        exclude_eval_prompts: remove all prompts of `val` and `test` (whatever their limits) from training. Prompts that
+            differ only in case, spacing or a final full stop are the same.
+        deduplicate: keep only the first of equal training prompts; None does so for named sets (except those whose
+            repeats are intended) and not for files.
+        filter_unsafe: remove prompts with a word of data/prompts/unsafe_words.txt; None does so for the sets that the
+            manifest marks, like Pick-a-Pic.
+        prompts_folder: folder of named sets; if None, the environment variable HN_PROMPTS or the user's cache folder.
 
     Attributes:
-        datasets: those that were read, by "train", "val", "test" and "predict".
-        announce: told of each training batch but an epoch's first while the one before it is worked on; set by a module
-            that can prepare for it.
+        datasets: those read so far, by "train", "val", "test" and "predict".
+        prefetch_hook: told of each training batch but an epoch's first while the one before it is worked on; set by a
+            module that can prepare for it.
 
     Raises:
-        ValueError: for options out of range and names that are not known; in `setup`, for files as `read_prompts` says,
-            and if a set that the stage needs is not given or is empty.
-        FileNotFoundError: in `setup`, for a file that is missing.
-        DownloadError: in `prepare_data` or `setup`, if a named set is not here and cannot be fetched.
+        ValueError: if an option is out of range or a name unknown; in `setup`, as `read_prompts`, or if a set that the
+            stage needs is not given or is empty.
+        FileNotFoundError: in `setup`, if a file is missing.
+        DownloadError: in `prepare_data` or `setup`, if a named set cannot be downloaded.
     """
 
     def __init__(
@@ -123,7 +122,6 @@ class PromptDataModule(LightningDataModule):
         exclude_eval_prompts: bool = True,
         deduplicate: bool | None = None,
         filter_unsafe: bool | None = None,
-        memory_map: bool = False,
         prompts_folder: str | None = None,
     ):
         super().__init__()
@@ -142,14 +140,13 @@ class PromptDataModule(LightningDataModule):
         self.exclude_eval_prompts = exclude_eval_prompts
         self.deduplicate = deduplicate
         self.filter_unsafe = filter_unsafe
-        self.memory_map = memory_map
         self.store = PromptStore(prompts_folder)
         check_names(self.paths)
         self.datasets: dict[str, PromptDataset] = {}
-        self.announce: Callable[[PromptBatch], None] | None = None
+        self.prefetch_hook: Callable[[PromptBatch], None] | None = None
 
     def prepare_data(self) -> None:
-        """Fetch the named sets that are needed and not here, on one process of each machine while the others wait."""
+        """Download missing named sets, in one process per machine while the others wait."""
         fetch_sets(self.paths, self.trainer.state.fn if self.trainer else None, self.store)
 
     def setup(self, stage: str) -> None:
@@ -180,8 +177,8 @@ class PromptDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=self._on_cuda,
         )
-        if self.announce is not None:
-            loader.announce = self.announce
+        if self.prefetch_hook is not None:
+            loader.prefetch_hook = self.prefetch_hook
         return loader
 
     def val_dataloader(self) -> DataLoader | list[Any]:
@@ -193,23 +190,22 @@ class PromptDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._eval_loader("predict")
 
-    def training_prompts(self) -> Iterator[str]:
-        """The prompts that are trained on, whether or not this process trains; none without `train`. With `memory_map`
-        they are not in memory together.
+    def training_prompts(self) -> list[str]:
+        """All training prompts, read now if `setup` has not read them; empty without `train`.
 
         Raises:
             ValueError, FileNotFoundError, DownloadError: as `setup`.
         """
         if not self.paths["train"]:
-            return iter(())
-        return (self.datasets.get("train") or self._training_dataset()).iterate_texts()
+            return []
+        return (self.datasets.get("train") or self._training_dataset()).prompts
 
     def _batches_done(self) -> int:
-        """Number of training batches done in the running epoch; more than 0 only where a run resumes."""
+        """Number of training batches done in the current epoch; more than 0 only if a run was resumed."""
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
 
     def _eval_loader(self, name: str) -> DataLoader:
-        # Lightning makes another loader of this one for predictions, for which its arguments must be named.
+        # Lightning rebuilds this loader for predictions, which needs all arguments as keywords.
         return DataLoader(
             self.datasets[name],
             batch_size=self.eval_batch_size,
@@ -220,7 +216,7 @@ class PromptDataModule(LightningDataModule):
 
     @property
     def _on_cuda(self) -> bool:
-        """Whether batches go to a CUDA device: if they are pinned, Lightning copies them while it works."""
+        """Whether batches go to a CUDA device: then they are pinned, and Lightning copies them asynchronously."""
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def _read(self, name: str) -> None:
@@ -249,7 +245,7 @@ class PromptDataModule(LightningDataModule):
     def _training_dataset(self) -> PromptDataset:
         held_out = self._eval_prompts() if self.exclude_eval_prompts else []
         options = {"limit": self.limits["train"], "exclude": held_out, "deduplicate": self.deduplicate}
-        return self._dataset("train", memory_map=self.memory_map, **options)
+        return self._dataset("train", **options)
 
     def _eval_prompts(self) -> list[str]:
         return [prompt for name in ("val", "test") if self.paths[name] for prompt in self._dataset(name).prompts]

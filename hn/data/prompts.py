@@ -1,10 +1,7 @@
 """Data sets of prompts."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -12,20 +9,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hn.data.formats import Row, iterate_prompts, read_prompts
+from hn.data.formats import Row, read_prompts
 from hn.data.hub import HubPrompts
 from hn.data.manifest import PromptFile
-from hn.data.mapped import MappedRows
 from hn.data.mix import Part
 from hn.data.sources import Source, Sources, parse_sources
 from hn.data.store import PromptStore
-from hn.data.unsafe import WORDS_FILE, is_unsafe
-
-_COUNTS = ("n_excluded", "n_repeated", "n_unsafe")
+from hn.data.unsafe import is_unsafe
 
 
 class Prompt(TypedDict):
-    """One prompt; `metadata` is its whole row in the file and `index` its place in the data set."""
+    """One prompt, with its row in the file as `metadata` and its position in the data set as `index`."""
 
     prompt: str
     metadata: dict[str, Any]
@@ -41,47 +35,40 @@ class PromptBatch(TypedDict):
 
 
 def normalised(prompt: str) -> str:
-    """What two prompts share that mean the same: letter case, spacing and a final full stop are left out."""
+    """The prompt without case, repeated spaces and a final full stop; equal for prompts that count as the same."""
     return " ".join(prompt.casefold().split()).rstrip(". ")
 
 
 class PromptDataset(Dataset[Prompt]):
-    """The prompts of one or more files, named sets or data sets on the Hub, in order.
+    """The prompts of files, named sets and data sets on the Hub, in order.
 
     Args:
-        paths: a file, as `read_prompts` takes it, the name of a set or an address hf://... (see `parse_sources`), which
-            are fetched if they are not here; several of them; or a mapping from such to weights. For training, a weight
-            says how often an epoch holds a prompt (see `Part`); otherwise it is a whole number and the prompts come so
-            often.
-        limit: keep only so many, the first ones.
-        exclude: prompts to leave out (before `limit`), compared as `normalised` says.
-        purpose: "train", "val", "test" or "predict": decides between the splits of a named set (see `Manifest.choose`)
-            and what weights mean.
-        deduplicate: whether to keep the first one only of prompts that are the same, as `normalised` says; None for
-            those of named sets alone, unless repeats are meant there.
-        filter_unsafe: whether to leave out prompts with unsafe words (see `is_unsafe`); None for those of named sets of
-            which the manifest says so.
-        store: where named sets are; the user's by default.
-        memory_map: whether to keep the rows in a file (in the folder of `store`) instead of memory; for training. An
-            epoch's order takes 24 bytes a prompt, and where repetitions are left out these are remembered while the
-            file is written. It is used again as long as sources and options are the same.
+        paths: a file for `read_prompts`, the name of a set, or an address hf://... (see `parse_sources`); a list of
+            these; or a mapping from these to weights. Sets that are not on this machine are downloaded. For training,
+            weights are those of `Part`; otherwise they are whole numbers of repetitions.
+        limit: keep only this many prompts, the first ones.
+        exclude: prompts to remove (before `limit`), compared as `normalised`.
+        purpose: "train", "val", "test" or "predict"; selects the split of a named set (see `Manifest.choose`) and the
+            meaning of weights.
+        deduplicate: keep only the first of equal prompts (compared as `normalised`). None does so for named sets and
+            data sets on the Hub, except sets whose repeats are intended.
+        filter_unsafe: remove prompts with unsafe words (see `is_unsafe`). None does so for the named sets that the
+            manifest marks.
+        store: the folder of named sets; the user's by default.
 
     Attributes:
-        rows: the rows kept; a list, or `MappedRows`.
-        in_memory: which of them.
+        rows: the rows that were kept.
         fingerprint: SHA-256 of all prompts in their order.
-        files: name of the set or path of the file that each row is from; of rows in memory alone.
-        parts: the rows that came from each source, with its weight.
-        n_excluded: number of rows left out because of `exclude`.
-        n_repeated: as repetitions.
-        n_unsafe: for unsafe words.
+        files: for each row, the name of its set or the path of its file.
+        parts: for each source, the range of its rows, with its weight.
+        n_excluded: number of rows removed because of `exclude`.
+        n_repeated: number of rows removed as repetitions.
+        n_unsafe: number of rows removed for unsafe words.
 
     Raises:
         FileNotFoundError, ValueError: as `read_prompts`, `parse_sources` and `PromptStore.require`; also if `limit` is
-            below 1, a weight is no whole number where it has to be, nothing is left, or `memory_map` is asked for
-            elsewhere than in training.
-        OSError: with `memory_map`, if the file cannot be written; says what to do.
-        DownloadError: if a named set is not here and cannot be fetched.
+            below 1, a weight that counts repetitions is no whole number, or no rows are left.
+        DownloadError: if a named set cannot be downloaded.
     """
 
     def __init__(
@@ -94,27 +81,18 @@ class PromptDataset(Dataset[Prompt]):
         deduplicate: bool | None = False,
         filter_unsafe: bool | None = None,
         store: PromptStore | None = None,
-        memory_map: bool = False,
     ):
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, or None for all prompts, not {limit}")
-        if memory_map and purpose != "train":
-            raise ValueError(f"memory_map is for training prompts; those for {purpose} are read into memory")
         self.sources = parse_sources(paths, purpose)
         self.purpose, self.deduplicate, self.filter_unsafe = purpose, deduplicate, filter_unsafe
         self.n_excluded = self.n_repeated = self.n_unsafe = 0
         self.files: list[str] = []
         self.parts: list[Part] = []
-        self.in_memory = not memory_map
         self.store = store or PromptStore()
-        unwanted = {normalised(prompt) for prompt in exclude}
-        if memory_map:
-            self.rows: Sequence[Row] = self._map(unwanted, limit)
-            self.fingerprint: str = self.rows.about["fingerprint"]
-        else:
-            digest = hashlib.sha256()
-            self.rows = list(self._kept(unwanted, limit, digest))
-            self.fingerprint = digest.hexdigest()
+        self.rows: list[Row] = []
+        self._read({normalised(prompt) for prompt in exclude}, limit)
+        self.fingerprint = hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()
         if not self.rows:
             names = ", ".join(source.name for source in self.sources)
             raise ValueError(f"{names}: every prompt is excluded or unsafe, none is left")
@@ -129,41 +107,33 @@ class PromptDataset(Dataset[Prompt]):
     @property
     def prompts(self) -> list[str]:
         """All prompts, in order."""
-        return [*self.iterate_texts()]
-
-    def iterate_texts(self) -> Iterator[str]:
-        """All prompts, in order, one after the other: with `memory_map` they are not in memory together."""
-        return (row["prompt"] for row in self.rows)
+        return [row["prompt"] for row in self.rows]
 
     @property
     def epoch_length(self) -> int:
-        """Rows that an epoch of training holds: as many as there are, if no weights are given."""
+        """Number of rows in an epoch of training; without weights, the number of all rows."""
         return sum(part.length for part in self.parts)
 
-    def _kept(self, unwanted: set[str], limit: int | None, digest: Any) -> Iterator[Row]:
-        """All rows that are kept; counts, parts and the digest of prompts are complete when the last one was given."""
+    def _read(self, unwanted: set[str], limit: int | None) -> None:
+        """Fill `rows`, `files` and `parts`, and count the rows that are removed."""
         seen: set[str] = set()
-        n = 0
         for source in self.sources:
-            start = n
+            start = len(self.rows)
             for name, row in self._repeated(source, self._of_source(source, unwanted, seen)):
-                if limit is not None and n == limit:
+                if limit is not None and len(self.rows) == limit:
                     break
-                if self.in_memory:
-                    self.files.append(name)
-                digest.update(b"\n" * (n > 0) + row["prompt"].encode())
-                n += 1
-                yield row
-            if n > start:
-                self.parts.append(Part(start, n, source.weight if self.purpose == "train" else 1.0))
+                self.files.append(name)
+                self.rows.append(row)
+            if len(self.rows) > start:
+                self.parts.append(Part(start, len(self.rows), source.weight if self.purpose == "train" else 1.0))
 
     def _of_source(self, source: Source, unwanted: set[str], seen: set[str]) -> Iterator[tuple[str, Row]]:
-        """The rows of a source that are not left out, each with the name of its file; `seen` learns of them."""
+        """The rows of a source that are kept, each with the name of its file; adds all its prompts to `seen`."""
         for file in source.files:
             is_named = isinstance(file, PromptFile)
             name = file.name if is_named else str(file)
             filtered = is_named and file.filter_unsafe if self.filter_unsafe is None else self.filter_unsafe
-            for row in self._rows(file):
+            for row in read_prompts(self._path(file)):
                 key = normalised(row["prompt"])
                 if filtered and is_unsafe(row["prompt"]):
                     self.n_unsafe += 1
@@ -173,18 +143,7 @@ class PromptDataset(Dataset[Prompt]):
                     self.n_repeated += 1
                 else:
                     yield name, row
-                if self._compares:
-                    seen.add(key)
-
-    def _rows(self, file: Path | PromptFile | HubPrompts) -> Iterator[Row]:
-        path = self._path(file)
-        if self.in_memory:
-            return iter(read_prompts(path))
-        rows = iterate_prompts(path)
-        first = next(rows, None)
-        if first is None:
-            raise ValueError(f"{path}: holds no prompts")
-        return chain([first], rows)
+                seen.add(key)
 
     def _path(self, file: Path | PromptFile | HubPrompts) -> Path:
         if isinstance(file, HubPrompts):
@@ -192,15 +151,10 @@ class PromptDataset(Dataset[Prompt]):
         return self.store.fetch(file) if isinstance(file, PromptFile) else file
 
     def _is_unique(self, file: Path | PromptFile | HubPrompts) -> bool:
-        """Whether repeated prompts of a file are left out."""
+        """Whether repeated prompts of a file are removed."""
         if self.deduplicate is not None:
             return self.deduplicate
         return not isinstance(file, Path) and not getattr(file, "keep_repeats", False)
-
-    @cached_property
-    def _compares(self) -> bool:
-        """Whether repeated prompts of any file are left out: what was seen has to be remembered then."""
-        return any(self._is_unique(file) for source in self.sources for file in source.files)
 
     def _repeated(self, source: Source, rows: Iterator[tuple[str, Row]]) -> Iterable[tuple[str, Row]]:
         if self.purpose == "train":
@@ -210,42 +164,6 @@ class PromptDataset(Dataset[Prompt]):
                 f"{source.name}: a weight is for training; elsewhere it counts repetitions, not {source.weight}"
             )
         return list(rows) * int(source.weight)
-
-    def _map(self, unwanted: set[str], limit: int | None) -> MappedRows:
-        """The rows in a file that belongs to these sources, as they are now, and these options."""
-        files = [self._path(file) for source in self.sources for file in source.files]
-        for file in files:
-            iterate_prompts(file)  # says what is wrong with its name before anything is written
-        inputs = [path for file in files for path in (sorted(file.iterdir()) if file.is_dir() else [file])]
-        facts = {
-            "sources": [[source.name, source.weight, len(source.files)] for source in self.sources],
-            "files": [[str(path.resolve()), *_state(path)] for path in inputs],
-            "options": [limit, self.deduplicate, self.filter_unsafe],
-            "unwanted": sorted(unwanted),
-            "unsafe_words": _state(WORDS_FILE),
-        }
-        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-        digest = hashlib.sha256()
-
-        def about() -> dict[str, Any]:
-            parts = [[part.start, part.stop, part.weight] for part in self.parts]
-            counts = {name: getattr(self, name) for name in _COUNTS}
-            return {"fingerprint": digest.hexdigest(), "parts": parts, **counts}
-
-        folder = self.store.folder / "mapped" / key
-        rows = MappedRows.open_or_write(folder, lambda: self._kept(unwanted, limit, digest), about)
-        self.parts = [Part(*part) for part in rows.about["parts"]]
-        for name in _COUNTS:
-            setattr(self, name, rows.about[name])
-        return rows
-
-
-def _state(path: Path) -> list[int]:
-    """What changes with a file's content: its size, and when it was written."""
-    if not path.is_file():
-        return []
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
 
 
 def collate_prompts(prompts: Sequence[Prompt]) -> PromptBatch:

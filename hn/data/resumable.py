@@ -1,5 +1,4 @@
-"""A training order that follows from seed, epoch and position alone: a resumed run sees exactly the batches that the
-interrupted one had left."""
+"""A training order that is a function of seed, epoch and position: a resumed run gets exactly the remaining batches."""
 
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -16,26 +15,25 @@ _CHUNK = 1 << 16
 
 
 class EpochShuffle(DistributedSampler):
-    """A permutation of the data set, or of the epoch's rows of a weighted mix, for each (seed, epoch), dealt out to the
-    ranks in turn.
+    """A permutation of the rows of an epoch for each (seed, epoch); ranks take rows in turn.
 
-    Every rank gets the same number of samples; the remainder is left out of this epoch. It is a `DistributedSampler` so
-    that Lightning takes it as it is, on one device or many, and calls `set_epoch`.
+    Every rank gets the same number of samples; the remainder is dropped in this epoch. It is a `DistributedSampler`, so
+    Lightning does not replace it, on one device or many, and calls `set_epoch`.
 
-    Nothing is counted here: each pass starts at the batch that `position` names. Lightning restores its own progress
-    when it resumes but starts a loader afresh; its number of batches done is exact even in a checkpoint that was
-    written while a batch was under way.
+    The sampler has no state: each pass starts at the batch that `position` returns. When Lightning resumes, it restores
+    its own progress but not the position of a loader. Its number of finished batches is exact, even in a checkpoint
+    that was written during a batch.
 
     Args:
         dataset: the prompts.
-        batch_size: samples that this rank takes for one batch; the unit of `position`.
-        seed: decides the order together with the epoch.
-        position: tells how many batches of the running epoch are done.
+        batch_size: samples per batch of this rank; the unit of `position`.
+        seed: of the order.
+        position: returns the number of finished batches in the current epoch.
         num_replicas: number of ranks.
-        rank: this one.
+        rank: of this process.
 
     Raises:
-        ValueError: if there are fewer prompts than one batch of all ranks takes.
+        ValueError: if there are fewer prompts than one batch of all ranks needs.
     """
 
     def __init__(
@@ -65,13 +63,13 @@ class EpochShuffle(DistributedSampler):
         rows = epoch_rows(self.dataset.parts, self.seed, self.epoch)
         order = rows[torch.randperm(len(rows), generator=rng)][self.rank :: self.num_replicas]
         left = order[self.position() * self.batch_size : len(self)]
-        # A chunk at a time: as a list, an order of millions would take as much memory as the prompts.
+        # In chunks: a list of millions of Python integers would take as much memory as the prompts.
         return chain.from_iterable(chunk.tolist() for chunk in left.split(_CHUNK))
 
     def describe(self) -> dict[str, Any]:
-        """What the order of batches depends on, beside epoch and position."""
+        """Everything besides epoch and position that determines the order of batches."""
         parts = [[part.start, part.stop, part.weight] for part in self.dataset.parts]
-        # Not said of prompts that are all seen once, so that their checkpoints stay as they are.
+        # Left out where all weights are 1, so that the format of older checkpoints stays valid.
         weights = {"weights": parts} if any(weight != 1 for _, _, weight in parts) else {}
         return {
             "prompts": self.dataset.fingerprint,
@@ -83,34 +81,34 @@ class EpochShuffle(DistributedSampler):
 
 
 class ResumableLoader(DataLoader):
-    """A `DataLoader` over an `EpochShuffle` that Lightning may resume in the middle of an epoch.
+    """A `DataLoader` over an `EpochShuffle` that Lightning can resume in the middle of an epoch.
 
     Attributes:
-        announce: told of each batch but the first when the one before it is handed out, so that what the batch needs
-            can be prepared meanwhile; does nothing by default.
+        prefetch_hook: told of each batch but the first when the one before it is handed out, so that what the batch
+            needs can be prepared meanwhile; does nothing by default.
     """
 
-    announce: Callable[[Any], None] = staticmethod(lambda batch: None)
+    prefetch_hook: Callable[[Any], None] = staticmethod(lambda batch: None)
 
     def __iter__(self) -> Iterator[Any]:
-        # A generator function, so nothing happens before the first batch is asked for: Lightning makes the iterator
-        # before it has set the epoch and restored its progress, and worker processes would begin at once.
+        # A generator function, so that nothing runs before the first batch is requested: Lightning creates the iterator
+        # before it sets the epoch and restores its progress, and worker processes would start at once.
         batches = super().__iter__()
         ahead = next(batches, None)
         while ahead is not None:
             batch, ahead = ahead, next(batches, None)
             if ahead is not None:
-                self.announce(ahead)
+                self.prefetch_hook(ahead)
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to continue; the position is in the trainer's own state."""
+        """What must be equal in the resumed run; the position is part of the trainer's state."""
         return self.sampler.describe()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Warn if the order of the checkpoint's run cannot be continued.
 
-        It can on another number of ranks, if the batches of all of them together are as large.
+        The number of ranks may differ if the global batch size is the same.
         """
         own, state = _of_all_ranks(self.state_dict()), _of_all_ranks(state)
         changed = [name for name in {**own, **state} if state.get(name) != own.get(name)]
@@ -122,7 +120,7 @@ class ResumableLoader(DataLoader):
 
 
 def _of_all_ranks(state: dict[str, Any]) -> dict[str, Any]:
-    """The state with the batch size of all ranks together in the place of one's, and of their number."""
+    """The state with the global batch size instead of the batch size per rank and the number of ranks."""
     ranks = state.get("num_replicas", 1)
     rest = {name: value for name, value in state.items() if name not in ("batch_size", "num_replicas")}
     return {**rest, "batch_size": state.get("batch_size", 0) * ranks}

@@ -1,4 +1,4 @@
-"""What a configuration may say where prompts are wanted: files, names of sets, and mixes of them with weights."""
+"""Sources of prompts in a configuration: files, named sets, data sets on the Hub, and weighted mixes of them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ Sources = PathLike | Sequence[PathLike] | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Source:
-    """Prompts that are seen `weight` times an epoch: files of the user's or of a set of the manifest, or a column of a
-    data set on the Hub."""
+    """Files of the user, of a named set, or of a data set on the Hub; an epoch has their prompts `weight` times."""
 
     name: str
     weight: float
@@ -25,17 +24,18 @@ class Source:
 
 
 def parse_sources(sources: Sources, purpose: str, manifest: Manifest | None = None) -> list[Source]:
-    """The parts of what a configuration says, nothing of them read yet.
+    """Parse the sources in a configuration; no file is read.
 
     Args:
-        sources: a file, a name of the manifest or an address hf://OWNER/NAME[@REVISION][/CONFIG]/SPLIT/COLUMN, several
-            of them, or a mapping from such to weights. What ends like a prompt file is one; anything else is a name or,
-            if there is no such set, a folder of text files.
-        purpose: "train", "val", "test" or "predict", for names that leave the split open (see `Manifest.choose`).
-        manifest: where names are looked up, the repository's by default.
+        sources: a file, the name of a set, an address hf://OWNER/NAME[@REVISION][/CONFIG]/SPLIT/COLUMN, a list of
+            these, or a mapping from these to weights. A source with the suffix of a prompt file is a file; any other is
+            a name or, if there is no such set, a folder of text files.
+        purpose: "train", "val", "test" or "predict": selects the split of names without one (see `Manifest.choose`).
+        manifest: where names are looked up; the manifest of the repository by default.
 
     Raises:
-        ValueError: if there is nothing, a name is not known, an address is none, or a weight is not a positive number.
+        ValueError: if there are no sources, a name is unknown, an address is malformed, or a weight is not a positive
+            number.
     """
     if isinstance(sources, Mapping):
         weights = [(str(source), weight) for source, weight in sources.items()]

@@ -1,4 +1,4 @@
-"""Where fetched prompt sets are kept, and how they come there."""
+"""The folder of downloaded prompt sets."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from filelock import FileLock
 from hn.data.download import DownloadError, digest, download, extract_folder
 from hn.data.hub import HubPrompts
 from hn.data.manifest import MANIFEST_FILE, PromptFile, Version
+from hn.utils.files import atomic_folder, atomic_write
 
 ENVIRONMENT = "HN_PROMPTS"
 
 
 class PromptStore:
-    """The folder of fetched sets, a folder each in it; bundled sets are read from the repository.
+    """The folder of downloaded sets, with one subfolder per set. Bundled sets are read from the repository.
 
     Args:
-        folder: None for HN_PROMPTS of the environment or, without it, hn/prompts in the user's cache folder
-            (XDG_CACHE_HOME, else ~/.cache).
+        folder: the environment variable HN_PROMPTS if None, or else hn/prompts in the user's cache folder
+            (XDG_CACHE_HOME or ~/.cache).
         bundled: the folder of bundled sets.
     """
 
@@ -34,19 +35,19 @@ class PromptStore:
         self.bundled = bundled
 
     def path(self, file: PromptFile) -> Path:
-        """Where a file is, or would be."""
+        """Path of a file, whether it exists or not."""
         return (self.bundled if file.bundled else self.folder) / file.path
 
     def is_here(self, file: PromptFile) -> bool:
-        """Whether there is such a file, right or wrong."""
+        """Whether the file exists; its checksum is not verified."""
         return self.path(file).exists()
 
     def require(self, file: PromptFile) -> Path:
-        """The path of a file that is here and has the right checksum.
+        """The path of a file that exists and has the expected checksum.
 
         Raises:
-            FileNotFoundError: if it is not here; says how to fetch it.
-            ValueError: if it is not the file that the manifest describes.
+            FileNotFoundError: if it does not exist; says how to download it.
+            ValueError: if its checksum differs from the manifest's.
         """
         path = self.path(file)
         if not path.exists():
@@ -58,22 +59,22 @@ class PromptStore:
         return path
 
     def fetch(self, file: PromptFile, replace: bool = False) -> Path:
-        """The path of a file, which is downloaded if it is not here; safe where several processes do so at a time.
+        """The path of a file, which is downloaded if it does not exist; several processes may call this at once.
 
         Args:
-            file: the one to fetch.
-            replace: whether to replace something else that is in its place.
+            file: the file to download.
+            replace: whether to replace an existing file with another checksum.
 
         Raises:
-            DownloadError: if it cannot be had; says how to come by it.
-            ValueError: if something else is in its place.
+            DownloadError: if it cannot be downloaded; says how to get it.
+            ValueError: if the existing file has another checksum.
         """
         path = self.path(file)
         if file.bundled or (path.exists() and not replace):
             return self.require(file)
         try:
             with self._lock(path):
-                # Another process may have been faster, or it is here and right.
+                # Another process may have downloaded it, or it exists and is right.
                 if not path.exists() or identify(path, file) is None:
                     self._download(file, path)
         except OSError as error:
@@ -85,18 +86,18 @@ class PromptStore:
         return path
 
     def stream(self, prompts: HubPrompts) -> Path:
-        """The file of a column of a data set on the Hub, which is streamed if it is not here; safe where several
-        processes do so at a time. Nothing is verified: a branch may have moved on since, a commit does not.
+        """The file of a column of a data set on the Hub, downloaded if it does not exist; several processes may call
+        this at once. There is no checksum: a branch may have changed since, a commit has not.
 
         Raises:
-            DownloadError: if it cannot be had; says what to do.
+            DownloadError: if it cannot be downloaded; says what to do.
         """
         path = self.folder / prompts.path
         if path.is_file():
             return path
         try:
             with self._lock(path):
-                if not path.is_file():  # another process may have been faster
+                if not path.is_file():  # another process may have downloaded it
                     prompts.stream(path)
         except DownloadError:
             raise
@@ -105,20 +106,20 @@ class PromptStore:
         return path
 
     def take(self, file: PromptFile, candidates: dict[int, list[Path]]) -> Path | None:
-        """Copy a file from others on disk, known by its checksum whatever its name is.
+        """Copy a file of a set from files on disk; it is recognised by its checksum, not by its name.
 
         Args:
-            file: the one to take.
-            candidates: files by their sizes, as `files_by_size` finds them; folders under -1.
+            file: the file of the set.
+            candidates: files by their sizes, and folders under -1, as `files_by_size` returns them.
 
         Returns:
-            What it was copied from; None if it is not among them.
+            The file that was copied; None if none has the checksum.
 
         Raises:
             OSError: if it cannot be written.
         """
         sizes = [-1] if _is_folder(file) else [version.bytes for version in file.versions]
-        if None in sizes:  # then it goes by the name, so that not everything on disk is read
+        if None in sizes:  # unknown size: compare files of the same name only, not all files on disk
             paths = [path for found in candidates.values() for path in found if path.name == file.path.name]
         else:
             paths = [path for size in sizes for path in candidates.get(size, ())]
@@ -155,12 +156,12 @@ class PromptStore:
 
 
 def identify(path: Path, file: PromptFile) -> Version | None:
-    """Which version of a file something on disk is; None if it is none of them."""
+    """The version of `file` whose checksum the file at `path` has; None if it has none of them."""
     is_folder = path.is_dir()
     if is_folder is not _is_folder(file):
         return None
     for version in file.versions:
-        # What is cheap to know comes first: the number of files, each of which is a prompt, or the size.
+        # Compare what is fast first: the number of files (one prompt each) in a folder, or the size of a file.
         size, wanted = (len(os.listdir(path)), version.prompts) if is_folder else (path.stat().st_size, version.bytes)
         if wanted in (None, size) and digest(path, version.checksum_kind) == version.checksum:
             return version
@@ -168,10 +169,10 @@ def identify(path: Path, file: PromptFile) -> Version | None:
 
 
 def files_by_size(folder: Path) -> dict[int, list[Path]]:
-    """All files below a folder by their sizes in bytes, and the folders under -1.
+    """All files below a folder by their sizes in bytes, and all folders below it under -1.
 
     Raises:
-        NotADirectoryError: if it is no folder.
+        NotADirectoryError: if `folder` is no folder.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
@@ -190,20 +191,13 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _copy(source: Path, destination: Path) -> None:
-    """Copy a file or a folder of files, in place only when whole."""
-    part = destination.with_name(destination.name + ".part")
-    try:
-        if source.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(source, part, copy_function=shutil.copyfile)
-            shutil.rmtree(destination, ignore_errors=True)
-        else:
-            shutil.copyfile(source, part)
-        os.replace(part, destination)
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        part.unlink(missing_ok=True)
+    """Copy a file or a folder of files atomically."""
+    if source.is_dir():
+        with atomic_folder(destination) as temporary:
+            shutil.copytree(source, temporary, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    else:
+        with atomic_write(destination) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def _is_folder(file: PromptFile) -> bool:
@@ -211,7 +205,7 @@ def _is_folder(file: PromptFile) -> bool:
 
 
 def _advice(file: PromptFile, how: str = "") -> str:
-    return "It belongs to hn's repository." if file.bundled else f"`hn prompts pull {file.name}` fetches it{how}."
+    return "It comes with hn: install hn again." if file.bundled else f"`hn prompts pull {file.name}` fetches it{how}."
 
 
 def _differences(path: Path, file: PromptFile) -> str:

@@ -1,1 +1,1 @@
-"""Measures of a generator: GenEval verdicts, fidelity to a reference set, and the uncertainty of a difference."""
+"""Measures of a generator: GenEval verdicts, distances to a reference set, and the uncertainty of a difference."""

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 import hn
-from hn.evaluation.methods import Method, Modulated, Sampled
+from hn.evaluation.methods import Method, Sampled, TrainedMethod
 from hn.evaluation.samples import Samples
 from hn.generators.base import Generator
 from hn.generators.noise import prompt_noise
 from hn.generators.pipeline_generator import PipelineGenerator
-from hn.hypernets.base import Hypernet
-from hn.hypernets.lora import LoraHypernet
+from hn.hypernets.lora import LoraBackbone, LoraHypernet
+from hn.hypernets.trainable import Trainable
 from hn.hypernets.trained import load_trained
 from hn.utils.environment import environment
 from hn.utils.files import unused_directory, write_json
-from hn.utils.images import labelled_grid, save_png
+from hn.utils.images import labelled_grid, save_png, write_png
 from hn.utils.layers import compile_layers
 from hn.utils.progress import with_progress
 
@@ -92,7 +92,7 @@ class Trained:
         revision: branch, tag or commit on the Hub.
         last_layer_rule: for a published adapter: what becomes of the last layer, like lora_branch_only.
         alpha: for a published adapter that does not say.
-        merge: whether to merge a hypernetwork's LoRA into weights of its own.
+        merge: whether to merge a hypernetwork's LoRA into a copy of the backbone.
     """
 
     pretrained: str
@@ -101,8 +101,8 @@ class Trained:
     alpha: float | None = None
     merge: bool = False
 
-    def load(self, generator: PipelineGenerator) -> Hypernet | PipelineGenerator:
-        """A hypernetwork bound to `generator`, or the generator that a fine-tune makes of it.
+    def load(self, generator: PipelineGenerator) -> Trainable:
+        """A hypernetwork or fine-tune, bound to `generator`.
 
         If the generator's backbone is compiled, so is the one with LoRA, a copy of its own that would not be otherwise.
 
@@ -114,15 +114,15 @@ class Trained:
             if not isinstance(model, LoraHypernet):
                 raise ValueError(f"{self.pretrained} is no LoRA hypernetwork, so it cannot be merged; leave merge out.")
             return model.merged(generator.compile_networks)
-        compile = generator.compile_networks and not generator.is_outline
-        if compile and isinstance(model, LoraHypernet | PipelineGenerator):
+        compile = generator.compile_networks and not generator.is_meta
+        if compile and isinstance(model, LoraBackbone):
             compile_layers([model.backbone])
         return model
 
 
 def generate_images(
     make_generator: Callable[[], Generator],
-    make_outline: Callable[[], PipelineGenerator | None],
+    make_on_meta: Callable[[], PipelineGenerator | None],
     request: ImageRequest,
     directory: Path,
     trained: Trained | None = None,
@@ -133,7 +133,7 @@ def generate_images(
 
     Args:
         make_generator: loads the generator.
-        make_outline: gives the generator without weights, on which all is tried before they are loaded; or None if
+        make_on_meta: gives the generator without weights, on which all is tried before they are loaded; or None if
             there is no such thing.
         request: what to make.
         directory: where to; made, under another name if it holds something.
@@ -145,23 +145,21 @@ def generate_images(
         FileNotFoundError: if there are no such weights.
         ValueError: if generator, what was trained, and request do not fit each other, or an image is not finite.
     """
-    outline = make_outline()
-    if outline is not None:
-        request.check(outline)
+    meta_generator = make_on_meta()
+    if meta_generator is not None:
+        request.check(meta_generator)
         if trained is not None:
             with torch.device("meta"):
-                trained.load(outline)
+                trained.load(meta_generator)
     generator = make_generator()
     request.check(generator)
     generator.to(device)
     model = None if trained is None else trained.load(generator)
     methods: list[Method] = []
     if model is None or compare:
-        methods.append(Sampled("base", generator, is_base=True, steps=request.steps))
-    if isinstance(model, Hypernet):
-        methods.append(Modulated("hypernetwork", model.to(device), request.steps))
-    elif model is not None:
-        methods.append(Sampled("finetune", model, is_base=False, steps=request.steps))
+        methods.append(Sampled("base", generator, request.steps))
+    if model is not None:
+        methods.append(TrainedMethod(model.to(device), request.steps))
     facts = {} if trained is None else {"hypernet": trained.pretrained, "hypernet_revision": trained.revision}
     if trained is not None and trained.merge:
         facts["merged"] = True
@@ -192,14 +190,7 @@ def write_images(
         ValueError: if an image is not finite.
     """
     generator, made_with = methods[0].generator, environment()
-    facts = {
-        "software": f"hn {hn.__version__}",
-        **_describe(generator),
-        **facts,
-        "seed": request.seed,
-        "steps": generator.steps if request.steps is None else request.steps,
-        "batch_size": request.batch_size,
-    }
+    facts = _describe(generator, request, facts)
     entries: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
     shown: dict[str, list[Tensor]] = {method.name: [] for method in methods}
     batches = range(-(-len(request) // request.batch_size))
@@ -227,20 +218,30 @@ def write_images(
         write_json(directory / "metadata.json", {"environment": made_with, **facts, "images": images})
     print(f"images       {directory} ({len(request)} each of {' and '.join(entries)})")
     if len(methods) > 1:
-        overview = directory / "overview.png"
-        columns = [prompt for prompt in request.prompts for _ in range(request.count)][:OVERVIEW_COLUMNS]
-        rows = {name: torch.stack(images) for name, images in shown.items()}
-        width = rows[methods[0].name].shape[-1]
-        labelled_grid(rows, columns, request.upscale or -(-LABEL_WIDTH // width)).save(overview)
-        print(f"overview     {overview}" + (f" (the first {len(columns)})" if len(columns) < len(request) else ""))
+        _draw_overview(shown, request, directory / "overview.png")
 
 
-def _describe(generator: Generator) -> dict[str, Any]:
+def _describe(generator: Generator, request: ImageRequest, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What all images have in common, `facts` included."""
     size = {"height": generator.height, "width": generator.width} if isinstance(generator, PipelineGenerator) else {}
     return {
+        "software": f"hn {hn.__version__}",
         "generator": generator.name,
         "revision": generator.revision,
         "dtype": str(generator.dtype).removeprefix("torch."),
         "device": str(generator.device),
         **size,
+        **facts,
+        "seed": request.seed,
+        "steps": generator.steps if request.steps is None else request.steps,
+        "batch_size": request.batch_size,
     }
+
+
+def _draw_overview(images: Mapping[str, Sequence[Tensor]], request: ImageRequest, path: Path) -> None:
+    """Draw the first images [3, H, W] of each method in a row; say where."""
+    rows = {name: torch.stack([*row]) for name, row in images.items()}
+    width = next(iter(rows.values())).shape[-1]
+    columns = [prompt for prompt in request.prompts for _ in range(request.count)][:OVERVIEW_COLUMNS]
+    write_png(labelled_grid(rows, columns, request.upscale or -(-LABEL_WIDTH // width)), path)
+    print(f"overview     {path}" + (f" (the first {len(columns)})" if len(columns) < len(request) else ""))

@@ -13,8 +13,7 @@ from torch import Tensor
 from hn.evaluation.peak_memory import PeakMemory
 from hn.evaluation.samples import Samples
 from hn.generators.base import Conditioning, Generator
-from hn.hypernets.base import Hypernet
-from hn.objective import noise_kl
+from hn.hypernets.trainable import Trainable
 from hn.rewards.ensemble import RewardEnsemble
 from hn.search.base import Search, SearchResult, TracePoint
 from hn.utils.progress import progress_bar
@@ -75,46 +74,42 @@ class Method(ABC):
 
 
 class Sampled(Method):
-    """A generator as it is: the base, or a fine-tuned one, whose cost in noise space does not exist.
+    """The frozen generator as it is; its cost in noise space is 0.
 
     Args:
         name: key in `results.json`.
         generator: the generator.
-        is_base: whether this is the frozen generator; its cost is 0.
         steps: sampling steps; the generator's own number if not given.
     """
 
-    def __init__(self, name: str, generator: Generator, is_base: bool, steps: int | None = None) -> None:
+    def __init__(self, name: str, generator: Generator, steps: int | None = None) -> None:
         self.steps = generator.steps if steps is None else steps
         super().__init__(name, generator, nfe=self.steps)
-        self.is_base = is_base
 
     @torch.no_grad()
     def run(self, samples: Samples, conditioning: Conditioning) -> MethodOutput:
         images = self.generator.generate(samples.noise, conditioning, self.steps, samples.streams())
-        kl_nats = samples.noise.new_zeros(len(samples)) if self.is_base else None
-        return MethodOutput(images, kl_nats)
+        return MethodOutput(images, kl_nats=samples.noise.new_zeros(len(samples)))
 
 
-class Modulated(Method):
-    """The generator on the hypernetwork's noise, for one more pass of the backbone. KL: 1/2 |f|^2.
+class TrainedMethod(Method):
+    """The generator with a hypernetwork or a fine-tune.
 
     Args:
-        name: key in `results.json`.
-        hypernet: a hypernetwork that is bound to its generator.
+        network: bound to its generator.
         steps: sampling steps; the generator's own number if not given.
+        name: key in `results.json`; the network's `method` if not given.
     """
 
-    def __init__(self, name: str, hypernet: Hypernet, steps: int | None = None) -> None:
-        self.steps = hypernet.generator.steps if steps is None else steps
-        super().__init__(name, hypernet.generator, nfe=self.steps + 1)
-        self.hypernet = hypernet
+    def __init__(self, network: Trainable, steps: int | None = None, name: str | None = None) -> None:
+        self.steps = network.generator.steps if steps is None else steps
+        super().__init__(name or network.method, network.image_generator, nfe=self.steps + network.extra_nfe)
+        self.network = network
 
     @torch.no_grad()
     def run(self, samples: Samples, conditioning: Conditioning) -> MethodOutput:
-        f = self.hypernet(samples.noise, conditioning)
-        images = self.generator.generate(samples.noise + f, conditioning, self.steps, samples.streams())
-        return MethodOutput(images, noise_kl(f))
+        images, f = self.network.images(samples.noise, conditioning, self.steps, samples.streams())
+        return MethodOutput(images, self.network.noise_kl(f))
 
 
 class Searched(Method):

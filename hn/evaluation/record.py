@@ -12,8 +12,8 @@ from torch import Tensor, distributed
 
 from hn.evaluation.methods import MethodOutput
 from hn.evaluation.metrics.bootstrap import paired_bootstrap
+from hn.evaluation.metrics.cmmd import cmmd, frechet_distance, kid
 from hn.evaluation.metrics.diversity import pairwise_cosine_distance
-from hn.evaluation.metrics.fidelity import cmmd, frechet_distance, kid
 from hn.evaluation.samples import Samples
 
 _EARLIER = "earlier/"  # before the number and the name of such a record's columns
@@ -149,13 +149,13 @@ class MethodRecord:
     def geneval(self) -> dict[str, float] | None:
         """`overall`, the unweighted mean over tags, and the share of correct images of each tag; None without verdicts.
 
-        Images of prompts that ask nothing a detector could judge are left out.
+        Images of prompts that ask nothing that a detector could answer are left out.
         """
         if not self.has("correct"):
             return None
         correct, tags = self.column("correct").double().numpy(), np.array(self._tags)
-        judged = ~np.isnan(correct)
-        shares = {str(tag): float(correct[(tags == tag) & judged].mean()) for tag in dict.fromkeys(tags[judged])}
+        answered = ~np.isnan(correct)
+        shares = {str(tag): float(correct[(tags == tag) & answered].mean()) for tag in dict.fromkeys(tags[answered])}
         return {"overall": float(np.mean(list(shares.values()))), **shares} if shares else None
 
     def summary(
@@ -166,7 +166,7 @@ class MethodRecord:
         Args:
             base: the base's record of the same samples, for the paired intervals; None for the base itself.
             reference: features [N, D] of the base's images of other noise, by the names that they have in a record;
-                for the fidelity distances, which take two images at least.
+                for the distances, which take two images at least.
         """
         geneval = self.geneval()
         pair = self._with_reference("features", reference)
@@ -179,13 +179,13 @@ class MethodRecord:
             "seconds_per_image": self.seconds / max(1, len(self)),
             "nfe": self.nfe,
             "kl_nats": self.mean("kl_nats"),
-            "fidelity": None if pair is None else cmmd(*pair),
+            "cmmd": None if pair is None else cmmd(*pair),
             "diversity": self._diversity("features"),
             "images": len(self),
         }
-        judges = {name: self.column(f"judge/{name}") for name in self._named("judge/")}
-        if judges:
-            result["judges"] = {name: float(scores.double().nanmean()) for name, scores in judges.items()}
+        benchmarks = {name: self.column(f"benchmark/{name}") for name in self._named("benchmark/")}
+        if benchmarks:
+            result["benchmarks"] = {name: float(scores.double().nanmean()) for name, scores in benchmarks.items()}
         distances = self._distances(reference)
         if distances:
             result["distances"] = distances

@@ -1,4 +1,4 @@
-"""Scores of images: every reward, GenEval's verdict, other judges' scores and features for the fidelity distance."""
+"""Scores of images: every reward, GenEval's verdict, benchmark metrics and features for the CMMD."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hn.evaluation.benchmarks.base import Judge
-from hn.evaluation.detectors.base import Detector, judge
+from hn.evaluation.benchmarks.base import BenchmarkMetric
+from hn.evaluation.detectors.base import Detector, geneval_verdicts
 from hn.evaluation.geneval import VerdictOptions
 from hn.rewards.ensemble import RewardEnsemble
 
@@ -29,16 +29,16 @@ class ImageDistance(Protocol):
 
 
 class Scorer:
-    """What a method's images are judged by.
+    """Scores a method's images.
 
     Args:
         reward: the trained ensemble with its held-out members.
-        detector: judges GenEval-style prompts (those with an `include` clause); without it there are no verdicts.
-        features: for the fidelity distance and diversity; as a rule a held-out CLIP reward. Without it there are none.
+        detector: for GenEval's verdicts on prompts with an `include` clause; without it there are none.
+        features: for the CMMD and diversity; as a rule a held-out CLIP reward. Without it there are none.
         options: thresholds of the verdict.
-        judges: other benchmarks' metrics on rows of theirs.
+        benchmarks: metrics of other benchmarks, for rows of theirs.
         measures: more features, for more such distances, and distances between images, for diversity alone; by names
-            of one's own.
+            of your choice.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Scorer:
         detector: Detector | None = None,
         features: FeatureExtractor | None = None,
         options: VerdictOptions | None = None,
-        judges: Sequence[Judge] = (),
+        benchmarks: Sequence[BenchmarkMetric] = (),
         measures: Mapping[str, FeatureExtractor | ImageDistance] | None = None,
     ) -> None:
-        self.reward, self.detector, self.features, self.judges = reward, detector, features, tuple(judges)
+        self.reward, self.detector, self.features, self.benchmarks = reward, detector, features, tuple(benchmarks)
         self.options = options or VerdictOptions()
         self.extractors = {} if features is None else {"features": features}
         self.distances: dict[str, ImageDistance] = {}
@@ -62,7 +62,7 @@ class Scorer:
 
     @property
     def has_features(self) -> bool:
-        """Whether there is anything that a fidelity distance can be measured with."""
+        """Whether there is anything that a distance can be measured with."""
         return bool(self.extractors)
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ class Scorer:
         Returns:
             Float32 on the CPU, [B] each: `reward` (the weighted total) and `reward/<name>`; `held_out` (the mean of the
             held-out rewards) and `held_out/<name>`, where there are any; `correct`, 1 or 0, NaN for a row that asks
-            nothing, with a detector; `judge/<name>` of each judge's scores, NaN likewise; `features` and
+            nothing, with a detector; `benchmark/<name>` of each benchmark metric's scores, NaN likewise; `features` and
             `features/<name>` [B, D], with feature extractors; `diversity/<name>`, the mean distance to the other images
             of the prompt, NaN without any.
         """
@@ -86,8 +86,8 @@ class Scorer:
         scores |= {f"held_out/{name}": score for name, score in held_out.items()}
         if self.detector is not None:
             scores["correct"] = torch.tensor(self.verdicts(images, metadata))
-        for metric in self.judges:
-            scores |= {f"judge/{name}": score for name, score in metric(images, metadata).items()}
+        for metric in self.benchmarks:
+            scores |= {f"benchmark/{name}": score for name, score in metric(images, metadata).items()}
         for name, distance in self.distances.items():
             scores[name] = distances_within_prompts(distance, images, prompts)
         scores = {name: score.detach().float().cpu() for name, score in scores.items()}
@@ -102,12 +102,12 @@ class Scorer:
         """1.0 for an image that shows what its row asks for, 0.0 for one that does not, NaN if the row asks nothing."""
         if not any(row.get("include") for row in metadata):
             return [float("nan")] * len(metadata)
-        verdicts = judge(self.detector, images, metadata, self.options)
+        verdicts = geneval_verdicts(self.detector, images, metadata, self.options)
         return [float("nan") if verdict is None else float(verdict.correct) for verdict in verdicts]
 
 
-def feature_extractor_of(reward: RewardEnsemble) -> nn.Module | None:
-    """The first held-out reward that gives image features, for the fidelity distance."""
+def feature_extractor_of(reward: RewardEnsemble) -> FeatureExtractor | None:
+    """The first held-out reward that gives image features, for the CMMD."""
     return next((member for member in reward.held_out.values() if hasattr(member, "image_features")), None)
 
 

@@ -58,7 +58,7 @@ class SuitePrompts:
         rows, files = dataset.rows, dataset.files
         categories = None if category is None else Categories.by(category, rows, files).names
         own = [normalised(row["prompt"]) for row in rows]
-        unwanted = {*own}.intersection(map(normalised, exclude))  # which may be more than fit into memory
+        unwanted = {*map(normalised, exclude)}
         kept = [i for i, prompt in enumerate(own) if prompt not in unwanted]
         if not kept:
             raise ValueError(f"{', '.join(dict.fromkeys(files))}: every prompt is trained on, none is left")

@@ -169,6 +169,7 @@ def replace_scheduler(pipe: DiffusionPipeline, scheduler: str | None, options: M
 
 
 def _from_file(model: ModelMixin, component: Component, found: str) -> ModelMixin:
+    assert component.file is not None
     path = Path(component.subfolder or "") / component.file
     with component.explain_missing():
         local = Path(found) / path

@@ -81,7 +81,7 @@ class Generator(nn.Module, ABC):
         """Raw output [B, *noise_shape] of `backbone` at pure noise and the first timestep.
 
         `backbone` is this generator's backbone or a copy of it (a LoRA hypernetwork brings its own); the noise is
-        handed over as N(0, I) [B, *noise_shape] and scaled as the scheduler says.
+        passed as N(0, I) [B, *noise_shape] and scaled as the scheduler says.
         """
 
     @property
@@ -95,7 +95,7 @@ class Generator(nn.Module, ABC):
         return next(self.backbone.parameters()).dtype
 
     @property
-    def is_outline(self) -> bool:
+    def is_meta(self) -> bool:
         """Whether this is a generator without weights, on the meta device, for checks alone."""
         return self.device.type == "meta"
 

@@ -33,12 +33,12 @@ _INF, _BATCH, _ONE, _MULTI, _EVALUATION, _EVALUATION_STEPS, _TRAINING_STEPS = ra
 
 
 @dataclass(frozen=True)
-class Share:
-    """Which samples of an update one batch holds, where an update's samples are dealt out to several batches.
+class BatchSlice:
+    """Which samples of the global batch one process holds in one of its accumulated batches.
 
-    The samples of an update are numbered as one process would see them in one batch. Its parts (batches whose gradients
-    are accumulated) take them one after the other, and the ranks take those of a part in turn, as `EpochShuffle` deals
-    out the prompts.
+    The samples of the global batch (all those of an update) are numbered as one process would see them in one batch.
+    Accumulated batches take them one after the other, and the ranks take those of an accumulated batch in turn, as
+    `EpochShuffle` does with the prompts.
 
     Args:
         part: number of the batch within the update.
@@ -80,7 +80,7 @@ class TrainingNoise:
         self._drawn: tuple[tuple, Tensor] | None = None  # for the parts of an update that are still to come
 
     def __call__(
-        self, batch_size: int, generator: Generator, seed: int, step: int, share: Share | None = None
+        self, batch_size: int, generator: Generator, seed: int, step: int, batch: BatchSlice | None = None
     ) -> Tensor:
         """Noise [B, *noise_shape] of one batch, on the generator's device.
 
@@ -89,28 +89,28 @@ class TrainingNoise:
             generator: whose noise is drawn.
             seed: of the run.
             step: updates done.
-            share: the batch's place in its update; all of it if not given.
+            batch: which samples of the update it holds; all of them if not given.
         """
-        share = share or Share()
+        batch = batch or BatchSlice()
         keys = {"inf": (_INF, step, 0, 0), "batch": (_BATCH, step), "one": (_ONE,), "multi": (_MULTI, 0)}
         key = (seed, *keys[self.noise_type])
         if self.noise_type in ("batch", "one"):
             noise = to_device(generator.sample_noise(1, seeded(*key), device="cpu"), generator.device)
             return noise.expand(batch_size, *noise.shape[1:])
-        samples = batch_size * share.parts * share.ranks
+        samples = batch_size * batch.parts * batch.ranks
         draw = (*key, samples, generator)
         if self._drawn is not None and self._drawn[0] == draw:
             noise = self._drawn[1]
         else:
             noise = generator.sample_noise(samples, seeded(*key), device="cpu")
-        self._drawn = (draw, noise) if share.part < share.parts - 1 else None
-        return to_device(noise[share.positions(batch_size)], generator.device)
+        self._drawn = (draw, noise) if batch.part < batch.parts - 1 else None
+        return to_device(noise[batch.positions(batch_size)], generator.device)
 
 
-def training_streams(batch_size: int, seed: int, step: int, share: Share | None = None) -> list[torch.Generator]:
+def training_streams(batch_size: int, seed: int, step: int, batch: BatchSlice | None = None) -> list[torch.Generator]:
     """One source per sample of the noise that a scheduler may draw after the first sampling step, keyed by the sample's
     number in the update, as `TrainingNoise` is."""
-    return [seeded(seed, _TRAINING_STEPS, step, number) for number in (share or Share()).positions(batch_size)]
+    return [seeded(seed, _TRAINING_STEPS, step, number) for number in (batch or BatchSlice()).positions(batch_size)]
 
 
 def evaluation_noise(generator: Generator, index: Sequence[int], copy: Sequence[int], seed: int) -> Tensor:

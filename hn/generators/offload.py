@@ -2,24 +2,24 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Self
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from hn.utils.copies import on_device
+from hn.utils.private.torch import ApplyHook
 
 
-class OnCpu(nn.ModuleDict):
+class OnCpu(ApplyHook, nn.ModuleDict):
     """Networks that take part in changes of data type, but stay on the CPU wherever a module around them is moved."""
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Only the data type is asked of `fn`, of an empty tensor: the weights never reach the device.
+    def before_apply(self, convert: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        # An empty tensor is converted to learn the data type, so that the weights never reach the device.
         def on_cpu(tensor: Tensor) -> Tensor:
-            return tensor.to(fn(torch.empty(0, dtype=tensor.dtype, device=tensor.device)).dtype)
+            return tensor.to(convert(torch.empty(0, dtype=tensor.dtype, device=tensor.device)).dtype)
 
-        return super()._apply(on_cpu, recurse)
+        return on_cpu
 
 
 def take_out(pipe: DiffusionPipeline, names: Sequence[str]) -> tuple[DiffusionPipeline, OnCpu]:

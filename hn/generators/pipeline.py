@@ -8,7 +8,7 @@ from torch import nn
 
 from hn.data.encodings.files import PromptFiles
 from hn.generators.assemble import Component, FusedLora
-from hn.generators.encoder_identity import encoder_identity
+from hn.generators.encoder_fingerprint import encoder_fingerprint
 from hn.generators.families import Family, resolve_family
 from hn.generators.pipeline_files import PipelineFiles
 from hn.generators.pipeline_generator import PipelineGenerator
@@ -32,7 +32,7 @@ class DiffusersGenerator(PipelineGenerator):
         cache: folder of conditioning that `hn embed` wrote, true for the user's own (HN_CONDITIONING, else
             ~/.cache/hn/conditioning). If it has some of these text encoders', with the same options, then the text
             encoders are not loaded, and only prompts that are there can be used; else they are loaded as ever.
-            The verbs of an experiment write what is missing before they start.
+            The commands of an experiment write what is missing before they start.
         load_weights: whether to load the weights; without them (and without text encoders) the generator is on the meta
             device and good for checks alone.
         options: all other arguments of `PipelineGenerator`: `steps`, `height`, `width`, `scheduler` and so on.
@@ -61,11 +61,11 @@ class DiffusersGenerator(PipelineGenerator):
         family = resolve_family(family, files.index["_class_name"])
         conditioning = None
         if cache:
-            conditioning = PromptFiles(cache, encoder_identity(files, family))
+            conditioning = PromptFiles(cache, encoder_fingerprint(files, family))
         # Checks come before anything is written, with no text encoders and whatever is written.
         has_conditioning = load_weights and conditioning is not None and len(conditioning) > 0
         unused = files.text_parts(family) if has_conditioning else []
-        super().__init__(files.outline(family, without=unused), family=family, **options)
+        super().__init__(files.build_on_meta(family, without=unused), family=family, **options)
         self.name, self.revision = pretrained, revision
         self.files, self.conditioning = files, conditioning
         if has_conditioning:
@@ -78,7 +78,7 @@ class DiffusersGenerator(PipelineGenerator):
             self._own(pipe)
 
     @classmethod
-    def outline(cls, pretrained: str, **options: Any) -> Self:
+    def build_on_meta(cls, pretrained: str, **options: Any) -> Self:
         """The generator without weights and text encoders, on the meta device: for checks before weights are loaded.
 
         Takes the arguments of the class, and raises what it raises, apart from what shows in the weights alone.

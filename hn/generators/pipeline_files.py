@@ -78,7 +78,7 @@ class PipelineFiles:
         """Names of the tokenizers and text encoders that the pipeline has."""
         return [name for name in family.text_parts if self.index.get(name, (None,))[0] is not None]
 
-    def outline(self, family: Family, without: Sequence[str] = ()) -> DiffusionPipeline:
+    def build_on_meta(self, family: Family, without: Sequence[str] = ()) -> DiffusionPipeline:
         """The pipeline without weights, from the configuration files alone: its scheduler, and its networks of
         diffusers on the meta device; no text encoders. It knows all that a family asks of a pipeline.
 
@@ -150,7 +150,7 @@ class PipelineFiles:
         """
         return self.load(family) if self.fuse_loras else self._with_tokenizers(family, {})
 
-    def outline_text_encoders(self, family: Family) -> DiffusionPipeline:
+    def build_text_encoders_on_meta(self, family: Family) -> DiffusionPipeline:
         """The pipeline with its tokenizers; all its networks, text encoders among them, are on the meta device.
 
         Raises:
@@ -158,8 +158,9 @@ class PipelineFiles:
         """
         encoders = {}
         for name in self.text_parts(family):
-            kind = getattr(transformers, self.index[name][1], None)
-            if isinstance(kind, type) and issubclass(kind, PreTrainedModel):
+            kind: Any = getattr(transformers, self.index[name][1], None)
+            is_network = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
+            if is_network:
                 with explain_missing(self.pretrained, self.revision, self.variant):
                     config = kind.config_class.from_pretrained(self.found, subfolder=name, revision=self.revision)
                 with torch.device("meta"):
@@ -168,8 +169,8 @@ class PipelineFiles:
 
     def _with_tokenizers(self, family: Family, text_encoders: dict[str, nn.Module]) -> DiffusionPipeline:
         """The pipeline with these text encoders, or its own, loaded; its other networks are on the meta device."""
-        outline = self.outline(family).components
-        networks = {name: part for name, part in outline.items() if isinstance(part, nn.Module)} | text_encoders
+        others = self.build_on_meta(family).components
+        networks = {name: part for name, part in others.items() if isinstance(part, nn.Module)} | text_encoders
         with explain_missing(self.pretrained, self.revision, self.variant):
             return DiffusionPipeline.from_pretrained(
                 self.found,
@@ -241,10 +242,11 @@ def missing_files(folder: Path, name: str, weights: bool = True) -> list[str]:
     if not indices:
         return [] if any(file.endswith(WEIGHTS) for file in there) else [f"{name}/*{WEIGHTS[0]}"]
     shards = [set(json.loads((folder / name / file).read_text())["weight_map"].values()) - there for file in indices]
-    return [f"{name}/{shard}" for shard in sorted(min(shards, key=len))]
+    fewest = min(shards, key=len)
+    return [f"{name}/{shard}" for shard in sorted(fewest)]
 
 
-def _class(name: str) -> type:
+def _class(name: str) -> type[Any]:
     try:
         return getattr(diffusers, name)
     except AttributeError as error:

@@ -3,31 +3,34 @@
 import copy
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Self
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor, nn
 
 from hn.generators.assemble import replace_scheduler
 from hn.generators.base import Conditioning, Generator
 from hn.generators.families import Family, resolve_family
-from hn.generators.families.base import FirstStep, describe_untrained_size
+from hn.generators.families.base import BackboneInputs, FirstStep, describe_untrained_size
 from hn.generators.offload import OnCpu, take_out
 from hn.generators.prompt_encoder import PromptEncoder
 from hn.utils.copies import frozen_view
 from hn.utils.layers import compile_layers, require_compile
+from hn.utils.private.accelerate import is_offloaded
+from hn.utils.private.torch import ApplyHook
 
 log = logging.getLogger(__name__)
 
 
-class PipelineGenerator(Generator):
+class PipelineGenerator(ApplyHook, Generator):
     """Runs a diffusers pipeline as it is: its own sampling loop, scheduler and autoencoder, with gradients.
 
     A pipeline's `__call__` is wrapped in `torch.no_grad`; the function underneath is its own differentiable sampler.
-    Images equal those of the stock pipeline bit for bit, at any number of steps.
+    Images equal those of the stock pipeline at any number of steps: bit for bit if its weights take no gradients, else
+    up to rounding, for PyTorch runs other CPU kernels then.
 
     The pipeline that is given stays as it is. The values of its weights are shared, so that they are in memory once;
     all else is a copy: networks (frozen and in eval mode), scheduler and settings. Moving the generator does not move
@@ -119,7 +122,7 @@ class PipelineGenerator(Generator):
             self.enable_gradient_checkpointing()
         if self.decoder_tiling:
             pipe.vae.enable_tiling()
-        if not self.is_outline:
+        if not self.is_meta:
             if self.channels_last:
                 self.components.to(memory_format=torch.channels_last)
             if self.compile_networks:
@@ -163,7 +166,7 @@ class PipelineGenerator(Generator):
         return self.family.from_spatial(spatial)
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> ModelMixin:
         return self.components[self.family.backbone_name]
 
     @property
@@ -178,9 +181,9 @@ class PipelineGenerator(Generator):
         Some autoencoders (AutoencoderDC, AutoencoderKLQwenImage) cannot do it; theirs are kept, and the log says so.
         """
         self.backbone.enable_gradient_checkpointing()
-        if self.pipe.vae._supports_gradient_checkpointing:
+        try:
             self.pipe.vae.enable_gradient_checkpointing()
-        else:
+        except ValueError:  # the autoencoder does not support it
             log.info("%s has no gradient checkpointing; its activations are kept.", type(self.pipe.vae).__name__)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -196,12 +199,12 @@ class PipelineGenerator(Generator):
         self._prompts.prefetch(prompts, self.device)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`; an outline has no vocabulary.
+        """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`; on the meta device, none.
 
         Raises:
             ValueError: names the words, and the nearest ones that are known.
         """
-        if not self.is_outline:
+        if not self.is_meta:
             self._prompts.check(self.pipe, prompts)
 
     def check_steps(self, steps: int | None) -> None:
@@ -287,12 +290,11 @@ class PipelineGenerator(Generator):
         """
         self._check(noise, conditioning)
         start = self.start
-        model_input = (noise * start.input_scale).to(self.device, self.dtype)
+        sample = (noise * start.input_scale).to(self.device, self.dtype)
         # Filled on the device: no copy from the host, nothing to wait for.
         timestep = torch.full(noise.shape[:1], start.timestep, dtype=torch.float32, device=self.device)
-        return self.family.call_backbone(
-            self.pipe, backbone, model_input, timestep, conditioning, self.height, self.width
-        )
+        inputs = BackboneInputs(sample, timestep, conditioning, self.height, self.width)
+        return self.family.call_backbone(self.pipe, backbone, inputs)
 
     def _check(self, noise: Tensor, conditioning: Conditioning) -> None:
         if tuple(noise.shape[1:]) != tuple(self.noise_shape):
@@ -302,9 +304,9 @@ class PipelineGenerator(Generator):
             if tensor.shape[0] != noise.shape[0]:  # not len(): it would fix the batch size where f is exported
                 raise ValueError(f"{name} is for {len(tensor)} prompts, but there are {len(noise)} noise samples.")
 
-    def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
-        self._prompts.clear()
-        return super()._apply(fn, recurse)
+    def before_apply(self, convert: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        self._prompts.clear()  # cached values are of the device and data type of before
+        return convert
 
 
 def frozen_pipeline(pipe: DiffusionPipeline) -> DiffusionPipeline:
@@ -316,7 +318,7 @@ def frozen_pipeline(pipe: DiffusionPipeline) -> DiffusionPipeline:
     view = copy.copy(pipe)
     for name, network in pipe.components.items():
         if isinstance(network, nn.Module):
-            if any(hasattr(module, "_hf_hook") for module in network.modules()):
+            if is_offloaded(network):
                 raise ValueError(
                     "The pipeline is offloaded (enable_model_cpu_offload and the like): its networks move while they "
                     "run, and a view of them would not. Make the generator before, or call pipe.remove_all_hooks() "

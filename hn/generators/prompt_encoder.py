@@ -5,16 +5,16 @@ import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from torch.utils.data import BatchSampler
 from transformers import PreTrainedTokenizerBase
 
 from hn.data.encodings.cache import PromptCache
 from hn.data.encodings.files import PromptFiles
-from hn.data.encodings.window import TextWindow
+from hn.data.encodings.truncation import TruncationCounter
 from hn.generators.base import Conditioning
 from hn.generators.families import Family
 from hn.generators.offload import OnCpu, put_in
@@ -128,7 +128,7 @@ class PromptEncoder:
             return
         # A thread for each call: one that waited for the next would be missing in a process that is forked meanwhile.
         executor = ThreadPoolExecutor(1, "hn conditioning")
-        self._ahead.append(dict.fromkeys(wanted, executor.submit(self._read_all, wanted, device.type == "cuda")))
+        self._ahead.append(dict.fromkeys(wanted, executor.submit(_read_all, self.files, wanted, device.type == "cuda")))
         executor.shutdown(wait=False)
 
     def check(self, pipe: DiffusionPipeline, prompts: Iterable[str]) -> None:
@@ -170,22 +170,17 @@ class PromptEncoder:
         return [encoded[prompt] if prompt in encoded else self._read(pipe, prompt, device) for prompt in prompts]
 
     def _read(self, pipe: DiffusionPipeline, prompt: str, device: torch.device) -> Conditioning:
-        written, now = parse_dtype(self.files.identity["dtype"]), getattr(pipe, self.family.backbone_name).dtype
+        assert self.files is not None
+        written, now = parse_dtype(self.files.fingerprint["dtype"]), getattr(pipe, self.family.backbone_name).dtype
         return {
             # In the data type that the text encoders would have now, after a `to(torch.float64)` for example.
             name: tensor.to(device, now if tensor.dtype == written else tensor.dtype, non_blocking=True)
-            for name, tensor in self._read_ahead_or_now(prompt).items()
+            for name, tensor in self._read_ahead_or_now(self.files, prompt).items()
         }
 
-    def _read_ahead_or_now(self, prompt: str) -> Conditioning:
+    def _read_ahead_or_now(self, files: PromptFiles, prompt: str) -> Conditioning:
         ahead = next((ahead[prompt] for ahead in self._ahead if prompt in ahead), None)
-        return self.files.read(prompt) if ahead is None else ahead.result()[prompt]
-
-    def _read_all(self, prompts: list[str], pinned: bool) -> dict[str, Conditioning]:
-        read = {prompt: self.files.read(prompt) for prompt in prompts}
-        if pinned:  # so that the copy to the device keeps nobody waiting
-            read = {prompt: {name: t.pin_memory() for name, t in each.items()} for prompt, each in read.items()}
-        return read
+        return files.read(prompt) if ahead is None else ahead.result()[prompt]
 
     def _encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> list[Conditioning]:
         samples: list[Conditioning] = []
@@ -204,11 +199,19 @@ class PromptEncoder:
         if self._warned_of_long_prompts:
             return
         for tokenizer in self.family.tokenizers(pipe):
-            window = TextWindow(self.family.max_tokens(tokenizer), "a text encoder", type(tokenizer).__name__)
-            for some in BatchSampler(prompts, COUNTED_AT_ONCE, drop_last=False):
-                window.count(some, [len(ids) for ids in tokenizer(some, verbose=False).input_ids])
-            window.warn()
-            self._warned_of_long_prompts |= window.cut > 0
+            counter = TruncationCounter(self.family.max_tokens(tokenizer), "a text encoder", type(tokenizer).__name__)
+            rest = iter(prompts)
+            while some := list(islice(rest, COUNTED_AT_ONCE)):
+                counter.count(some, [len(ids) for ids in tokenizer(some, verbose=False).input_ids])
+            counter.warn()
+            self._warned_of_long_prompts |= counter.cut > 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_ahead": deque(maxlen=2)}  # threads stay with their process
+
+
+def _read_all(files: PromptFiles, prompts: list[str], pinned: bool) -> dict[str, Conditioning]:
+    read = {prompt: files.read(prompt) for prompt in prompts}
+    if pinned:  # so that the copy to the device keeps nobody waiting
+        read = {prompt: {name: t.pin_memory() for name, t in each.items()} for prompt, each in read.items()}
+    return read

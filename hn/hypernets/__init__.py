@@ -3,5 +3,6 @@
 from hn.hypernets.base import Hypernet
 from hn.hypernets.finetune import LoraFinetune
 from hn.hypernets.lora import LoraHypernet
+from hn.hypernets.trainable import Trainable
 
-__all__ = ["Hypernet", "LoraFinetune", "LoraHypernet"]
+__all__ = ["Hypernet", "LoraFinetune", "LoraHypernet", "Trainable"]

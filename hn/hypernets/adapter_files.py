@@ -138,7 +138,9 @@ def _parse(path: Path, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
     if not tensors:
         raise ValueError(f"{path} is empty.")
     prefix = PEFT_PREFIX if all(key.startswith(PEFT_PREFIX) for key in tensors) else ""
-    state, ranks, halves = {}, {}, {"A": set(), "B": set()}
+    state: dict[str, Tensor] = {}
+    ranks: dict[int, str] = {}
+    halves: dict[str, set[str]] = {"A": set(), "B": set()}
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key.removeprefix(prefix))
         if match is None or tensor.ndim < 2:

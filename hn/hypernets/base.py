@@ -1,20 +1,21 @@
-"""What every noise hypernetwork offers, and how one is saved."""
+"""What every noise hypernetwork offers, and how one is loaded."""
 
 import json
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from hn.generators.base import Conditioning, Generator
 from hn.generators.noise import prompt_noise
-from hn.hypernets.saving import Saved, check_base_weights
-from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
+from hn.hypernets.saving import check_base_weights
+from hn.hypernets.trainable import Trainable
+from hn.objective import noise_kl
 from hn.utils.class_path import import_class
 from hn.utils.distributed import class_of
 from hn.utils.hub import explain_missing, locate_folder
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 CONFIG_FILE = "hypernet_config.json"
 
 
-class Hypernet(nn.Module, Saved):
+class Hypernet(Trainable):
     """A noise hypernetwork f: (noise, conditioning) -> perturbation of the noise, exactly 0 at initialisation.
 
     It is described without a generator, so that a configuration file can, and bound to one by `build`:
@@ -37,44 +38,23 @@ class Hypernet(nn.Module, Saved):
     Subclasses make their weights in `_build` and compute f in `forward`.
     """
 
-    kind: ClassVar[str] = "hypernet"
+    kind = "hypernet"
+    method = "hypernetwork"
+    extra_nfe = 1
     weights_file = "hypernet.safetensors"
 
-    def __init__(self) -> None:
-        super().__init__()
-        # In a tuple: as an attribute of its own, the generator would become part of this module.
-        self._built_on: tuple[Generator, ...] = ()
-
     @property
-    def generator(self) -> Generator:
-        """The generator this hypernetwork is bound to.
-
-        Raises:
-            RuntimeError: before `build`.
-        """
-        if not self._built_on:
-            raise RuntimeError(f"{type(self).__name__} is not bound to a generator yet; call build(generator) first.")
-        return self._built_on[0]
-
-    def build(self, generator: Generator) -> Self:
-        """Make the weights, for this generator. Called once.
-
-        Raises:
-            RuntimeError: if called again.
-            ValueError: if the hypernetwork's options do not fit the generator.
-        """
-        if self._built_on:
-            raise RuntimeError(f"{type(self).__name__} is already bound to a generator; make another one.")
-        self._build(generator)
-        self._built_on = (generator,)
-        return self
-
-    @abstractmethod
-    def _build(self, generator: Generator) -> None: ...
+    def image_generator(self) -> Generator:
+        """The frozen generator."""
+        return self.generator
 
     @abstractmethod
     def forward(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
         """The perturbation f, [B, *noise_shape], of noise x0 ~ N(0, I) of that shape; in the noise's data type."""
+
+    def noise_kl(self, f: Tensor) -> Tensor:
+        """1/2 |f|^2, [B]."""
+        return noise_kl(f)
 
     def modulate(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
         """Modulated noise T(x0) = x0 + f(x0), [B, *noise_shape]."""
@@ -85,8 +65,8 @@ class Hypernet(nn.Module, Saved):
         """Modulated noise of prompts, as a stock pipeline takes it: `pipe(prompts, latents=hypernet.latents(prompts))`.
 
         The noise of image k of any prompt depends on seed and k alone, and is that of `hn generate`. The pipeline
-        encodes the prompts once more; `pipe(**hypernet.generator.encode(prompts), latents=...)`, their embeddings
-        instead of the prompts, spares it that.
+        encodes the prompts once more; `pipe(**hypernet.generator.encode(prompts), latents=...)`, with embeddings
+        instead of prompts, skips the text encoders.
 
         Args:
             prompts: one prompt, or P of them.
@@ -105,18 +85,6 @@ class Hypernet(nn.Module, Saved):
         conditioning = self.generator.encode([prompt for prompt in prompts for _ in range(images_per_prompt)])
         noise = prompt_noise(self.generator, [*range(images_per_prompt)] * len(prompts), seed)
         return self.modulate(noise, conditioning).to(self.generator.latents_dtype)
-
-    def trainable_state_dict(self) -> dict[str, Tensor]:
-        """The trained weights by parameter name: all that has to be kept beside the generator."""
-        return trainable_state_dict(self)
-
-    def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Copy in what `trainable_state_dict` gave.
-
-        Raises:
-            ValueError: if a weight is missing or unexpected or has another shape; nothing is changed then.
-        """
-        load_trainable_state_dict(self, state)
 
     @classmethod
     def from_pretrained(cls, pretrained: str | Path, generator: Generator, revision: str | None = None) -> Self:
@@ -151,12 +119,15 @@ class Hypernet(nn.Module, Saved):
             hypernet._load_weights(folder)
         return hypernet
 
+    def load_same_kind(self, pretrained: str | Path) -> "Hypernet":
+        return Hypernet.from_pretrained(pretrained, self.generator)
+
     def _check_config(self, config: Mapping[str, Any], generator: Generator) -> None:
         saved, backbone = config["generator"], class_of(generator.backbone).__name__
         if saved["backbone"] != backbone:
             raise ValueError(f"This hypernetwork is for a {saved['backbone']}, but the generator has a {backbone}.")
         # The same weights can lie in another folder or under another id, so this is for the reader to judge.
-        if saved["name"] != generator.name and not generator.is_outline:
+        if saved["name"] != generator.name and not generator.is_meta:
             log.warning("The hypernetwork was trained for %s and is now used with %s.", saved["name"], generator.name)
 
     def _save_weights(self, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class ConvHypernet(Hypernet):
         ValueError: if a number is below 1, or the width is no multiple.
     """
 
-    backbone_passes = 0
+    extra_nfe: ClassVar[int] = 0  # no pass of the backbone
 
     def __init__(self, width: int = 64, blocks: int = 3, heads: int = 4, grid: int = 16, text_width: int = 96) -> None:
         super().__init__()

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from hn.generators.base import Conditioning, Generator
 from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.base import Hypernet
 from hn.hypernets.saving import describe_base
+from hn.utils.files import atomic_folder
 
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -58,7 +58,7 @@ class Perturbation(nn.Module):
 
 
 def require_exportable(generator: Generator, path: Path, format: str, batch_size: int | None) -> None:
-    """Refuse what `export_hypernet` would; an outline of the generator is enough.
+    """Refuse what `export_hypernet` would; the generator may be on the meta device.
 
     Raises:
         FileExistsError: if `path` exists.
@@ -119,11 +119,11 @@ def export_hypernet(hypernet: Hypernet, path: Path, format: str = "torch", batch
     hypernet(*example)  # what is computed once and kept is no part of the program
     program, batch_size = _export(function, generator, batch_size)
     facts = {**describe_base(generator), "inputs": {name: list(shape) for name, shape in _shapes(*example).items()}}
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}_") as folder:
-        partial = Path(folder) / path.name
+    with atomic_folder(path.parent, keep_others=True) as folder:  # large ONNX models have weights beside them
+        partial = folder / path.name
         if format == "torch":
             torch.export.save(program, partial, extra_files={FACTS: json.dumps(facts)})
-            written = torch.export.load(partial).module()
+            written: Function = torch.export.load(partial).module()
         else:
             written = _write_onnx(program, partial, facts)
         difference, largest = _compare(written, hypernet, (1, 3) if batch_size is None else (batch_size,))
@@ -134,8 +134,6 @@ def export_hypernet(hypernet: Hypernet, path: Path, format: str = "torch", batch
                 f"at most {largest:.3g}), so {path} is not written: the format {format} does not do for "
                 f"{type(generator.backbone).__name__}."
             )
-        for file in sorted(Path(folder).iterdir(), reverse=True):  # large ONNX models have weights beside them
-            file.replace(path.parent / file.name)
     return Exported(path, batch_size, _shapes(*example), difference, largest)
 
 
@@ -178,6 +176,7 @@ def _write_onnx(program: ExportedProgram, path: Path, facts: dict) -> Function:
     import onnxruntime
 
     model = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert model is not None  # what the exporter without dynamo gives
     model.model.metadata_props["hn"] = json.dumps(facts)
     model.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

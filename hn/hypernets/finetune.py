@@ -3,25 +3,29 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
+import torch
+from torch import Tensor
+
+from hn.generators.base import Conditioning, Generator
 from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.adapter_files import CONFIG_FILE, read_adapter
 from hn.hypernets.lora import LoraBackbone
-from hn.hypernets.saving import Saved, check_base_weights
+from hn.hypernets.saving import check_base_weights
 from hn.utils.hub import explain_missing, locate_folder
 
 BASE_FILE = "finetune_config.json"
 
 
-class LoraFinetune(LoraBackbone, Saved):
+class LoraFinetune(LoraBackbone):
     """Direct reward fine-tuning: the hypernetwork's LoRA, but on the generator and with its last layer kept.
 
-    The base generator is left alone; `attach` gives a second one, whose images are differentiable in the LoRA weights:
+    The base generator is left alone; `image_generator` is a second one that shares everything with it but runs the
+    backbone with LoRA. Both make the same images at first; the noise is left alone, f is 0:
 
-        finetune = LoraFinetune(rank=128)
-        tuned = finetune.attach(generator)
-        images = tuned.generate(noise, conditioning)
+        finetune = LoraFinetune(rank=128).build(generator)
+        images, _ = finetune.images(noise, conditioning)    # differentiable in the LoRA weights
 
     It is saved as a plain PEFT adapter, which PEFT and diffusers can load too, unless grouped convolutions are adapted:
     PEFT refuses those, or makes another layer of them.
@@ -34,7 +38,9 @@ class LoraFinetune(LoraBackbone, Saved):
         compile: run this backbone through `torch.compile`; the first call of each size takes its time.
     """
 
-    kind: ClassVar[str] = "finetune"
+    kind = "finetune"
+    method = "finetune"
+    extra_nfe = 0
 
     def __init__(
         self,
@@ -46,41 +52,34 @@ class LoraFinetune(LoraBackbone, Saved):
     ):
         super().__init__(rank, alpha, target_modules, gradient_checkpointing, compile)
         # In a tuple: as an attribute of its own, the generator would become part of this module.
-        self._attached_to: tuple[PipelineGenerator, ...] = ()
+        self._tuned: tuple[PipelineGenerator, ...] = ()
 
-    def attach(self, generator: PipelineGenerator) -> PipelineGenerator:
-        """A generator that shares everything with `generator` but runs the backbone with LoRA. Equal to it at first.
-
-        Called once; the LoRA weights are made here.
-
-        Raises:
-            RuntimeError: if called again.
-        """
-        if self.backbone is not None:
-            raise RuntimeError("This LoraFinetune is already attached to a generator; make another one.")
+    def _build(self, generator: Generator) -> None:
+        if not isinstance(generator, PipelineGenerator):
+            raise ValueError(f"A fine-tune needs the generator of a pipeline, not a {type(generator).__name__}.")
         self.backbone = self._adapted_backbone(generator)
-        self._attached_to = (generator,)
-        return generator.with_backbone(self.backbone)
+        self._tuned = (generator.with_backbone(self.backbone),)
 
     @property
-    def generator(self) -> PipelineGenerator:
-        """The generator this fine-tune is attached to, which is not changed by it.
+    def image_generator(self) -> Generator:
+        """The generator with the fine-tuned backbone.
 
         Raises:
-            RuntimeError: before `attach`.
+            RuntimeError: before `build`.
         """
-        if not self._attached_to:
-            raise RuntimeError("This LoraFinetune has no weights yet; call attach(generator) first.")
-        return self._attached_to[0]
+        return self._tuned[0] if self._tuned else self.generator
 
-    def _save_weights(self, folder: Path) -> None:
-        self._save_adapter(folder)
+    def forward(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
+        """f, [B, *noise_shape]: zeros."""
+        return torch.zeros_like(noise)
+
+    def noise_kl(self, f: Tensor) -> None:
+        """None: what a fine-tune changes has no cost in noise space."""
+        return
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained: str | Path, generator: PipelineGenerator, revision: str | None = None
-    ) -> tuple[Self, PipelineGenerator]:
-        """A saved fine-tune and the generator it makes of `generator`.
+    def from_pretrained(cls, pretrained: str | Path, generator: Generator, revision: str | None = None) -> Self:
+        """A saved fine-tune, bound to `generator`.
 
         Raises:
             FileNotFoundError: if there is no such adapter.
@@ -95,7 +94,9 @@ class LoraFinetune(LoraBackbone, Saved):
             check_base_weights(saved["generator"], generator, folder / BASE_FILE)
         with explain_missing(str(pretrained), revision):
             adapter = read_adapter(folder)
-        finetune = cls(adapter.rank, adapter.alpha, adapter.target_modules(generator.backbone))
-        tuned = finetune.attach(generator)
+        finetune = cls(adapter.rank, adapter.alpha, adapter.target_modules(generator.backbone)).build(generator)
         finetune._load_adapter(adapter)
-        return finetune, tuned
+        return finetune
+
+    def load_same_kind(self, pretrained: str | Path) -> "LoraFinetune":
+        return LoraFinetune.from_pretrained(pretrained, self.generator)

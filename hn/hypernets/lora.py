@@ -5,24 +5,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from hn.generators.base import Conditioning, Generator
 from hn.hypernets.adapter_files import WEIGHTS_FILES, SavedAdapter, read_adapter, save_adapter
 from hn.hypernets.base import CONFIG_FILE, Hypernet
-from hn.hypernets.lora_layers import ADAPTER, Adapted, add_lora
+from hn.hypernets.lora_layers import ADAPTER, Adapted, Layers, add_lora
 from hn.hypernets.merged import MergedHypernet
 from hn.hypernets.saving import check_base_weights
-from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
+from hn.hypernets.trainable import Trainable
 from hn.utils.copies import share_weights
 from hn.utils.hub import explain_missing, locate_folder
 from hn.utils.layers import compile_layers, require_compile
 
 
-class LoraBackbone(nn.Module):
+class LoraBackbone(Trainable):
     """LoRA on a copy of a generator's backbone, over the same frozen tensors, with its options and its files.
 
-    The generator is left alone, and its weights are in memory once. A mixin: subclasses say what the backbone is for.
+    The generator is left alone, and its weights are in memory once. Subclasses say what the backbone is for.
 
     Args:
         rank: of every LoRA.
@@ -53,7 +54,7 @@ class LoraBackbone(nn.Module):
 
     def _adapted_backbone(self, generator: Generator) -> nn.Module:
         """A copy of the generator's backbone with LoRA, equal to it at first, in eval mode."""
-        backbone = share_weights(generator.backbone)
+        backbone: ModelMixin = share_weights(generator.backbone)
         self.lora_config = add_lora(backbone, self.rank, self.alpha, self.target_modules)
         self.lora_config.base_model_name_or_path = generator.name
         self.lora_config.revision = generator.revision
@@ -61,7 +62,7 @@ class LoraBackbone(nn.Module):
             backbone.enable_gradient_checkpointing()
         elif getattr(backbone, "is_gradient_checkpointing", False):  # copied from the generator's backbone
             backbone.disable_gradient_checkpointing()
-        if self.compile_backbone and not generator.is_outline:
+        if self.compile_backbone and not generator.is_meta:
             compile_layers([backbone])
         return backbone.eval()
 
@@ -82,15 +83,7 @@ class LoraBackbone(nn.Module):
             "gradient_checkpointing": self.gradient_checkpointing,
         }
 
-    def trainable_state_dict(self) -> dict[str, Tensor]:
-        """The LoRA weights by parameter name."""
-        return trainable_state_dict(self)
-
-    def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Copy in what `trainable_state_dict` gave; raises a ValueError if it does not fit exactly."""
-        load_trainable_state_dict(self, state)
-
-    def _save_adapter(self, folder: Path) -> None:
+    def _save_weights(self, folder: Path) -> None:
         state = {name.removeprefix("backbone."): tensor for name, tensor in self.trainable_state_dict().items()}
         save_adapter(folder, state, self.lora_config)
 
@@ -113,9 +106,9 @@ class LowRankBranch(nn.Module):
 
     def __init__(self, layer: Adapted):
         super().__init__()
-        self.lora_A = layer.lora_A
-        self.lora_B = layer.lora_B
-        self.scale = layer.scaling[ADAPTER]
+        self.lora_A: Layers = layer.lora_A
+        self.lora_B: Layers = layer.lora_B
+        self.scale: float = layer.scaling[ADAPTER]
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.lora_A[ADAPTER], self.lora_B[ADAPTER]
@@ -227,10 +220,12 @@ class LoraHypernet(LoraBackbone, Hypernet):
         self.backbone = backbone
 
     def forward(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
-        return self.generator.first_step(self.backbone, noise, conditioning).to(noise.dtype)
+        generator = self.generator  # refuses before `build`
+        assert self.backbone is not None
+        return generator.first_step(self.backbone, noise, conditioning).to(noise.dtype)
 
     def merged(self, compile: bool | None = None) -> MergedHypernet:
-        """The same f for inference, with the LoRA added to weights of its own: faster, for a second backbone's memory.
+        """The same f for inference, with the LoRA merged into a copy of the backbone: faster, needs memory for it.
 
         This one stays as it is, and later changes of its weights are not seen there.
 
@@ -241,8 +236,9 @@ class LoraHypernet(LoraBackbone, Hypernet):
             RuntimeError: before `build`.
             ValueError: if torch.compile does not run here, or processes hold parts of the weights (FSDP2).
         """
-        compile = self.compile_backbone if compile is None else compile
-        return MergedHypernet(self.backbone, self.last_layer, self.generator, compile)
+        compile, generator = self.compile_backbone if compile is None else compile, self.generator
+        assert self.backbone is not None and self.last_layer is not None
+        return MergedHypernet(self.backbone, self.last_layer, generator, compile)
 
     def arguments(self) -> dict[str, Any]:
         return {**super().arguments(), "last_layer": self.last_layer}
@@ -253,9 +249,6 @@ class LoraHypernet(LoraBackbone, Hypernet):
     def _check_config(self, config: Mapping[str, Any], generator: Generator) -> None:
         super()._check_config(config, generator)
         _check_rule(config.get("last_layer_rule"), CONFIG_FILE)
-
-    def _save_weights(self, folder: Path) -> None:
-        self._save_adapter(folder)
 
     def _load_weights(self, folder: Path) -> None:
         self._load_adapter(read_adapter(folder, self.rank, self.alpha))

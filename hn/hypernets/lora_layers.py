@@ -1,12 +1,17 @@
 """LoRA on a backbone."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+
+Layers = Mapping[str, nn.Linear | nn.Conv2d]
+"""Of a LoRA, by adapter name."""
+_GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
 
 
 class GroupedConvLora(nn.Module):
@@ -34,23 +39,16 @@ class GroupedConvLora(nn.Module):
     def __init__(self, base_layer: nn.Conv2d, rank: int, alpha: float, adapter_name: str):
         super().__init__()
         weight = base_layer.weight
-        factory = {"device": weight.device, "dtype": torch.promote_types(weight.dtype, torch.float32), "bias": False}
-        a = nn.Conv2d(
-            base_layer.in_channels,
-            rank,
-            base_layer.kernel_size,
-            base_layer.stride,
-            base_layer.padding,
-            base_layer.dilation,
-            padding_mode=base_layer.padding_mode,
-            **factory,
-        )
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        factory: dict[str, Any] = {"device": weight.device, "dtype": dtype, "bias": False}
+        geometry = {name: getattr(base_layer, name) for name in _GEOMETRY}
+        a = nn.Conv2d(base_layer.in_channels, rank, **geometry, **factory)
         b = nn.Conv2d(rank, base_layer.out_channels, 1, **factory)
         nn.init.normal_(a.weight, std=1 / rank)
         nn.init.zeros_(b.weight)
         self.base_layer = base_layer
-        self.lora_A = nn.ModuleDict({adapter_name: a})
-        self.lora_B = nn.ModuleDict({adapter_name: b})
+        self.lora_A = cast(Layers, nn.ModuleDict({adapter_name: a}))
+        self.lora_B = cast(Layers, nn.ModuleDict({adapter_name: b}))
         self.scaling = {adapter_name: alpha / rank}
         self.adapter_name = adapter_name
 
@@ -90,14 +88,15 @@ def add_lora(
     if rank < 1:
         raise ValueError(f"A LoRA's rank must be at least 1, not {rank}.")
     targets = select_layers(backbone, target_modules)
-    grouped = [name for name in targets if _is_grouped(backbone.get_submodule(name))]
+    layers = {name: backbone.get_submodule(name) for name in targets}
+    grouped = {name: each for name, each in layers.items() if isinstance(each, nn.Conv2d) and each.groups > 1}
     config = _peft_config(backbone, rank, alpha, targets)
     backbone.requires_grad_(False)
     if len(grouped) < len(targets):
         plain = _peft_config(backbone, rank, alpha, set(targets) - set(grouped))
         peft.inject_adapter_in_model(plain, backbone, adapter_name=ADAPTER)
-    for name in grouped:
-        backbone.set_submodule(name, GroupedConvLora(backbone.get_submodule(name), rank, alpha, ADAPTER))
+    for name, layer in grouped.items():
+        backbone.set_submodule(name, GroupedConvLora(layer, rank, alpha, ADAPTER))
     adapted = {name for name, module in backbone.named_modules() if isinstance(module, Adapted)}
     if adapted != set(targets):
         raise ValueError(f"PEFT adapted other layers than asked for: {sorted(adapted ^ set(targets))}.")
@@ -142,7 +141,3 @@ def _peft_config(backbone: nn.Module, rank: int, alpha: float, targets: Collecti
 
 def _fits_any(name: str, targets: Iterable[str]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
-
-
-def _is_grouped(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d) and layer.groups > 1

@@ -10,7 +10,7 @@ from hn.generators.base import Conditioning, Generator
 from hn.hypernets.base import Hypernet
 from hn.hypernets.lora_layers import ADAPTER
 from hn.utils.copies import frozen_view
-from hn.utils.distributed import is_shared_out
+from hn.utils.distributed import is_sharded
 from hn.utils.dtype import full_precision
 from hn.utils.layers import compile_layers
 
@@ -38,7 +38,7 @@ class MergedHypernet(Hypernet):
     def __init__(self, backbone: nn.Module, last_layer: str, generator: Generator, compile: bool = False):
         super().__init__()
         self.backbone = merge_lora(backbone, last_layer)
-        if compile and not generator.is_outline:
+        if compile and not generator.is_meta:
             compile_layers([self.backbone])
         self.eval()
         self.build(generator)
@@ -72,7 +72,7 @@ class MergedHypernet(Hypernet):
 class FullPrecisionLayer(nn.Module):
     """A layer that takes inputs in another data type than its weights', as LoRA does; its output is in its own."""
 
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: nn.Linear | nn.Conv2d):
         super().__init__()
         self.layer = layer
 
@@ -92,27 +92,28 @@ def merge_lora(backbone: nn.Module, last_layer: str) -> nn.Module:
     Raises:
         ValueError: if processes hold parts of its weights (FSDP2).
     """
-    if is_shared_out(backbone):
+    if is_sharded(backbone):
         raise ValueError(
-            "The weights of this hypernetwork are shared out over processes (FSDP2), and merged ones would be whole on "
+            "The weights of this hypernetwork are sharded over processes (FSDP2), and merged ones would be whole on "
             "each. Save it with save_pretrained, load it in one process, and merge it there (hn generate --merge)."
         )
     merged = frozen_view(backbone)
     for name, layer in list(merged.named_modules()):
         if isinstance(layer, LoraLayer):
             base = layer.get_base_layer()
-            sum_ = full_precision(base.weight) + _change(layer, layer.scaling[ADAPTER])
+            change = _change(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.scaling[ADAPTER])
+            sum_ = full_precision(base.weight) + change
             base.weight = nn.Parameter(sum_.to(base.weight.dtype), requires_grad=False)
             merged.set_submodule(name, base)
-    branch = merged.get_submodule(last_layer)
+    branch: Any = merged.get_submodule(last_layer)  # a LowRankBranch
     only = branch.lora_A[ADAPTER]
-    only.weight = nn.Parameter(_change(branch, branch.scale), requires_grad=False)
+    change = _change(only.weight, branch.lora_B[ADAPTER].weight, branch.scale)
+    only.weight = nn.Parameter(change, requires_grad=False)
     setattr(only, "out_channels" if isinstance(only, nn.Conv2d) else "out_features", len(only.weight))
     merged.set_submodule(last_layer, FullPrecisionLayer(only))
     return merged
 
 
-def _change(layer: nn.Module, scale: float) -> Tensor:
+def _change(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """scale * B A, in the shape of the layer's weight [out, in, ...]."""
-    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     return scale * torch.einsum("or,ri...->oi...", b.flatten(1), a)

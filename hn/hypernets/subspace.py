@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class SubspaceHypernet(Hypernet):
         ValueError: if a number is below 1.
     """
 
-    backbone_passes = 0
+    extra_nfe: ClassVar[int] = 0  # no pass of the backbone
 
     def __init__(
         self, frequencies: int = 4, width: int = 256, layers: int = 2, queries: int = 4, text_width: int = 96

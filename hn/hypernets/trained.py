@@ -5,6 +5,7 @@ from hn.hypernets.adapter_files import WEIGHTS_FILES
 from hn.hypernets.base import CONFIG_FILE, Hypernet
 from hn.hypernets.finetune import BASE_FILE, LoraFinetune
 from hn.hypernets.lora import LoraHypernet
+from hn.hypernets.trainable import Trainable
 from hn.utils.hub import locate_folder
 
 
@@ -14,12 +15,12 @@ def load_trained(
     revision: str | None = None,
     last_layer_rule: str | None = None,
     alpha: float | None = None,
-) -> Hypernet | PipelineGenerator:
-    """A hypernetwork bound to `generator`, or the generator that a fine-tune makes of it.
+) -> Trainable:
+    """A hypernetwork or fine-tune, bound to `generator`.
 
     Args:
         pretrained: folder or Hub id of a hypernetwork or a fine-tune that hn saved, or of a published LoRA adapter.
-        generator: the generator it was trained for; one without weights (`outline`) will do, under
+        generator: the generator it was trained for; one without weights (`build_on_meta`) will do, under
             `torch.device("meta")`, to see whether it fits in its layers and shapes.
         revision: branch, tag or commit on the Hub.
         last_layer_rule: for a published adapter, which does not say: what becomes of the last layer.
@@ -34,8 +35,9 @@ def load_trained(
     folder = locate_folder(pretrained, markers, revision, patterns=("*.json", *WEIGHTS_FILES, Hypernet.weights_file))
     saved = next((name for name in (CONFIG_FILE, BASE_FILE) if (folder / name).is_file()), None)
     if saved is None:
-        options = {"last_layer_rule": last_layer_rule, "alpha": alpha, "revision": revision}
-        return LoraHypernet.from_published(pretrained, generator, **options)
+        return LoraHypernet.from_published(
+            pretrained, generator, last_layer_rule=last_layer_rule, alpha=alpha, revision=revision
+        )
     if last_layer_rule is not None or alpha is not None:
         raise ValueError(
             f"{pretrained} has a {saved}, which says all that is needed; last_layer_rule and alpha are for published "
@@ -43,5 +45,4 @@ def load_trained(
         )
     if saved == CONFIG_FILE:
         return Hypernet.from_pretrained(pretrained, generator, revision)
-    _, tuned = LoraFinetune.from_pretrained(pretrained, generator, revision)
-    return tuned
+    return LoraFinetune.from_pretrained(pretrained, generator, revision)

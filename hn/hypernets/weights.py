@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hn.utils.distributed import as_part_of, whole
+from hn.utils.distributed import full_tensor, shard_like
 from hn.utils.text import differences
 
 
@@ -14,7 +14,7 @@ def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:
 
     Those that several processes share are gathered, so all processes must call this.
     """
-    return {name: whole(parameter.detach()) for name, parameter in _trainable(module).items()}
+    return {name: full_tensor(parameter.detach()) for name, parameter in _trainable(module).items()}
 
 
 def load_trainable_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -35,7 +35,7 @@ def load_trainable_state_dict(module: nn.Module, state: Mapping[str, Tensor]) ->
         raise ValueError(f"The weights do not fit this {type(module).__name__}: {problems}.")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(as_part_of(state[name], tensor))
+            tensor.copy_(shard_like(state[name], tensor))
 
 
 def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:

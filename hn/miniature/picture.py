@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from hn.evaluation.methods import Modulated, Sampled, Searched
+from hn.evaluation.methods import Sampled, Searched, TrainedMethod
 from hn.evaluation.samples import Samples
 from hn.generators.pipeline import DiffusersGenerator
 from hn.hypernets.base import Hypernet
@@ -39,8 +39,8 @@ def picture(folder: str | Path = "data/miniature", seed: int = 3) -> Image.Image
     generator = DiffusersGenerator(str(folder / "pipeline"))
     reward = RewardEnsemble({"clip": ClipReward(str(folder / "clip"), scale="cosine")}, {"clip": 1.0})
     methods = [
-        Sampled("generator, 1 step", generator, is_base=True),
-        Modulated("+ hypernetwork", Hypernet.from_pretrained(folder / "hypernet", generator)),
+        Sampled("generator, 1 step", generator),
+        TrainedMethod(Hypernet.from_pretrained(folder / "hypernet", generator), name="+ hypernetwork"),
         Searched("+ ReNO, 50 steps", generator, Reno(iterations=50), reward),
     ]
     samples = Samples.of_prompts(generator, prompts, 1, seed)

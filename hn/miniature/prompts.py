@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from hn.miniature.captions import evaluation_prompts, training_prompts
+from hn.utils.files import write_text
 
 PER_TAG = {"train": 120, "val": 8, "test": 24}
 
@@ -16,7 +17,7 @@ def write_prompt_files(folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split, per_tag in PER_TAG.items():
         rows = training_prompts(per_tag) if split == "train" else evaluation_prompts(split, per_tag)
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_text(folder / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What a person looks at: tables and pictures of a run and of a comparison."""
+"""Tables, figures and the HTML page of a run or a comparison."""

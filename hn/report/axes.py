@@ -1,4 +1,4 @@
-"""The geometry of plots: ticks, and places for labels that do not overlap."""
+"""The geometry of plots: ticks, and positions of labels without overlaps."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Axis:
     """A linear or logarithmic axis from `low` to `high`.
 
     Attributes:
-        low: the value at 0.
-        high: the value at 1.
-        ticks: values to write, between the two.
-        is_log: whether it is logarithmic.
+        low: value at position 0.
+        high: value at position 1.
+        ticks: values with a label, between `low` and `high`.
+        is_log: whether the axis is logarithmic.
     """
 
     low: float
@@ -28,14 +28,14 @@ class Axis:
     is_log: bool = False
 
     def __call__(self, value: float) -> float:
-        """The place of a value, 0 at the low end and 1 at the high one."""
+        """The position of a value: 0 at `low`, 1 at `high`."""
         if self.is_log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     @property
     def tick_labels(self) -> list[str]:
-        """The ticks as text, all with as many digits as they need."""
+        """The ticks as text, all with the same number of decimals on a linear axis."""
         if self.is_log:
             return [f"{tick:.10f}".rstrip("0").rstrip(".") if tick < 1 else f"{tick:g}" for tick in self.ticks]
         step = self.ticks[1] - self.ticks[0] if len(self.ticks) > 1 else abs(self.ticks[0])
@@ -44,13 +44,13 @@ class Axis:
 
 
 def linear_axis(values: Sequence[float], count: int = 5, margin: float = 0.05, include: Sequence[float] = ()) -> Axis:
-    """An axis with room for all values, with about `count` round ticks.
+    """An axis that contains all values, with about `count` ticks at round numbers.
 
     Args:
-        values: finite ones, at least one; also those of `include`.
-        count: of ticks.
-        margin: free part at both ends, of the span.
-        include: values to have on the axis without a margin beyond them, like 0 and 1 of a share.
+        values: finite, at least one.
+        count: approximate number of ticks.
+        margin: free space at both ends, as a fraction of the range.
+        include: values that the axis contains without a margin beyond them, like 0 and 1 for shares.
     """
     low, high = min([*values, *include]), max([*values, *include])
     span = (high - low) or abs(high) or 1.0
@@ -64,7 +64,7 @@ def linear_axis(values: Sequence[float], count: int = 5, margin: float = 0.05, i
 
 
 def log_axis(values: Sequence[float], margin: float = 0.08) -> Axis:
-    """A logarithmic axis with room for all values, which are positive, with ticks at 1, 2 and 5 times powers of ten."""
+    """A logarithmic axis that contains all values (positive), with ticks at 1, 2 and 5 times powers of ten."""
     low, high = math.log10(min(values)), math.log10(max(values))
     span = max(high - low, 0.5)
     low, high = low - margin * span, high + margin * span
@@ -82,16 +82,16 @@ def place_labels(
     radius: float = 7.0,
     obstacles: Sequence[tuple[float, float]] = (),
 ) -> list[Box]:
-    """A box for each point's label, near its point, within bounds, on no other label, point or obstacle if it can be.
+    """A box for the label of each point: near the point, within bounds and, if possible, without overlaps.
 
-    Crowded points come first, each with the nearest place that is free.
+    Labels are placed greedily, those of the most crowded points first, each at the nearest free position.
 
     Args:
-        points: x and y, y downwards.
+        points: x and y; y points downwards.
         sizes: width and height of the labels.
-        bounds: where labels may be.
-        radius: half the size of a point's mark.
-        obstacles: x and y of more points that are better left visible.
+        bounds: area for labels.
+        radius: half the size of the mark of a point.
+        obstacles: x and y of further points that labels should not cover.
     """
     marks = [(x - radius, y - radius, x + radius, y + radius) for x, y in points]
     soft = [(x - 3, y - 3, x + 3, y + 3) for x, y in obstacles]
@@ -122,13 +122,13 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def _around(boxes: Sequence[Box]) -> Box:
-    """The smallest box that holds all."""
+    """The smallest box that contains all boxes."""
     left, top, right, bottom = zip(*boxes, strict=True)
     return min(left), min(top), max(right), max(bottom)
 
 
 def _candidates(point: tuple[float, float], size: tuple[float, float], radius: float) -> list[tuple[float, Box]]:
-    """Boxes around a point and their distances from it; to the right of it and a little above is preferred."""
+    """Boxes around a point with their costs: the distance, and a preference for the right, slightly above."""
     (x, y), (width, height) = point, size
     found = []
     for ring in range(10):

@@ -12,17 +12,17 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """One number of every method.
+    """A column of the table: one number per method.
 
     Attributes:
-        key: in the page's address.
-        group: heading over several columns.
+        key: name in the address of the page, for sorting.
+        group: heading above several columns.
         title: heading.
-        digits: after the point.
-        value: of a method's entry in `results.json`.
-        interval: bounds of its 95 % interval.
-        better: "high" or "low"; empty for what is neither.
-        about: what it is, in a sentence.
+        digits: decimals shown.
+        value: gets the number from a method's entry in `results.json`.
+        interval: gets the bounds of its 95 % interval.
+        better: "high" or "low"; empty if neither is better.
+        about: description in one sentence.
     """
 
     key: str
@@ -35,7 +35,7 @@ class Column:
     about: str = ""
 
     def best(self, methods: Iterable[Entry]) -> float | None:
-        """The best value; None without one, or where nothing is better."""
+        """The best value; None without values, or if neither high nor low is better."""
         values = [self.value(method) for method in methods]
         values = [value for value in values if value is not None]
         return None if not values or not self.better else (max if self.better == "high" else min)(values)
@@ -53,11 +53,11 @@ _TAGS = {
 
 
 def columns_of(methods: Mapping[str, Entry], reward_weights: Mapping[str, float]) -> list[Column]:
-    """Columns for all that the methods have.
+    """Columns for all numbers of the methods.
 
     Args:
         methods: entries of `results.json`.
-        reward_weights: of the ensemble's members; 0 for those that are only watched. Empty if not known.
+        reward_weights: of the ensemble's rewards, 0 for those that are only reported; empty if not known.
     """
     tags = dict.fromkeys(tag for method in methods.values() for tag in method.get("geneval") or {})
     columns = [
@@ -75,8 +75,9 @@ def columns_of(methods: Mapping[str, Entry], reward_weights: Mapping[str, float]
             if tag != "overall"
         ),
         Column(
-            "fidelity", "Images", "fidelity", 2, _member("fidelity"),
-            about="CMMD to the base's own images of other noise, around 0 for samples of one distribution.",
+            "cmmd", "Images", "CMMD", 2, _member("cmmd"),
+            about="Distance (CLIP maximum mean discrepancy) to the base's own images of other noise; about 0 for "
+            "samples of one distribution.",
         ),
         *_measured(methods, "diversity", "How far the images of one prompt are from each other."),
         *_measured(methods, "distances", "Distance to the base's images of other noise, or diversity, by features."),
@@ -131,7 +132,7 @@ def _member_column(section: str, name: str, group: str, title: str) -> Column:
 
 
 def _measured(methods: Mapping[str, Entry], section: str, about: str) -> list[Column]:
-    """A column for each number of an entry: a number, or a mapping to numbers or to mappings of numbers."""
+    """A column for each number in an entry, which is a number or nested mappings of numbers."""
     paths = dict.fromkeys(path for method in methods.values() for path in _number_paths(method.get(section)))
     return [
         Column(
@@ -143,7 +144,7 @@ def _measured(methods: Mapping[str, Entry], section: str, about: str) -> list[Co
 
 
 def _number_paths(value: Any) -> list[tuple[str, ...]]:
-    """Names that lead to the numbers of nested mappings; an empty one for a number itself."""
+    """Paths to all numbers in nested mappings; the empty path for a number itself."""
     if isinstance(value, Mapping):
         return [(name, *rest) for name, member in value.items() for rest in _number_paths(member)]
     return [()] if isinstance(value, int | float) else []
@@ -159,7 +160,7 @@ def _names(methods: Mapping[str, Entry], section: str) -> list[str]:
 
 
 def _member(*names: str) -> Callable[[Entry], Any]:
-    """What these names lead to in nested mappings; None if one of them is missing."""
+    """The value at a path in nested mappings; None if a name is missing."""
 
     def found(method: Any) -> Any:
         for name in names:
@@ -181,6 +182,6 @@ def _gibibytes(method: Entry) -> float | None:
 
 
 def _digits_of_seconds(methods: Mapping[str, Entry]) -> int:
-    """So many that the fastest method has two that count."""
+    """Enough decimals for two significant digits of the fastest method."""
     seconds = [m["seconds_per_image"] for m in methods.values() if m.get("seconds_per_image")]
     return min(6, max(1, 1 - math.floor(math.log10(min(seconds))))) if seconds else 3

@@ -1,4 +1,4 @@
-"""A comparison as its folder holds it: what the page and the figures are drawn from."""
+"""The contents of the folder of a comparison, from which page and figures are drawn."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ RESULTS, GALLERY = "results.json", "gallery"
 
 @dataclass(frozen=True)
 class Metric:
-    """A score that methods are compared by.
+    """A score for the comparison of methods.
 
     Attributes:
-        key: of `results.json`, also of categories.
-        title: for people.
-        digits: after the point.
+        key: in `results.json`, for methods and categories.
+        title: shown to readers.
+        digits: decimals shown.
     """
 
     key: str
@@ -31,12 +31,12 @@ class Metric:
     digits: int = 3
 
     def value(self, entry: Mapping[str, Any]) -> float | None:
-        """Of a method, or of one of its categories."""
+        """The score in the entry of a method or of one of its categories."""
         found = entry.get(self.key)
         return found.get("overall") if isinstance(found, Mapping) else found
 
     def interval(self, entry: Mapping[str, Any]) -> list[float] | None:
-        """Bounds of the mean's own 95 % interval."""
+        """Bounds of the 95 % interval of the score itself."""
         return entry.get(f"{self.key}_ci95")
 
     def delta_interval(self, method: Mapping[str, Any]) -> list[float] | None:
@@ -53,7 +53,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """One image of the gallery and what was said of it; None for what was not."""
+    """One image of the gallery with its scores; None for those that were not measured."""
 
     path: Path
     correct: bool | None
@@ -73,13 +73,13 @@ class GalleryPrompt:
 
 @dataclass(frozen=True)
 class ComparisonFolder:
-    """What was measured.
+    """A finished comparison.
 
     Attributes:
-        folder: where.
+        folder: of the comparison.
         results: the content of `results.json`.
-        finished: when the measuring ended.
-        traces: of the searches, by name: `nfe`, `seconds_per_image` and `reward` at each point.
+        finished: time of the end of the comparison.
+        traces: by search, a list of `nfe`, `seconds_per_image` and `reward`.
         gallery: prompts in their order.
     """
 
@@ -96,22 +96,22 @@ class ComparisonFolder:
 
     @property
     def metrics(self) -> list[Metric]:
-        """The scores that there are."""
+        """The scores that were measured."""
         return [metric for metric in METRICS if any(metric.value(entry) is not None for entry in self.methods.values())]
 
     @property
     def categories(self) -> list[str]:
-        """The categories of prompts; none where all are one."""
+        """Names of the categories of prompts; empty if there is only one."""
         names = dict.fromkeys(name for entry in self.methods.values() for name in entry.get("categories") or {})
         return [] if list(names) == [ALL] else list(names)
 
 
 def read_comparison(folder: Path) -> ComparisonFolder:
-    """What `hn compare` left in a folder. `results.json` is enough; what else is missing is left out.
+    """Read the folder that `hn compare` wrote. Only `results.json` is required.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or it has no results.
-        ValueError: if a file is no result of a comparison.
+        FileNotFoundError: if there is no such folder, or it has no `results.json`.
+        ValueError: if a file is damaged or not of a comparison.
     """
     path = folder / RESULTS
     if not path.is_file():
@@ -120,6 +120,8 @@ def read_comparison(folder: Path) -> ComparisonFolder:
     methods = results.get("methods")
     if not isinstance(methods, dict) or "base" not in methods or not all(isinstance(m, dict) for m in methods.values()):
         raise ValueError(f"{path} has no `methods` with `base` among them, so it is not what hn compare writes.")
+    for method in methods.values():
+        method.setdefault("cmmd", method.get("cmmd"))  # its name in earlier results
     timing = folder / TIMING_JSON
     said = _read_json(timing) if timing.is_file() else {}
     written = datetime.fromtimestamp(path.stat().st_mtime).astimezone()

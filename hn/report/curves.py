@@ -1,4 +1,4 @@
-"""Curves of training runs side by side, read from their TensorBoard files."""
+"""Training curves of several runs, read from their TensorBoard files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from hn.report.figures import save_figure
 from hn.report.styles import COLORS
 
-SCALARS = ("val/reward", "val/held_out_reward", "val/geneval", "val/fidelity")
-TRADE_OFF = ("val/reward", "val/fidelity")
+SCALARS = ("val/reward", "val/held_out_reward", "val/geneval", "val/cmmd")
+TRADE_OFF = ("val/reward", "val/cmmd")
 _MOST_IN_A_ROW = 5
 _COLORS = COLORS[1:]  # the first is the base's
 
@@ -31,7 +32,7 @@ def read_scalars(run: str | Path) -> Scalars:
 
 
 def validation_curves(run: str | Path) -> dict[str, dict[str, list[float]]]:
-    """`step` and `value` of every scalar of a run's validations, by its name; empty for a folder without a training."""
+    """`step` and `value` of every validation scalar of a run, by name; empty for a folder without a training."""
     found = {name: points for name, points in read_scalars(run).items() if name.startswith("val/")}
     return {name: {"step": steps, "value": values} for name, (steps, values) in sorted(found.items())}
 
@@ -43,15 +44,15 @@ def plot_curves(
     trade_off: tuple[str, str] | None = TRADE_OFF,
     title: str = "",
 ) -> Path | None:
-    """Draw runs side by side to a PNG or PDF: a panel per scalar over the steps, and one scalar over another.
+    """Plot several runs to a PNG or PDF: one panel per scalar over the steps, and a last one of two scalars.
 
-    The generator's own value is a dashed line (a cross in the last panel) where a run logged it.
+    The value of the base generator is a dashed line (a cross in the last panel) if a run logged it.
 
     Args:
         runs: label -> run directory.
         path: of the file, .png or .pdf.
-        scalars: panels; those that no run has are left out.
-        trade_off: scalars of the last panel's axes, x and y, a point for each step at which a run has both.
+        scalars: one panel each; those that no run has are skipped.
+        trade_off: x and y of the last panel, with a point for each step at which a run has both.
         title: of the figure.
 
     Returns:
@@ -88,7 +89,7 @@ def plot_curves(
     figure.axes[0].legend(frameon=False)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Figures of a comparison for a paper, as PNG and PDF."""
+"""Figures of a comparison for papers, as PNG and PDF."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from hn.report.axes import log_axis, place_labels
 from hn.report.comparison import ComparisonFolder, Metric
 from hn.report.styles import Style, styles_of
+from hn.utils.files import atomic_write
 
 MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D", "down": "v", "cross": "P"}
 SETTINGS = {
@@ -27,7 +28,7 @@ SETTINGS = {
 
 
 def draw_figures(comparison: ComparisonFolder, folder: Path) -> list[Path]:
-    """Write `pareto`, `intervals` and `categories`, each as PNG and PDF; one without data is left out.
+    """Write the figures `pareto`, `intervals` and `categories` as PNG and PDF; figures without data are skipped.
 
     Returns:
         The files.
@@ -43,9 +44,15 @@ def draw_figures(comparison: ComparisonFolder, folder: Path) -> list[Path]:
         for name, figure in figures.items():
             for kind in ("png", "pdf") if figure is not None else ():
                 folder.mkdir(parents=True, exist_ok=True)
-                figure.savefig(folder / f"{name}.{kind}", dpi=200)
+                save_figure(figure, folder / f"{name}.{kind}")
                 written.append(folder / f"{name}.{kind}")
     return written
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 200) -> None:
+    """Write a figure atomically, as PNG or PDF by the ending of `path`."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi)
 
 
 def _pareto(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> Figure | None:
@@ -85,7 +92,7 @@ def _pareto(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> Figure
 
 
 def _label(axes: Axes, points: Mapping[str, tuple[float, float]], styles: Mapping[str, Style]) -> None:
-    """Names beside the points, none on another."""
+    """Write names beside the points without overlaps."""
     per_point = axes.figure.dpi / 72
     height = 7 * 1.35 * per_point
     places = axes.transData.transform(list(points.values()))
@@ -137,7 +144,7 @@ def _intervals(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> Fig
 
 
 def _categories(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> Figure | None:
-    """GenEval (without verdicts: the trained reward) in each category, a panel each."""
+    """GenEval (or the trained reward, if there is no GenEval) in each category, one panel each."""
     metric = next((m for m in reversed(comparison.metrics) if _has_categories(comparison, m)), None)
     categories = [name for name in comparison.categories if metric is not None and _of(comparison, metric, name)]
     if metric is None or not categories:
@@ -171,6 +178,6 @@ def _has_categories(comparison: ComparisonFolder, metric: Metric) -> bool:
 
 
 def _of(comparison: ComparisonFolder, metric: Metric, category: str) -> dict[str, dict]:
-    """Entries of one category by method, where the metric was measured."""
+    """Entries of one category by method, if they have the metric."""
     entries = {name: (method.get("categories") or {}).get(category) for name, method in comparison.methods.items()}
     return {name: entry for name, entry in entries.items() if entry and metric.value(entry) is not None}

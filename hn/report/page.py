@@ -1,4 +1,4 @@
-"""`report.html`: a comparison as one page that needs no network, and figures for a paper."""
+"""`report.html`: a comparison as one self-contained page, and figures for papers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hn.report.comparison import ComparisonFolder, GalleryPrompt, Metric, read_c
 from hn.report.figures import draw_figures
 from hn.report.styles import Style, styles_of
 from hn.report.svg import curve_panel, trade_off
-from hn.utils.files import in_one_step
+from hn.utils.files import write_text
 
 PAGE = "report.html"
 MINUS = "\N{MINUS SIGN}"
@@ -31,7 +31,7 @@ _CURVES = {
     "val/reward": "Trained reward",
     "val/held_out_reward": "Held-out reward",
     "val/geneval": "GenEval",
-    "val/fidelity": "Fidelity distance",
+    "val/cmmd": "CMMD",
     "val/kl_nats": "KL, nats",
 }
 _SHOWN_WHOLE, _LARGEST = 128, 512  # pixels: smaller images are embedded without loss, larger ones scaled down
@@ -39,7 +39,7 @@ _SHOWN_WHOLE, _LARGEST = 128, 512  # pixels: smaller images are embedded without
 
 @dataclass(frozen=True)
 class StripRow:
-    """A method's value and interval on a strip; places in percent of its width."""
+    """One method on a strip: value and interval, positions in percent of the strip's width."""
 
     style: Style
     text: str
@@ -50,15 +50,15 @@ class StripRow:
 
 @dataclass(frozen=True)
 class Strip:
-    """Values of methods on one axis.
+    """A strip plot: the values of several methods on one axis.
 
     Attributes:
-        title: what they are.
-        note: beside the title.
-        rows: one for each method.
-        ticks: place in percent, and text.
-        zero: place of 0 in percent; None if it is not on the axis.
-        is_bar: whether values are bars from 0.
+        title: of the strip.
+        note: shown beside the title.
+        rows: one per method.
+        ticks: position in percent, and text.
+        zero: position of 0 in percent; None if it is not on the axis.
+        is_bar: draw values as bars from 0.
     """
 
     title: str
@@ -70,7 +70,7 @@ class Strip:
 
 
 def write_report(folder: Path) -> Path:
-    """Draw `report.html` and `figures/` in the folder of a comparison, from what it holds.
+    """Write `report.html` and `figures/` to the folder of a comparison.
 
     Raises:
         FileNotFoundError, ValueError: as `read_comparison`.
@@ -78,13 +78,12 @@ def write_report(folder: Path) -> Path:
     comparison = read_comparison(folder)
     draw_figures(comparison, folder / "figures")
     path = folder / PAGE
-    with in_one_step(path) as partial:
-        partial.write_text(render(comparison), encoding="utf-8")
+    write_text(path, render(comparison))
     return path
 
 
 def render(comparison: ComparisonFolder) -> str:
-    """The page's HTML: style, script and images are in it, and a policy that forbids to load anything."""
+    """The HTML of the page, with styles, script and images, and a content security policy that blocks all requests."""
     environment = Environment(
         loader=PackageLoader("hn.report"),
         autoescape=True,
@@ -124,14 +123,14 @@ def render(comparison: ComparisonFolder) -> str:
 
 
 def number(value: float | None, digits: int, sign: bool = False) -> str:
-    """With a true minus sign, and none before a 0; a dash for what was not measured."""
+    """Format a number with a Unicode minus sign, and none before a rounded 0; None becomes a dash."""
     if value is None:
         return "\N{EN DASH}"
     return f"{value:{'+' if sign else ''}z.{digits}f}".replace("-", MINUS)
 
 
 def difference_strip(comparison: ComparisonFolder, metric: Metric, styles: Mapping[str, Style]) -> Strip | None:
-    """Differences to the base with their paired 95 % intervals; None if no method has any."""
+    """Differences to the base with paired 95 % intervals; None if no method has any."""
     base = metric.value(comparison.methods["base"])
     shown: dict[str, tuple[float, list[float] | None]] = {}
     for name, method in comparison.methods.items():
@@ -142,7 +141,7 @@ def difference_strip(comparison: ComparisonFolder, metric: Metric, styles: Mappi
 
 
 def category_strips(comparison: ComparisonFolder, metric: Metric, styles: Mapping[str, Style]) -> list[Strip]:
-    """A strip for each category that the metric was measured in, all on one axis; GenEval's shares as bars."""
+    """A strip per category with this metric, all with the same axis; shares of GenEval are bars."""
     entries = {name: method.get("categories") or {} for name, method in comparison.methods.items()}
     found: dict[str, dict[str, tuple[float, list[float] | None]]] = {}
     notes = {}
@@ -201,7 +200,7 @@ def _strip(
 
 
 def _trade_offs(comparison: ComparisonFolder, metric: Metric, styles: Mapping[str, Style]) -> list[Markup]:
-    """The plot for a wide window and one for a narrow window; none without times."""
+    """The plot for wide and the one for narrow windows; empty if no times were measured."""
     points = {
         name: (method["seconds_per_image"], metric.value(method))
         for name, method in comparison.methods.items()
@@ -210,7 +209,7 @@ def _trade_offs(comparison: ComparisonFolder, metric: Metric, styles: Mapping[st
     if not points:
         return []
     traces = {}
-    if metric.key == "reward":  # what the searches maximise, and so what their traces are of
+    if metric.key == "reward":  # searches maximise the trained reward, so their traces are of it
         for name, trace in comparison.traces.items():
             traces[name] = [
                 (point["seconds_per_image"], point["reward"])
@@ -240,7 +239,7 @@ def _curve_panels(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> 
 
 
 def _groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
-    """Headings over columns, and how many they span."""
+    """Group headings and the number of columns they span."""
     groups: list[tuple[str, int]] = []
     for column in columns:
         if groups and groups[-1][0] == column.group:
@@ -274,7 +273,7 @@ def _facts(comparison: ComparisonFolder) -> dict[str, str]:
 
 
 def _findings(comparison: ComparisonFolder) -> list[str]:
-    """What the hypernetwork does to each score, in a sentence each, and what it costs."""
+    """Sentences on the change of each score by the hypernetwork, and on its cost."""
     base, method = comparison.methods["base"], comparison.methods.get("hypernetwork")
     if method is None:
         return []
@@ -293,13 +292,13 @@ def _findings(comparison: ComparisonFolder) -> list[str]:
 
 
 def _gallery_categories(gallery: Sequence[GalleryPrompt]) -> dict[str, int]:
-    """Categories and their prompts' number; none where all prompts are one."""
+    """Number of prompts by category; empty if there is only one category."""
     counts = Counter(row.category for row in gallery)
     return {} if list(counts) == [ALL] else dict(counts)
 
 
 def _embedded(path: Path) -> dict[str, Any]:
-    """An image as a data address, and whether it is so small that its pixels are to be seen.
+    """An image as a data URL, and whether it is small, so that the page scales it up without smoothing.
 
     Raises:
         ValueError: if it cannot be read.

@@ -1,40 +1,38 @@
-"""Files of a comparison beside `results.json`: tables for other programs, and what the clock said."""
+"""Files of a comparison beside `results.json`: CSV tables and timing."""
 
 from __future__ import annotations
 
 import csv
-import io
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hn.utils.files import in_one_step
+from hn.utils.files import write_csv
 
 METHODS_CSV, IMAGES_CSV, TIMING_JSON = "results.csv", "images.csv", "timing.json"
 
 
 def write_methods_csv(path: Path, methods: Mapping[str, Mapping[str, Any]]) -> None:
-    """A row for each method, a column for each number of its entry in `results.json`.
+    """Write a row for each method, with a column for each number in its entry in `results.json`.
 
-    Names of nested entries are joined with dots, bounds of an interval become `_low` and `_high`; what a method does
-    not have is empty.
+    Names of nested entries are joined with dots, and bounds of intervals get the columns `_low` and `_high`. Missing
+    values are empty.
     """
     write_rows_csv(path, ({"method": name, **entry} for name, entry in methods.items()))
 
 
 def write_rows_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A row for each entry, its nested names as in `write_methods_csv`."""
-    _write(path, [_flat(row) for row in rows])
+    """Write a row for each entry, with columns as in `write_methods_csv`."""
+    write_csv(path, [_flat(row) for row in rows])
 
 
 def write_images_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A row for each image of each method, as `hn.evaluation.comparison.details.image_rows` gives them."""
-    _write(path, list(rows))
+    """Write a row for each image of each method, from `hn.evaluation.comparison.details.image_rows`."""
+    write_csv(path, list(rows))
 
 
 def read_images_csv(path: Path) -> list[dict[str, Any]]:
-    """What `write_images_csv` wrote.
+    """Read a file of `write_images_csv`.
 
     Raises:
         ValueError: if the file is no such table.
@@ -48,27 +46,12 @@ def read_images_csv(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_row(row: Mapping[str, str]) -> dict[str, Any]:
-    category = row["category"] if "category" in row else row["tag"]  # as it was called before
+    category = row["category"] if "category" in row else row["tag"]  # the name in files of earlier versions
     read: dict[str, Any] = {"method": row["method"], "category": category, "prompt": row["prompt"]}
     read |= {"index": int(row["index"]), "copy": int(row["copy"])}
     if "correct" in row:
         read["correct"] = {"True": True, "False": False, "": None}[row["correct"]]
     return read | {name: float(text) if text else None for name, text in row.items() if name not in (*read, "tag")}
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    names = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
-    with in_one_step(path) as partial:
-        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
 
 
 def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,26 +1,25 @@
-"""`results.json`: what a run or a comparison measured, and on what."""
+"""`results.json`: the results of a run or a comparison, with the environment they were measured in."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from hn.utils.environment import environment
-from hn.utils.files import in_one_step
+from hn.utils.files import write_json
 
 
 def write_results(
     path: Path, experiment: str, methods: dict[str, dict[str, Any]], dimensions: int, **facts: Any
 ) -> dict[str, Any]:
-    """Write and return `{"experiment", "environment", <facts>, "methods": {...}}`; the file is replaced in one step.
+    """Write and return `{"experiment", "environment", <facts>, "methods": {...}}`; the file is replaced atomically.
 
-    Each method gets `penalty_per_dimension` beside its `kl_nats`: the same number divided by the noise dimensions, the
-    published code's regulariser. JSON knows no NaN and no infinity: they become null.
+    Each method gets `penalty_per_dimension`: its `kl_nats` divided by the number of noise dimensions, which is the
+    regulariser of the published code. NaN and infinite numbers become null, since JSON has none.
 
     Args:
-        path: of the JSON file; its directory is made.
+        path: of the JSON file; its folder is created.
         experiment: name of the experiment.
         methods: the summaries of the `MethodRecord`s.
         dimensions: number of noise dimensions.
@@ -32,13 +31,12 @@ def write_results(
     methods = {name: {**method, "penalty_per_dimension": per_dimension[name]} for name, method in methods.items()}
     results = finite({"experiment": experiment, "environment": environment(), **facts, "methods": methods})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with in_one_step(path) as partial:
-        partial.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, results, durable=True)
     return results
 
 
 def finite(value: Any) -> Any:
-    """`value` with null for every number that is not finite."""
+    """`value` with None for NaN and infinite numbers, also in nested values."""
     if isinstance(value, dict):
         return {name: finite(member) for name, member in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""How methods look, the same in every plot: colours that can be told apart without colour vision, marks, labels."""
+"""Colours, marks and labels of methods, the same in all plots; the colours suit readers with colour blindness."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 COLORS = ("#5f6670", "#0072b2", "#d55e00", "#00875f", "#b4508c", "#b87f00", "#3a9fd6", "#7a5c3e")
-"""By slot: on white; the page has lighter ones of the same hues for a dark ground. After Okabe and Ito."""
+"""By slot, for light backgrounds (after Okabe and Ito); the page has lighter ones of the same hues for dark mode."""
 MARKS = ("circle", "square", "triangle", "diamond", "down", "cross")
 _SLOTS = {"base": 0, "hypernetwork": 1, "finetune": 2, "best_of": 3, "reno": 4, "zero_order": 5, "hypernetwork_reno": 6}
 
 
 @dataclass(frozen=True)
 class Style:
-    """Of one method.
+    """The style of one method.
 
     Attributes:
-        label: its name for people.
-        slot: number of its colour in `COLORS`.
+        label: name shown to readers.
+        slot: index of its colour in `COLORS`.
         mark: one of `MARKS`.
     """
 
@@ -28,7 +28,7 @@ class Style:
 
     @property
     def color(self) -> str:
-        """On white."""
+        """The colour on light backgrounds."""
         return COLORS[self.slot]
 
 

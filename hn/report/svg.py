@@ -1,4 +1,4 @@
-"""Plots of the page as SVG, drawn with the page's colours and marks: reward against time, and training curves."""
+"""SVG plots of the page, which use its CSS colours and marks: score against time, and training curves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hn.report.styles import Style
 
 Points = Sequence[tuple[float, float]]
 
-_CHARACTER, _LINE = 6.7, 15.0  # width and height of a label's text at 12 pixels, on the wide side
+_CHARACTER, _LINE = 6.7, 15.0  # width of a character and height of a label at 12 pixels, estimated generously
 
 
 def trade_off(
@@ -23,16 +23,16 @@ def trade_off(
     height: int = 470,
     labelled: bool = True,
 ) -> str:
-    """A score over seconds per image, on a logarithmic axis, with a line through the methods that none beats in both.
+    """A score over seconds per image (logarithmic), with the Pareto frontier of the methods.
 
     Args:
         points: seconds per image, positive, and the score, by method.
         styles: of the methods.
         y_title: what the score is.
-        traces: seconds and score of a search after each budget, by method.
+        traces: seconds and score for each budget of a search, by method.
         width: of the drawing.
         height: of the drawing.
-        labelled: whether names stand beside the points.
+        labelled: write names beside the points.
     """
     traces = traces or {}
     left, top, right, bottom = 66.0, 16.0, width - 16.0, height - 46.0
@@ -76,13 +76,13 @@ def trade_off(
 
 
 def curve_panel(lines: Mapping[str, Points], styles: Mapping[str, Style], title: str, base: float | None = None) -> str:
-    """A score over the updates of trainings.
+    """A score over the updates of several trainings.
 
     Args:
         lines: update and value, by method.
         styles: of the methods.
         title: what the score is.
-        base: the generator's own value, a dashed line.
+        base: value of the base generator, drawn as a dashed line.
     """
     width, height = 340, 230
     box = left, top, right, bottom = 46.0, 14.0, width - 12.0, height - 40.0
@@ -108,14 +108,14 @@ def curve_panel(lines: Mapping[str, Points], styles: Mapping[str, Style], title:
 
 
 def _along(line: Points, gap: float = 8.0) -> Iterator[tuple[float, float]]:
-    """Points of a line so close that no label fits between them."""
+    """Points on a line, so close that no label fits between them."""
     for a, b in pairwise(line):
         count = int(max(abs(b[0] - a[0]), abs(b[1] - a[1])) / gap) + 1
         yield from ((a[0] + (b[0] - a[0]) * k / count, a[1] + (b[1] - a[1]) * k / count) for k in range(count))
 
 
 def _frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other one is at once faster and better than, by rising seconds."""
+    """The Pareto-optimal points (fast and good), sorted by seconds."""
     best: list[tuple[float, float]] = []
     for point in sorted(points, key=lambda point: (point[0], -point[1])):
         if not best or point[1] > best[-1][1]:

@@ -31,7 +31,7 @@ def results_table(results: dict[str, Any], width: int = 120) -> str:
     """What `write_results` returned, for people.
 
     A row per method: reward, held-out reward, GenEval-style scores (mean and per tag), seconds and backbone passes per
-    image, 1/2 f^2 per noise dimension and the fidelity distance; below, the paired intervals of the differences to the
+    image, 1/2 f^2 per noise dimension and the CMMD; below, the paired intervals of the differences to the
     base.
 
     Args:
@@ -44,7 +44,7 @@ def results_table(results: dict[str, Any], width: int = 120) -> str:
     images = max(method["images"] for method in methods.values())
     table = _table(f"{results['experiment']}: {images} images a method")
     tag_names = [_TAGS.get(tag, tag) for tag in tags]
-    for header in ("reward", "held-out", "GenEval", *tag_names, "s/image", "NFE", "½f²/dim", "fidelity"):
+    for header in ("reward", "held-out", "GenEval", *tag_names, "s/image", "NFE", "½f²/dim", "CMMD"):
         table.add_column(header, justify="right", no_wrap=True)
     for name, method in methods.items():
         geneval = method["geneval"] or {}
@@ -57,7 +57,7 @@ def results_table(results: dict[str, Any], width: int = 120) -> str:
             _number(method["seconds_per_image"], 4),
             _number(method["nfe"], 0),
             _number(method["penalty_per_dimension"], 4),
-            _number(method["fidelity"], 2),
+            _number(method["cmmd"], 2),
         )
     width += max(0, max(len(name) for name in methods) - len("hypernetwork"))
     intervals = _intervals(methods)
@@ -106,7 +106,7 @@ def geneval_table(summary: GenevalSummary, width: int = 120) -> str:
     return as_text(table, width=width)
 
 
-def judge_table(groups: Sequence[ScoreGroup], width: int = 120) -> str:
+def benchmark_table(groups: Sequence[ScoreGroup], width: int = 120) -> str:
     """One row for each group; a score that it does not have is left empty."""
     names = list(dict.fromkeys(name for group in groups for name in group.scores))
     table = new_table()
@@ -149,10 +149,10 @@ def suite_table(results: dict[str, Any], width: int = 120) -> str:
 
 
 def scores_table(summary: Mapping[str, Mapping[str, Mapping[str, float | None]]], title: str, width: int = 120) -> str:
-    """Mean and standard deviation: a row for each reward, a column for each method.
+    """Mean and standard deviation: a row for each score, a column for each method.
 
     Args:
-        summary: `mean` and `std` by reward by method, and of all images under "all", which are shown where there
+        summary: `mean` and `std` by score by method, and of all images under "all", which are shown where there
             are not several methods.
         title: of the table.
         width: columns of the terminal.
@@ -160,13 +160,13 @@ def scores_table(summary: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     methods = [name for name in summary if name != "all"]
     columns = {f"{name}: mean ± std": name for name in methods} if len(methods) > 1 else {"mean ± std": "all"}
     table = new_table(title)
-    table.add_column("reward", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
     for header in columns:
         table.add_column(header, justify="right", no_wrap=True)
-    for reward in summary["all"]:
-        table.add_row(reward, *(_cell(**summary[name][reward]) for name in columns.values()))
+    for score in summary["all"]:
+        table.add_row(score, *(_cell(**summary[name].get(score, {})) for name in columns.values()))
     return as_text(table, width=width)
 
 
-def _cell(mean: float | None, std: float | None) -> str:
+def _cell(mean: float | None = None, std: float | None = None) -> str:
     return " ± ".join("-" if value is None else f"{value:.4f}" for value in (mean, std))

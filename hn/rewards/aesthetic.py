@@ -1,4 +1,4 @@
-"""LAION's aesthetic predictor: a linear head on CLIP ViT-L/14's image features, trained on people's ratings."""
+"""LAION's aesthetic predictor: a linear head on image features of CLIP ViT-L/14, trained on human ratings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,15 +15,18 @@ from hn.rewards.preprocess import ClipPreprocess
 from hn.utils.dtype import full_precision, parse_dtype
 from hn.utils.hub import Repository, explain_missing, locate, locate_file
 from hn.utils.layers import checkpoint_layers
+from hn.utils.private.transformers import without_other_weights
 from hn.utils.weights import assign_state_dict, is_without_weights, load_transformers_model, read_state_dict
+
+_OTHER_WEIGHTS = (r"^text_model\.", r"^text_projection\.", r"^logit_scale$", r"position_ids$")  # of a CLIPModel
 
 
 class AestheticReward(PreprocessedReward):
-    """How much people like the look of an image, whatever the prompt; about 1 to 10.
+    """The predicted human rating of the look of an image, about 1 to 10; it ignores the prompt.
 
     The published predictor is `sac+logos+ava1-l14-linearMSE` of
-    https://github.com/christophschuhmann/improved-aesthetic-predictor, and the published loss `10 - score`. Only CLIP's
-    image tower is loaded; features are normalised and the head computed in float32 at least.
+    https://github.com/christophschuhmann/improved-aesthetic-predictor, and the published loss `10 - score`. Only the
+    image tower of CLIP is loaded. Features are normalised and the head is evaluated in float32 or float64.
 
     Args:
         head: the head's weights: a local file, or "owner/name/file" on the Hub.
@@ -56,12 +59,13 @@ class AestheticReward(PreprocessedReward):
         found = locate(pretrained, "config.json", revision)
         with explain_missing(pretrained, revision):
             whole = CLIPConfig.from_pretrained(found, revision=revision)
+            image_tower = without_other_weights(CLIPVisionModelWithProjection, _OTHER_WEIGHTS)
             whole.vision_config.projection_dim = whole.projection_dim
-            self.model = load_transformers_model(_ImageTower, found, revision, torch_dtype, whole.vision_config)
+            self.model = load_transformers_model(image_tower, found, revision, torch_dtype, whole.vision_config)
             mean, std = image_normalisation(found, revision)
         with torch.device("meta"):
             self.head = AestheticHead(whole.projection_dim)
-        if not is_without_weights():
+        if head_file is not None:
             assign_state_dict(self.head, read_state_dict(head_file), head_file, "the aesthetic head")
         self.head.to(torch.promote_types(torch_dtype, torch.float32))
         self.preprocess = ClipPreprocess(whole.vision_config.image_size, mean, std)
@@ -97,7 +101,7 @@ class AestheticReward(PreprocessedReward):
 
 
 class AestheticHead(nn.Module):
-    """Five linear layers with nothing between them, numbered as published, where dropout lay between the first four.
+    """Five linear layers without activations. The identities keep the published numbering, which had dropout there.
 
     Args:
         width: of the image features.
@@ -121,12 +125,6 @@ class AestheticHead(nn.Module):
         return self.layers(features).squeeze(1)
 
 
-class _ImageTower(CLIPVisionModelWithProjection):
-    """Takes from a CLIPModel's weights what it needs; the text tower's are no surprise."""
-
-    _keys_to_ignore_on_load_unexpected = (r"^text_model\.", r"^text_projection\.", r"^logit_scale$", r"position_ids$")
-
-
 def _locate_head(head: str, revision: str | None) -> Path:
     repository, name = _split_head(head)
     if repository is not None:
@@ -141,7 +139,7 @@ def _locate_head(head: str, revision: str | None) -> Path:
 
 
 def _split_head(head: str) -> tuple[str | None, str]:
-    """Repository on the Hub, or None for a local file, and the file's name."""
+    """The Hub repository (None for a local file) and the name of the file."""
     repository, _, name = head.rpartition("/")
     is_on_hub = repository.count("/") == 1 and not Path(head).expanduser().is_file() and not Path(repository).is_dir()
     return repository if is_on_hub else None, name

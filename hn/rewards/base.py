@@ -1,4 +1,4 @@
-"""What every reward offers."""
+"""The interface of rewards."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,15 +12,15 @@ from hn.utils.hub import Repository, repositories_in
 
 
 class Reward(nn.Module, ABC):
-    """A frozen score of (image, prompt), higher is better, as a rule differentiable in the image.
+    """A frozen model that scores an image for a prompt; higher is better. Most are differentiable in the image.
 
     Subclasses do their own preprocessing in `score` and call `freeze` once their parameters exist.
 
     Attributes:
-        differentiable: whether gradients reach the images; a reward without them is only reported, or searched with.
+        differentiable: whether gradients reach the images; if not, the reward can be reported or used in a search only.
         reads_prompts: whether the score depends on the prompt.
-        published_weight: what the score is multiplied with in the published objective (arXiv 2508.09968), and in an
-            ensemble that is given no weights; None where nothing was published.
+        published_weight: weight in the published objective (arXiv 2508.09968), which an ensemble without `weights`
+            uses; None if none was published.
     """
 
     differentiable: ClassVar[bool] = True
@@ -29,10 +29,10 @@ class Reward(nn.Module, ABC):
 
     @classmethod
     def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
-        """What an instance takes from the Hugging Face Hub, to be looked for before anything is loaded.
+        """The Hub repositories that an instance needs, for a check before anything is loaded.
 
         Args:
-            arguments: those of `__init__`, defaults included.
+            arguments: of `__init__`, including defaults.
         """
         return repositories_in(arguments)
 
@@ -47,40 +47,40 @@ class Reward(nn.Module, ABC):
 
     @abstractmethod
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """`forward` after its checks."""
+        """`forward` without the check of shapes."""
 
     def check_prompts(self, prompts: Iterable[str]) -> None:
-        """Look at prompts before any work is done with them; every prompt is fine unless a reward says otherwise.
+        """Check prompts before expensive work starts; accepts all prompts by default.
 
         Raises:
             ValueError: if one of them cannot be scored; says what to do.
         """
 
     def towers(self) -> list[nn.Module]:
-        """The networks whose linear layers may have quantised weights; none by default, and never a head, which is
-        computed in full precision."""
+        """The networks whose linear layers can be quantised; none by default. Heads are not among them: they are
+        evaluated in full precision."""
         return []
 
     def image_layers(self) -> list[nn.Module]:
-        """The repeated layers that every image goes through, which an ensemble compiles; none by default."""
+        """The repeated layers of the image tower, which an ensemble can compile; none by default."""
         return []
 
     def freeze(self) -> Self:
-        """Switch gradients off for every parameter and set eval mode."""
+        """Disable gradients of all parameters and set eval mode."""
         return self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Keeps eval mode, whatever `mode` says."""
+        """Stays in eval mode for any `mode`."""
         return super().train(False)
 
 
 class PreprocessedReward(Reward):
-    """A reward that sees images through a `ClipPreprocess` only.
+    """A reward whose only access to images is a `ClipPreprocess`.
 
-    An ensemble preprocesses a batch once for all its members that do it alike, and hands them the pixels.
+    An ensemble preprocesses a batch once for all members with the same preprocessing, and passes them the pixels.
 
     Attributes:
-        preprocess: what comes before `score_pixels`; set by subclasses.
+        preprocess: applied before `score_pixels`; set by subclasses.
     """
 
     preprocess: ClipPreprocess
@@ -90,14 +90,14 @@ class PreprocessedReward(Reward):
 
     @abstractmethod
     def score_pixels(self, pixel_values: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores [B] of what `preprocess` made of images in float32 at least: [B, 3, size, size], for B prompts."""
+        """Scores [B] of preprocessed images [B, 3, size, size], in float32 or float64, for B prompts."""
 
 
 def check_batch(images: Tensor, prompts: Sequence[str]) -> None:
-    """Check that there are images [B, 3, H, W] and B prompts.
+    """Check the shapes of a batch: images [B, 3, H, W] and B prompts.
 
     Raises:
-        ValueError: if not.
+        ValueError: if they do not match.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"A reward takes images [B, 3, H, W] in [0, 1], not {list(images.shape)}.")

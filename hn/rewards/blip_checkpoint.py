@@ -1,4 +1,4 @@
-"""A BlipScorer from files in ImageReward's published layout: key names, sizes, and weights without guessing."""
+"""Loading a BlipScorer from files in the published format of ImageReward, with strict checks of names and sizes."""
 
 import json
 import math

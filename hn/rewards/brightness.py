@@ -1,4 +1,4 @@
-"""How bright an image is."""
+"""The brightness of an image."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from hn.rewards.base import Reward
 
 class BrightnessReward(Reward):
     """Mean over the pixels of the luma 0.2126 R + 0.7152 G + 0.0722 B (ITU-R BT.709, on the encoded values); in
-    [0, 1], whatever the prompt."""
+    [0, 1]. It ignores the prompt."""
 
     reads_prompts = False
 

@@ -11,7 +11,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hn.data.encodings.fingerprint import version
-from hn.data.encodings.window import TextWindow, uncut_lengths
+from hn.data.encodings.truncation import TruncationCounter, uncut_lengths
 from hn.rewards.contrastive import ContrastiveReward, Scale, number
 from hn.rewards.preprocess import ClipPreprocess
 from hn.utils.class_path import class_path
@@ -25,20 +25,20 @@ _TOKENIZER = "tokenizer_config.json"
 
 
 class ClipReward(ContrastiveReward):
-    """exp(logit_scale) * cos(image features, text features), as the published loss `100 - score` has it.
+    """exp(logit_scale) * cos(image features, text features); the published loss is `100 - score`.
 
-    Text features are cached by prompt. Images are resized and cropped as `ClipPreprocess` does, and features compared,
-    in float32 at least, whatever the data type of the weights: scores are float32 too.
+    Text features are cached by prompt. `ClipPreprocess` and the cosine are computed in float32 (float64 for float64
+    weights), also if the weights are in half precision.
 
     Args:
         pretrained: Hub id or local folder of a CLIPModel.
         revision: branch, tag or commit on the Hub.
-        tokenizer: Hub id or folder of the tokenizer, where the model comes without one (PickScore).
+        tokenizer: Hub id or folder of the tokenizer, if it is not beside the model (PickScore).
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
         scale: "logit" for exp(logit_scale) * cos (about 100 * cos), "percent" for a hundredth of it, "cosine" for cos.
-        prompt_cache_size: number of prompts whose features are kept.
-        encode_batch_size: most prompts encoded in one call of the text tower. With 1 a prompt's features do not depend,
-            to the last bit, on the prompts that happen to be new with it.
+        prompt_cache_size: number of prompts whose features are cached.
+        encode_batch_size: most prompts per call of the text tower. With 1, the features of a prompt do not depend on
+            the other prompts, bit for bit.
         gradient_checkpointing: recompute the image tower's activations in the backward pass, to save memory.
 
     Raises:
@@ -62,7 +62,7 @@ class ClipReward(ContrastiveReward):
         torch_dtype = parse_dtype(dtype)
         found = locate(pretrained, "config.json", revision)
         with explain_missing(pretrained, revision):
-            # First in float32 at least, for the sake of logit_scale.
+            # In float32 first: half precision would round logit_scale.
             loaded_in = torch.promote_types(torch_dtype, torch.float32)
             self.model = load_transformers_model(CLIPModel, found, revision, loaded_in)
             mean, std = image_normalisation(found, revision)
@@ -71,7 +71,7 @@ class ClipReward(ContrastiveReward):
         with explain_missing(tokenizer, tokenizer_revision):
             self.tokenizer = CLIPTokenizer.from_pretrained(found, revision=tokenizer_revision)
         window = self.model.config.text_config.max_position_embeddings
-        self.text_window = TextWindow(window, f"the text encoder of {type(self).__name__}", pretrained)
+        self.truncation = TruncationCounter(window, f"the text encoder of {type(self).__name__}", pretrained)
         self.logit_scale = number(self.model.logit_scale)
         self.model.to(torch_dtype)
         self.preprocess = ClipPreprocess(self.model.config.vision_config.image_size, mean, std)
@@ -80,9 +80,11 @@ class ClipReward(ContrastiveReward):
         self.freeze()
 
     @classmethod
-    def text_identity(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        model = arguments["pretrained"], arguments["revision"]
-        tokenizer = model if arguments["tokenizer"] is None else (arguments["tokenizer"], None)
+    def text_fingerprint(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        model: tuple[str, str | None] = (arguments["pretrained"], arguments["revision"])
+        tokenizer: tuple[str, str | None] = (arguments["tokenizer"], None)
+        if arguments["tokenizer"] is None:
+            tokenizer = model
         return {
             "class": class_path(cls),
             "weights": _version(*model, locate(model[0], "config.json", model[1]), "config.json"),
@@ -107,21 +109,21 @@ class ClipReward(ContrastiveReward):
         return self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
-        # Padded to the full window, so that a prompt's features do not depend on the lengths of the others.
+        # Padded to the full window, so that the features of a prompt do not depend on the length of others.
         tokens = self.tokenizer(
             prompts,
             padding="max_length",
-            max_length=self.text_window.tokens,
+            max_length=self.truncation.tokens,
             truncation=True,
             return_tensors="pt",
         )
-        self.text_window.count(prompts, uncut_lengths(tokens))
+        self.truncation.count(prompts, uncut_lengths(tokens))
         tokens = tokens.to(self.model.device)
         return self.encode_tokens(tokens.input_ids, tokens.attention_mask)
 
 
 def image_normalisation(pretrained: str, revision: str | None) -> tuple[Sequence[float], Sequence[float]]:
-    """Channel mean and std of a repository's image preprocessor; CLIP's published ones where it comes without."""
+    """Channel mean and std of a repository's image preprocessor, or those of OpenAI's CLIP if it has none."""
     try:
         config, _ = ImageProcessingMixin.get_image_processor_dict(pretrained, revision=revision)
     except OSError:
@@ -130,6 +132,6 @@ def image_normalisation(pretrained: str, revision: str | None) -> tuple[Sequence
 
 
 def _version(pretrained: str, revision: str | None, found: str, marker: str) -> str:
-    """Which weights or tokenizer a repository or folder holds; in a folder, the files of subfolders do not count."""
+    """The version of the weights or tokenizer in a repository or folder; subfolders are ignored."""
     folder = Path(found)
     return version(pretrained, found, revision, marker, [path.name for path in folder.glob("*") if path.is_file()])

@@ -1,8 +1,10 @@
-"""A weighted sum of rewards, with every component in sight."""
+"""A weighted sum of rewards, returned with all its components."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from functools import reduce
+from operator import add
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,6 @@ from hn.rewards.preprocess import SharedPixels
 from hn.rewards.quantisation import Quantisation, quantise_linear_layers, require_torchao
 from hn.rewards.score_statistics import ScoreStatistics
 from hn.utils.dtype import full_precision
-from hn.utils.hub import Repository, repositories_in
 from hn.utils.layers import compile_layers, require_compile
 
 _QUANTISATIONS = {*get_args(Quantisation)}
@@ -27,8 +28,8 @@ class RewardOutput:
 
     Attributes:
         total: [B] weighted sum, differentiable in the images.
-        components: [B] unweighted score of every trained reward by name, in the scale it was published with; without
-            gradients where these are balanced.
+        components: [B] unweighted score of every trained reward by name, in its published scale; without gradients if
+            the ensemble balances them.
     """
 
     total: Tensor
@@ -36,41 +37,41 @@ class RewardOutput:
 
 
 class RewardEnsemble(nn.Module):
-    """sum_k weight_k * reward_k, and held-out rewards that are only ever looked at.
+    """sum_k weight_k * reward_k, and held-out rewards that are only reported.
 
-    A reward of weight 0 is scored without gradients: it is reported with the components but costs no backward pass.
-    Members that preprocess alike share the pixels: a batch is resized once for each size, not for each reward.
+    A reward of weight 0 is scored without gradients: it is reported with the components but needs no backward pass.
+    Members with the same preprocessing share the pixels: a batch is resized once per size, not once per reward.
 
     Args:
         rewards: the trained rewards by name.
-        weights: one per reward, by the same names. If not given, every reward has the weight it was published with
-            (arXiv 2508.09968): HPSv2.1 5, ImageReward 1, PickScore 0.05, CLIP 0.01, aesthetic 0.
-        held_out: rewards for `score_held_out`, by names of their own; never part of the total.
-        normalise: mean and standard deviation of some rewards' scores on the base generator's images, by name: the
-            total then has (score - mean) / std in the score's place, so that their weights can be compared.
+        weights: one per reward, by the same names. By default the published weights (arXiv 2508.09968): HPSv2.1 5,
+            ImageReward 1, PickScore 0.05, CLIP 0.01, aesthetic 0.
+        held_out: rewards for `score_held_out`, by other names; never part of the total.
+        normalise: mean and standard deviation of the scores of some rewards on images of the base generator, by name.
+            The total then contains (score - mean) / std instead of the score, so that weights are comparable.
             `measure_statistics` measures them.
-        balance_gradients: bring the gradients that the trained rewards give the images of a batch to one norm, so that
-            the weights alone say how much each of them pulls (`hn.rewards.gradient_balance`). The total's value stays
-            the weighted sum, its gradient is no longer that of it. Costs no pass more: each reward's gradient is taken
-            as soon as it is scored, so that one tower's activations are kept at a time. Norms are those of the batch at
-            hand (of one process), so that an image's gradient depends on its company.
+        balance_gradients: scale the gradients of the trained rewards with respect to the images of a batch to the same
+            norm, so that only the weights decide their influence (`hn.rewards.gradient_balance`). The value of the
+            total stays the weighted sum, but its gradient is another one. This needs no further passes: the gradient of
+            each reward is computed right after its score, and the activations of one tower at a time are in memory.
+            Norms are those of the batch of one process, so the gradient of an image depends on the rest of its batch.
         gradient_free: for searches without gradients (Best-of-N): rewards that are not differentiable may have a
-            weight, and nothing can be trained on the total.
-        compile: compile the layers of the trained rewards' image towers with torch.compile, when they are first called
-            (`hn.utils.layers`); held-out ones are called too seldom.
-        cache: folder of text features that `hn embed` wrote, true for the user's own (HN_CONDITIONING, else
-            ~/.cache/hn/conditioning), for all rewards that have text features, trained and held out. If it has some of
-            a reward's, its text tower is dropped, and only prompts that are there can be scored; else it is kept. The
-            verbs of an experiment write what is missing before they start.
-        quantise: "int8" for int8 weights in the towers of all rewards, trained and held out, or of some, by name
-            (`hn.rewards.quantisation`). Gradients pass; text features in files are those of the weights as they were.
-            Needs `hn[quantise]`.
+            weight, and the total cannot be used for training.
+        compile: compile the image towers of the trained rewards with torch.compile at their first call
+            (`hn.utils.layers`). Held-out rewards are called too rarely to gain from it.
+        cache: folder of text features from `hn embed`, used by all trained and held-out rewards that have text
+            features; true for the default folder (HN_CONDITIONING or ~/.cache/hn/conditioning). If it has features of a
+            reward, the text tower is removed and only prompts in the folder can be scored; otherwise the tower is kept.
+            The commands of an experiment write missing features before they start.
+        quantise: "int8" for int8 weights in the towers of all trained and held-out rewards, or a mapping for some of
+            them, by name (`hn.rewards.quantisation`). Rewards stay differentiable. Text features in files are those of
+            the unquantised weights. Needs `hn[quantise]`.
 
     Raises:
         ImportError: if `quantise` is given and torchao is not installed.
-        ValueError: if there are no rewards; if names are missing, unknown, taken twice or not usable; if a reward has
-            no published weight and none is given; if one that is not differentiable is weighed in training; if options
-            contradict each other; if there is nothing to compile, to quantise or in a cache, or it cannot be done.
+        ValueError: if there are no rewards; if names are missing, unknown, used twice or invalid; if a reward has no
+            published weight and none is given; if a reward that is not differentiable has a weight in training; if
+            options contradict each other; if there is nothing to compile, quantise or cache, or it is not possible.
     """
 
     def __init__(
@@ -94,8 +95,9 @@ class RewardEnsemble(nn.Module):
             weights = _published_weights(rewards)
             if normalise:
                 raise ValueError("Published weights are for published scales; with `normalise` give weights as well.")
-        check_options(rewards, weights, held_out, normalise, balance_gradients, gradient_free, quantise)
+        _check_options(rewards, weights, held_out, normalise, balance_gradients, gradient_free, quantise)
         self.rewards, self.held_out = trained, watched
+        assert weights is not None  # published ones, if none were given and there are rewards
         self.weights = {name: float(weights[name]) for name in rewards}
         self.normalise = dict(normalise)
         self.balance_gradients = balance_gradients
@@ -106,26 +108,12 @@ class RewardEnsemble(nn.Module):
         if compile:
             self._compile()
 
-    @classmethod
-    def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
-        """What the rewards take from the Hugging Face Hub. As this is asked before anything is loaded, options that
-        need what is not installed are refused here.
-
-        Raises:
-            ImportError, ValueError: as `__init__`.
-        """
-        if arguments.get("compile"):
-            require_compile()
-        if arguments.get("quantise"):
-            require_torchao()
-        yield from repositories_in(arguments)
-
     def forward(self, images: Tensor, prompts: Sequence[str]) -> RewardOutput:
         """Scores of images [B, 3, H, W] in [0, 1] for B prompts.
 
         Raises:
             ValueError: if the shapes do not fit.
-            RuntimeError: if gradients are asked of a gradient-free ensemble.
+            RuntimeError: if the images require gradients and the ensemble is gradient-free.
         """
         check_batch(images, prompts)
         differentiated = torch.is_grad_enabled() and images.requires_grad
@@ -137,7 +125,7 @@ class RewardEnsemble(nn.Module):
         return RewardOutput(self._total(components), components)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Look at prompts before any work is done with them.
+        """Check prompts before expensive work starts.
 
         Raises:
             ValueError: if a reward, trained or held out, cannot score one of them; names both.
@@ -149,7 +137,7 @@ class RewardEnsemble(nn.Module):
                 raise ValueError(f"The reward {name}: {error}") from error
 
     def total(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """The weighted sum [B] alone, as a test-time search takes its reward."""
+        """Only the weighted sum [B], the form in which a search takes its reward."""
         return self(images, prompts).total
 
     @torch.no_grad()
@@ -199,30 +187,30 @@ class RewardEnsemble(nn.Module):
     def _score_and_gradient(
         self, name: str, leaf: Tensor, pixels: SharedPixels, prompts: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """Scores [B] and their gradients [B, 3, H, W], each with respect to its own image: a sum's parts."""
+        """Scores [B], and the gradient [B, 3, H, W] of each score with respect to its own image."""
         scores = _score(self.rewards[name], leaf, pixels, prompts)
-        # Kept: the graph of the pixels, which others share. The tower's goes with `scores`.
+        # The graph of the pixels is shared, so it is retained. That of the tower is freed with `scores`.
         (gradient,) = torch.autograd.grad(self._in_total(name, scores).sum(), leaf, retain_graph=True)
         return scores.detach(), gradient
 
     def _total(self, components: Mapping[str, Tensor]) -> Tensor:
-        return sum(self.weights[name] * self._in_total(name, score) for name, score in components.items())
+        return reduce(add, (self.weights[name] * self._in_total(name, score) for name, score in components.items()))
 
     def _in_total(self, name: str, scores: Tensor) -> Tensor:
-        """Scores as the total has them, but for the weight."""
+        """Scores as in the total, without the weight."""
         return self.normalise[name].normalise(scores) if name in self.normalise else scores
 
     def _members(self) -> dict[str, Reward]:
         return {**self.rewards, **self.held_out}
 
-    def _use_files(self, cache: bool | str) -> None:
+    def _use_files(self, cache: Literal[True] | str) -> None:
         members = [reward for reward in self._members().values() if isinstance(reward, ContrastiveReward)]
         if not members:
             raise ValueError(
                 f"There is nothing for `cache` to read: none of {sorted(self._members())} has text features."
             )
         for reward in members:
-            reward.use_files(PromptFiles(cache, reward.text_identity(reward.text_source), "text features"))
+            reward.use_files(PromptFiles(cache, reward.text_fingerprint(reward.text_source), "text features"))
 
     def _compile(self) -> None:
         layers = [layer for reward in self.rewards.values() for layer in reward.image_layers()]
@@ -250,28 +238,21 @@ class RewardEnsemble(nn.Module):
                     raise ValueError(f"{name} cannot be quantised: {error}") from error
 
     def _weighed_first(self) -> list[str]:
-        """Names in the order of scoring: shared pixels have to be made with gradients where one member needs them."""
+        """Names in the order of scoring: rewards with a weight first, since they need shared pixels with gradients."""
         return sorted(self.rewards, key=lambda name: self.weights[name] == 0)
 
 
-def check_options(
-    rewards: Mapping[str, Reward | type[Reward]],
+def _check_options(
+    rewards: Mapping[str, Reward],
     weights: Mapping[str, float] | None,
-    held_out: Mapping[str, Reward | type[Reward]],
+    held_out: Mapping[str, Reward],
     normalise: Mapping[str, ScoreStatistics],
     balance_gradients: bool,
     gradient_free: bool,
     quantise: Quantisation | Mapping[str, Quantisation] | None,
 ) -> None:
-    """Refuse an ensemble's options where names and classes tell that it cannot work; rewards need not be loaded.
-
-    Args:
-        rewards, held_out: by name, or their classes.
-        weights: one per reward, or None for the published ones.
-        normalise, balance_gradients, gradient_free, quantise: as for `RewardEnsemble`.
-
-    Raises:
-        ValueError: as `RewardEnsemble`.
+    """Raises:
+    ValueError: as `RewardEnsemble`, for all that names and kinds of rewards tell.
     """
     if not rewards:
         raise ValueError("A reward ensemble needs at least one reward.")
@@ -308,16 +289,16 @@ def _score(reward: Reward, images: Tensor, pixels: SharedPixels, prompts: Sequen
 
 
 def _published_weights(rewards: Mapping[str, Reward]) -> dict[str, float]:
-    weights = {name: reward.published_weight for name, reward in rewards.items()}
-    if without := [name for name, weight in weights.items() if weight is None]:
+    weights = {name: reward.published_weight for name, reward in rewards.items() if reward.published_weight is not None}
+    if without := rewards.keys() - weights.keys():
         raise ValueError(f"{sorted(without)} have no published weight: give `weights` for all rewards.")
     return weights
 
 
-def _module_dict(rewards: Mapping[str, Reward]) -> nn.ModuleDict:
+def _module_dict(rewards: Mapping[str, Reward]) -> MutableMapping[str, Reward]:
     if others := [name for name, reward in rewards.items() if not isinstance(reward, Reward)]:
         raise ValueError(f"{others} are no rewards (hn.rewards.base.Reward).")
     try:
-        return nn.ModuleDict(rewards)
+        return cast(MutableMapping[str, Reward], nn.ModuleDict(rewards))
     except (KeyError, TypeError) as error:  # a name with a dot, or that of a method
         raise ValueError(f"These rewards cannot be named or used so: {error}") from error

@@ -1,4 +1,4 @@
-"""HPSv2: an open_clip ViT-H-14 tuned on people's choices between images (arXiv 2306.09341)."""
+"""HPSv2: an open_clip ViT-H-14 fine-tuned on human preferences between images (arXiv 2306.09341)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,10 +11,10 @@ _STEMS = {"v2.1": "HPS_v2.1_compressed", "v2.0": "HPS_v2_compressed"}
 
 
 class HPSv2Reward(OpenClipReward):
-    """cos(image features, text features) of HPSv2, as the published loss `1 - cos` has it; about 0.2 to 0.35.
+    """cos(image features, text features) of HPSv2, about 0.2 to 0.35; the published loss is `1 - cos`.
 
-    The published package pads images to squares, the published training rewards crop them, and so does this: on square
-    images they agree.
+    Images are cropped to squares as in the published training code. The published package pads them instead; square
+    images get the same score.
 
     Args:
         version: "v2.1" or "v2.0".
@@ -24,8 +24,8 @@ class HPSv2Reward(OpenClipReward):
         architecture: a name that `open_clip.list_models()` has, or the path of an open_clip JSON config; other than the
             published one for weights of another size.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
-        prompt_cache_size: number of prompts whose features are kept.
-        encode_batch_size: most prompts encoded in one call of the text tower.
+        prompt_cache_size: number of prompts whose features are cached.
+        encode_batch_size: most prompts per call of the text tower.
         gradient_checkpointing: recompute the image tower's activations in the backward pass, to save memory.
 
     Raises:
@@ -62,8 +62,8 @@ class HPSv2Reward(OpenClipReward):
         self.text_source["version"] = version
 
     @classmethod
-    def text_identity(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return super().text_identity({**arguments, "weight_files": _weight_files(arguments["version"])})
+    def text_fingerprint(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return super().text_fingerprint({**arguments, "weight_files": _weight_files(arguments["version"])})
 
     @classmethod
     def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:

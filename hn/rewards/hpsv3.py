@@ -1,4 +1,4 @@
-"""HPSv3: human preference for an image of a prompt, by a vision-language model with a head of its own."""
+"""HPSv3: human preference for an image and a prompt, predicted by a vision-language model with a linear head."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,12 +25,12 @@ _PARTS = (
 
 
 class HPSv3Reward(VlmReward):
-    """HPSv3's score (arXiv 2508.03789): the mean of the preference that the model predicts, unbounded; its deviation,
-    which the model predicts as well, is not used.
+    """The score of HPSv3 (arXiv 2508.03789): the predicted mean of the preference, unbounded. The predicted standard
+    deviation is not used.
 
-    Qwen2-VL reads the image, the published instruction and the prompt; a head reads the last hidden state at the token
-    <|Reward|>. All positions are counted along the text, those of the image too, as HPSv3 was trained: the published
-    code hands Qwen2-VL embeddings alone, from which it cannot tell rows and columns. The head is evaluated in float32.
+    Qwen2-VL gets the image, the published instruction and the prompt; the head is applied to the last hidden state at
+    the token <|Reward|> and evaluated in float32. Image tokens have one-dimensional positions like text tokens, as in
+    the training of HPSv3: the published code passes embeddings only, so Qwen2-VL does not know rows and columns.
 
     Args:
         pretrained: Hub id or folder of `HPSv3.safetensors`.
@@ -38,7 +38,7 @@ class HPSv3Reward(VlmReward):
         processor: Hub id or folder with configuration, tokenizer and image processor of the Qwen2-VL that HPSv3 was
             trained from; its weights are not needed.
         dtype: data type of Qwen2-VL's weights: "float32", "bfloat16" (published), "float16" or "float64".
-        batch_size: most images in one forward pass; scores do not depend on it.
+        batch_size: most images per forward pass; scores do not depend on it.
 
     Raises:
         FileNotFoundError: if there are no such files; says how to get them.
@@ -87,15 +87,15 @@ class HPSv3Reward(VlmReward):
 
 
 def reward_head(width: int) -> nn.Sequential:
-    """HPSv3's head: [B, width] -> [B, 2], mean and deviation. Named as in the published file, dropout included."""
+    """The head of HPSv3: [B, width] -> [B, 2], mean and standard deviation. Names are those of the published file."""
     return nn.Sequential(
         nn.Linear(width, 1024), nn.ReLU(), nn.Dropout(0.05), nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 2)
     )
 
 
 def split_state_dict(state: Mapping[str, Tensor], source: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The published weights as those of a Qwen2VLModel and those of the head. The language model's own head, `lm_head`,
-    is left out: nothing is written.
+    """Split the published weights into those of a Qwen2VLModel and those of the head. `lm_head` is dropped, since no
+    text is generated.
 
     Raises:
         ValueError: if there is a name that HPSv3 does not have.

@@ -1,4 +1,4 @@
-"""What HPSv3 was trained to read about an image: the instruction of the published code, to the letter."""
+"""The instruction that HPSv3 was trained with, copied from the published code."""
 
 REWARD_TOKEN = "<|Reward|>"  # where the score is read
 

@@ -1,6 +1,6 @@
-"""ImageReward-v1.0: human preference for an image of a prompt, learned from 137 thousand comparisons."""
+"""ImageReward-v1.0: human preference for an image and a prompt, trained on 137,000 comparisons."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +10,38 @@ from transformers import BertTokenizer
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hn.data.encodings.cache import PromptCache
-from hn.data.encodings.window import TextWindow, uncut_lengths
+from hn.data.encodings.truncation import TruncationCounter, uncut_lengths
 from hn.rewards.base import PreprocessedReward
 from hn.rewards.blip_checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_scorer, read_config
 from hn.rewards.preprocess import ClipPreprocess
 from hn.utils.device import to_device
 from hn.utils.dtype import parse_dtype
 from hn.utils.hub import TOKENIZER_FILES, Repository, explain_missing, is_cached, locate_folder, locate_tokenizer
+from hn.utils.private.torch import ApplyHook
 
 BERT = "google-bert/bert-base-uncased"
 PROMPT_TOKENS = 35  # [CLS] and [SEP] included; longer prompts are cut, as published
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's output, as published
 
 
-class ImageReward(PreprocessedReward):
-    """Score of ImageReward-v1.0 (arXiv 2304.05977): unbounded, standardised with the published mean and deviation, so
-    that most images lie within [-2.5, 2.5]. The published loss is `2 - score`.
+class ImageReward(ApplyHook, PreprocessedReward):
+    """Score of ImageReward-v1.0 (arXiv 2304.05977): unbounded, standardised with the published mean and standard
+    deviation, so that most images have scores in [-2.5, 2.5]. The published loss is `2 - score`.
 
-    It reads image and prompt together (BLIP with cross attention), so that only tokens can be cached by prompt. Images
-    are resized and cropped as `ClipPreprocess` does, and the head is evaluated, in float32 at least, whatever the data
-    type of the weights: scores are float32 too.
+    It processes image and prompt together (BLIP with cross attention), so only tokens are cached by prompt.
+    `ClipPreprocess` and the head are evaluated in float32 (float64 for float64 weights), also if the weights are in
+    half precision.
 
     Args:
         pretrained: Hub id, or local folder, of the published files: `med_config.json` and `ImageReward.pt` (or one
             .safetensors file of the same keys).
         revision: branch, tag or commit on the Hub.
-        tokenizer: Hub id or folder of the BERT tokenizer; BLIP's tokens [DEC] and [ENC] are added. By default the
-            one beside the weights or, as the published ones come without, google-bert/bert-base-uncased.
+        tokenizer: Hub id or folder of the BERT tokenizer; BLIP's tokens [DEC] and [ENC] are added. By default the one
+            beside the weights or, if there is none (as in the published files), google-bert/bert-base-uncased.
         dtype: data type of the towers: "float32", "bfloat16", "float16" or "float64".
-        prompt_cache_size: number of prompts whose tokens are kept.
+        prompt_cache_size: number of prompts whose tokens are cached.
         gradient_checkpointing: recompute activations of both towers in the backward pass, to save memory.
-        vision_heads: attention heads of the image tower, which weights do not show; by default width / 64, as in BLIP.
+        vision_heads: attention heads of the image tower, which are not in the files; width / 64 by default, as in BLIP.
 
     Raises:
         FileNotFoundError: if there are no such weights or tokenizer; says how to get them.
@@ -68,7 +69,7 @@ class ImageReward(PreprocessedReward):
             tokenizer = str(folder) if (folder / "tokenizer_config.json").is_file() else BERT
         self.tokenizer = load_tokenizer(tokenizer)
         config = read_config(folder / CONFIG_FILE)
-        self.text_window = TextWindow(PROMPT_TOKENS, f"the text encoder of {type(self).__name__}", pretrained)
+        self.truncation = TruncationCounter(PROMPT_TOKENS, f"the text encoder of {type(self).__name__}", pretrained)
         self._check_text(config["vocab_size"], config["max_position_embeddings"], tokenizer, folder)
         with explain_missing(pretrained, revision):
             self.model = load_scorer(folder, config, vision_heads, torch_dtype)
@@ -105,8 +106,8 @@ class ImageReward(PreprocessedReward):
         tokens = self.tokenizer(
             prompts, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt"
         )
-        self.text_window.count(prompts, uncut_lengths(tokens))
-        self.text_window.warn()
+        self.truncation.count(prompts, uncut_lengths(tokens))
+        self.truncation.warn()
         stacked = torch.stack([tokens.input_ids, tokens.attention_mask], dim=1)
         return list(to_device(stacked, self.model.visual_encoder.device))
 
@@ -119,9 +120,9 @@ class ImageReward(PreprocessedReward):
         if positions < PROMPT_TOKENS:
             raise ValueError(f"{folder} has room for {positions} tokens; ImageReward's prompts have {PROMPT_TOKENS}.")
 
-    def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
-        self._prompt_cache.clear()
-        return super()._apply(fn, recurse)
+    def before_apply(self, convert: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        self._prompt_cache.clear()  # cached values are of the device and data type of before
+        return convert
 
 
 def load_tokenizer(pretrained: str) -> BertTokenizer:

@@ -1,4 +1,4 @@
-"""Scores of a batch, part by part, so that the activations of one part are alive at a time."""
+"""Scores of a batch in parts, so that the activations of only one part are in memory."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from hn.rewards.ensemble import RewardOutput
 from hn.rewards.gradient_balance import with_gradient
 
 Score = Callable[[Tensor, Sequence[str]], RewardOutput]
-"""(Latents or images [B, ...], B prompts) -> their scores; each sample's depends on it alone."""
+"""(Latents or images [B, ...], B prompts) -> scores. The score of a sample must not depend on the others."""
 
 
 def score_in_parts(inputs: Tensor, prompts: Sequence[str], score: Score, size: int) -> RewardOutput:
-    """Scores whose gradients are computed at once, a part after the other: the backward pass of what comes before them
-    begins with these. The same scores and gradients as of the whole batch, in less memory and no more computation.
+    """Score a batch in parts and compute the gradient of each part at once; a later backward pass starts from these
+    gradients. Scores and gradients are those of the whole batch, with less memory and the same amount of computation.
 
     Args:
-        inputs: [B, ...] of which gradients are wanted.
+        inputs: [B, ...], differentiated if they require gradients.
         prompts: B prompts.
-        score: what decodes and scores a part.
-        size: of a part, 1 or more.
+        score: decodes and scores a part.
+        size: samples per part, at least 1.
 
     Returns:
-        Scores whose `total` is differentiable in `inputs`, once; the components are without gradients.
+        Scores whose `total` is differentiable in `inputs`, once; the components have no gradients.
     """
     with_gradients = torch.is_grad_enabled() and inputs.requires_grad
-    outputs, gradients = [], []
+    outputs: list[RewardOutput] = []
+    gradients: list[Tensor] = []
     for start in range(0, len(prompts), size):
         part = inputs[start : start + size].detach().requires_grad_(with_gradients)
         output = score(part, prompts[start : start + size])

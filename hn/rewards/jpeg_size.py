@@ -1,4 +1,4 @@
-"""How large an image is as a JPEG file: the compressibility task of DDPO (arXiv 2305.13301)."""
+"""The size of an image as a JPEG file: the compressibility task of DDPO (arXiv 2305.13301)."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -13,14 +13,13 @@ from hn.utils.dtype import full_precision
 
 
 class JpegSizeReward(Reward):
-    """Size of the image's JPEG file, whatever the prompt; not differentiable.
+    """Size of the image as a JPEG file. It ignores the prompt and is not differentiable.
 
-    A positive weight asks for detail (incompressibility), a negative one for plainness (compressibility). Ensembles
-    report it, and weigh it with `gradient_free: true`.
+    A positive weight rewards detail (incompressibility), a negative one smooth images (compressibility). In an ensemble
+    it can be reported, or have a weight with `gradient_free: true`.
 
     Args:
-        unit: "kilobytes" for the file's bytes / 1000, as published; "bits_per_pixel" for one that does not grow with
-            the image.
+        unit: "kilobytes" (1000 bytes), as published, or "bits_per_pixel", which does not depend on the image size.
         quality: JPEG quality, 1 to 95; published is 95.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Rewards by words: short names, class paths, and the rewards of an experiment."""
+"""Rewards on the command line: short names, class paths, and the rewards of an experiment file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hn.utils.class_path import import_class
 from hn.utils.config import read_section
 
 Section = dict[str, Any]
-"""`class_path` and `init_args` of one reward, as a configuration has them."""
+"""`class_path` and `init_args` of one reward, as in a configuration file."""
 
 SHORT_NAMES: Mapping[str, Section] = {
     "hps": {"class_path": "hn.rewards.hpsv2.HPSv2Reward"},
@@ -29,10 +29,12 @@ SHORT_NAMES: Mapping[str, Section] = {
     "saturation": {"class_path": "hn.rewards.saturation.SaturationReward"},
     "jpeg_size": {"class_path": "hn.rewards.jpeg_size.JpegSizeReward"},
 }
-"""Each in its published form; another checkpoint or option takes a configuration file."""
+"""Rewards with their published checkpoints and options; others need a configuration file."""
 
 
-def reward_sections(words: Sequence[str], dtype: str | None = None) -> dict[str, Section]:
+def reward_sections(
+    words: Sequence[str], dtype: str | None = None, other_metrics: Sequence[str] = ()
+) -> dict[str, Section]:
     """What words mean, by the names that their scores get.
 
     Args:
@@ -40,6 +42,7 @@ def reward_sections(words: Sequence[str], dtype: str | None = None) -> dict[str,
             `model.reward` or the content of one: an ensemble, whose rewards and held-out ones keep their names, or a
             single reward, named after the file.
         dtype: data type for the weights of all that have them; their own if not given.
+        other_metrics: names that the command takes besides; the error of an unknown name suggests them too.
 
     Returns:
         Class path and arguments by name, each reward once.
@@ -49,28 +52,26 @@ def reward_sections(words: Sequence[str], dtype: str | None = None) -> dict[str,
     """
     sections: dict[str, Section] = {}
     for word in words:
-        for name, section in _meaning(word).items():
+        for name, section in _meaning(word, [*SHORT_NAMES, *other_metrics]).items():
             section = _with_dtype(section, dtype)
             if sections.get(name, section) != section:
                 raise ValueError(f"Two rewards are called {name!r}; rename one of them in a configuration file.")
             if section not in sections.values():
                 sections[name] = section
-    if not sections:
-        raise ValueError(f"Name a reward, or several: {', '.join(SHORT_NAMES)}.")
     return sections
 
 
-def _meaning(word: str) -> dict[str, Section]:
+def _meaning(word: str, known: Sequence[str]) -> dict[str, Section]:
     if word in SHORT_NAMES:
         return {word: dict(SHORT_NAMES[word])}
     if Path(word).suffix in (".yaml", ".yml"):
         return _of_file(Path(word))
-    nearest = difflib.get_close_matches(word, SHORT_NAMES, n=3, cutoff=0.75 if "." in word else 0.5)
+    nearest = difflib.get_close_matches(word, known, n=3, cutoff=0.75 if "." in word else 0.5)
     if "." in word and not nearest:
         return {word.rpartition(".")[2]: {"class_path": word}}
     hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
     raise ValueError(
-        f"There is no reward {word!r}; {hint}Known are {', '.join(SHORT_NAMES)}, besides class paths and YAML files."
+        f"There is no metric {word!r}; {hint}Known are {', '.join(known)}, besides class paths and YAML files."
     )
 
 
@@ -83,8 +84,8 @@ def _of_file(file: Path) -> dict[str, Section]:
         found = {file.stem: content} if "class_path" in content else {}
     if not found or not all(isinstance(section, dict) and "class_path" in section for section in found.values()):
         raise ValueError(
-            f"{file} describes no rewards: it has neither `model.reward` nor `rewards`, nor `class_path` with "
-            "`init_args`."
+            f"{file} describes no metric: it has none of `model.reward`, `rewards` and `metric`, and no `class_path` "
+            "with `init_args`."
         )
     return found
 

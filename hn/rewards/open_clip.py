@@ -1,4 +1,4 @@
-"""CLIP similarity of image and prompt, from open_clip's models."""
+"""CLIP similarity of image and prompt, with models of open_clip."""
 
 import difflib
 import json
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hn.data.encodings.fingerprint import fingerprint
-from hn.data.encodings.window import TextWindow
+from hn.data.encodings.truncation import TruncationCounter
 from hn.rewards.contrastive import ContrastiveReward, Scale, number
 from hn.rewards.preprocess import ClipPreprocess
 from hn.utils.class_path import class_path
@@ -31,9 +31,9 @@ _PREPROCESSING = {"interpolation": "bicubic", "resize_mode": "shortest"}
 class OpenClipReward(ContrastiveReward):
     """exp(logit_scale) * cos(image features, text features) of an open_clip model with open_clip's own towers.
 
-    Text features are cached by prompt; prompts are cut to the model's window by open_clip's bundled tokenizer. Images
-    are resized and cropped as `ClipPreprocess` does, and features compared, in float32 at least, whatever the data type
-    of the weights: scores are float32 too. The model is built without random weights, and its file mapped.
+    Text features are cached by prompt; open_clip's tokenizer truncates prompts to the model's context length.
+    `ClipPreprocess` and the cosine are computed in float32 (float64 for float64 weights), also if the weights are in
+    half precision. The model is built without random initialisation, and its weights are memory-mapped.
 
     Args:
         architecture: a name that `open_clip.list_models()` has, or the path of an open_clip JSON config.
@@ -42,11 +42,11 @@ class OpenClipReward(ContrastiveReward):
         revision: branch, tag or commit on the Hub.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
         scale: "logit" for exp(logit_scale) * cos (about 100 * cos), "percent" for a hundredth of it, "cosine" for cos.
-        prompt_cache_size: number of prompts whose features are kept.
-        encode_batch_size: most prompts encoded in one call of the text tower. With 1 a prompt's features do not depend,
-            to the last bit, on the prompts that happen to be new with it.
+        prompt_cache_size: number of prompts whose features are cached.
+        encode_batch_size: most prompts per call of the text tower. With 1, the features of a prompt do not depend on
+            the other prompts, bit for bit.
         gradient_checkpointing: recompute the image tower's activations in the backward pass, to save memory.
-        weight_files: names that the file of weights may have in a repository or folder; the first one found is taken.
+        weight_files: possible names of the weights in a repository or folder; the first that exists is used.
 
     Raises:
         FileNotFoundError: if there are no such weights; says how to get them.
@@ -83,7 +83,7 @@ class OpenClipReward(ContrastiveReward):
         self.model.to(torch_dtype)
         window = self.model.context_length
         self.tokenizer = CountingTokenizer(context_length=window)
-        self.text_window = TextWindow(window, f"the text encoder of {type(self).__name__}", pretrained)
+        self.truncation = TruncationCounter(window, f"the text encoder of {type(self).__name__}", pretrained)
         self.preprocess = ClipPreprocess(described.image_size, described.mean, described.std)
         if gradient_checkpointing:
             checkpoint_layers(self.model.visual.transformer.resblocks)
@@ -98,7 +98,7 @@ class OpenClipReward(ContrastiveReward):
             yield Repository(repository)
 
     @classmethod
-    def text_identity(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def text_fingerprint(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         architecture, pretrained = arguments["architecture"], arguments["pretrained"]
         config = read_architecture(architecture, pretrained).config
         file = _locate_weights(architecture, pretrained, arguments["revision"], arguments["weight_files"])
@@ -130,15 +130,15 @@ class OpenClipReward(ContrastiveReward):
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         self.tokenizer.lengths.clear()
         tokens = self.tokenizer(prompts)
-        self.text_window.count(prompts, self.tokenizer.lengths)
+        self.truncation.count(prompts, self.tokenizer.lengths)
         return self.encode_tokens(tokens.to(self.model.logit_scale.device))
 
 
 class CountingTokenizer(open_clip.SimpleTokenizer):
-    """open_clip's tokenizer, which cuts prompts without saying so.
+    """open_clip's tokenizer, which truncates prompts silently, with a record of their lengths.
 
     Attributes:
-        lengths: numbers of tokens of the texts so far, with start and end, before they were cut.
+        lengths: number of tokens of each text of the last calls, with start and end tokens, before truncation.
     """
 
     def __init__(self, **options: Any):
@@ -153,7 +153,7 @@ class CountingTokenizer(open_clip.SimpleTokenizer):
 
 @dataclass(frozen=True)
 class Architecture:
-    """An open_clip model before its weights.
+    """Description of an open_clip model without its weights.
 
     Attributes:
         config: arguments of `open_clip.CLIP`.
@@ -172,7 +172,7 @@ class Architecture:
 
 
 def read_architecture(architecture: str, pretrained: str = "") -> Architecture:
-    """What open_clip, or a JSON file in its format, says about a model; a tag adds its normalisation and activation.
+    """The architecture from open_clip or a JSON file in its format; a tag of weights adds normalisation and activation.
 
     Raises:
         FileNotFoundError: if there is no such JSON file.
@@ -206,7 +206,7 @@ def read_architecture(architecture: str, pretrained: str = "") -> Architecture:
 
 
 def build_model(config: dict[str, Any]) -> open_clip.CLIP:
-    """The model with its parameters on the meta device, so that no random weights are made.
+    """The model with its parameters on the meta device, to avoid random initialisation.
 
     Raises:
         ValueError: if open_clip does not know an option of the config.

@@ -1,19 +1,19 @@
-"""PickScore: a CLIP ViT-H-14 tuned on people's choices between images (Pick-a-Pic, arXiv 2305.01569)."""
+"""PickScore: a CLIP ViT-H-14 fine-tuned on human preferences between images (Pick-a-Pic, arXiv 2305.01569)."""
 
 from hn.rewards.clip import ClipReward
 
 
 class PickScoreReward(ClipReward):
-    """exp(logit_scale) * cos(image features, text features) of PickScore, as the published loss `30 - score` has it;
-    about 17 to 24.
+    """exp(logit_scale) * cos(image features, text features) of PickScore, about 17 to 24; the published loss is
+    `30 - score`.
 
     Args:
         pretrained: Hub id or local folder of a CLIPModel.
         revision: branch, tag or commit of it on the Hub.
-        tokenizer: Hub id or folder of the tokenizer; None for the one that lies beside the model.
+        tokenizer: Hub id or folder of the tokenizer; None for the one beside the model.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
-        prompt_cache_size: number of prompts whose features are kept.
-        encode_batch_size: most prompts encoded in one call of the text tower.
+        prompt_cache_size: number of prompts whose features are cached.
+        encode_batch_size: most prompts per call of the text tower.
         gradient_checkpointing: recompute the image tower's activations in the backward pass, to save memory.
 
     Raises:

@@ -4,14 +4,14 @@ from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torchvision.transforms.v2 import functional as transforms
 
 
 class ClipPreprocess(nn.Module):
     """Antialiased bicubic resize of the shorter side to `size`, centre crop to `size` x `size`, normalisation.
 
-    Images of that size already are only normalised. The resize overshoots a little at edges, as bicubic does; values
-    are not clamped, as in the published code.
+    Images of that size are only normalised. Bicubic interpolation overshoots a little at edges; values are not clamped,
+    as in the published code.
 
     Args:
         size: side of the output in pixels.
@@ -19,11 +19,14 @@ class ClipPreprocess(nn.Module):
         std: of the three channels.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.size = size
         self.key: Hashable = (size, tuple(map(float, mean)), tuple(map(float, std)))
-        # Kept in float64, so that a float64 reward is exact; cast to the images' type on use.
+        # In float64, so that a float64 reward is exact; cast to the data type of the images on use.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1), persistent=False)
 
@@ -32,14 +35,14 @@ class ClipPreprocess(nn.Module):
         return self.normalise(resize_and_crop(images, self.size))
 
     def normalise(self, cropped: Tensor) -> Tensor:
-        """[B, 3, size, size] in [0, 1] -> the same with `mean` and `std` taken out."""
+        """Normalise images [B, 3, size, size] in [0, 1] by `mean` and `std`."""
         return (cropped - self.mean.to(cropped.dtype)) / self.std.to(cropped.dtype)
 
 
 class SharedPixels:
-    """A batch of images as several models see it: each size is made once, and each size, mean and std once.
+    """Preprocessed pixels of a batch for several models, each resize and each normalisation computed once.
 
-    Whether gradients pass is settled when pixels are first asked for, so ask first for those that need them.
+    The first request decides whether pixels have gradients, so request those that need gradients first.
 
     Args:
         images: [B, 3, H, W] in [0, 1].
@@ -51,7 +54,7 @@ class SharedPixels:
         self._pixels: dict[Hashable, Tensor] = {}
 
     def __call__(self, preprocess: ClipPreprocess) -> Tensor:
-        """What `preprocess` makes of the images."""
+        """The images after `preprocess`."""
         if preprocess.key not in self._pixels:
             size = preprocess.size
             if size not in self._cropped:
@@ -61,22 +64,14 @@ class SharedPixels:
 
 
 def resize_and_crop(images: Tensor, size: int) -> Tensor:
-    """[B, C, H, W] -> [B, C, size, size]."""
-    return centre_crop(resize_shorter_side(images, size), size)
+    """Antialiased bicubic resize of the shorter side to `size`, and centre crop.
 
+    Args:
+        images: [B, C, H, W].
+        size: in pixels.
 
-def resize_shorter_side(images: Tensor, size: int) -> Tensor:
-    """[B, C, H, W] with the shorter side made `size` long, the longer one in proportion (rounded down)."""
-    height, width = images.shape[-2:]
-    short = min(height, width)
-    if short == size:
-        return images
-    new_size = (size * height // short, size * width // short)
-    return functional.interpolate(images, new_size, mode="bicubic", antialias=True, align_corners=False)
-
-
-def centre_crop(images: Tensor, size: int) -> Tensor:
-    """The middle `size` x `size` of [B, C, H, W] with H, W >= size; half a pixel is rounded to even."""
-    height, width = images.shape[-2:]
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return images[..., top : top + size, left : left + size]
+    Returns:
+        [B, C, size, size]. Images of that size are returned as they are.
+    """
+    resized = transforms.resize(images, [size], transforms.InterpolationMode.BICUBIC, antialias=True)
+    return transforms.center_crop(resized, [size, size])

@@ -1,4 +1,4 @@
-"""Frozen towers with weights of 8 bits, by torchao."""
+"""8-bit weights of frozen towers, by torchao."""
 
 import importlib.util
 from typing import Literal
@@ -12,20 +12,20 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 def quantise_linear_layers(tower: nn.Module) -> None:
-    """Give the linear layers of a frozen tower int8 weights, in place: symmetric, with one float32 scale for each row
-    (torchao's `Int8WeightOnlyConfig`). Images, activations and gradients keep their data type; gradients with respect
-    to the layers' inputs are exactly those of the rounded weights.
+    """Quantise the weights of the linear layers of a frozen tower to int8, in place: symmetric, with one float32 scale
+    per row (torchao's `Int8WeightOnlyConfig`). Images, activations and gradients keep their data type; gradients with
+    respect to the inputs of layers are exactly those of the rounded weights.
 
-    The matrices of torch's MultiheadAttention (open_clip) stay as they are, since torchao does not take them, and so do
-    those that a linear layer shares with an embedding.
+    The matrices of torch's MultiheadAttention (open_clip) are not quantised, since torchao does not support them, nor
+    are weights that a linear layer shares with an embedding.
 
     Raises:
         ImportError: if torchao is not installed.
-        ValueError: if weights are neither float32 nor bfloat16. Those are all that torchao rounds, but for float16,
-            which does not hold a product of activations and int8 weights before it is scaled.
+        ValueError: if weights are neither float32 nor bfloat16. float16 is refused because the product of activations
+            and int8 weights, before it is scaled, overflows in it.
     """
     require_torchao()
-    # Here and not above: it takes a second, and is an extra.
+    # Optional package, and the import takes a second.
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     embeddings = {id(module.weight) for module in tower.modules() if isinstance(module, nn.Embedding)}
@@ -41,7 +41,7 @@ def quantise_linear_layers(tower: nn.Module) -> None:
     chosen = [module for name, module in tower.named_modules() if is_quantised(module, name)]
     if others := {str(module.weight.dtype) for module in chosen} - {str(dtype) for dtype in _DTYPES}:
         raise ValueError(f"Weights of {', '.join(sorted(others))} are not quantised; load them in float32 or bfloat16.")
-    # Its recommended settings of inductor would be those of the whole process.
+    # torchao's recommended inductor settings would change those of the whole process.
     quantize_(tower, Int8WeightOnlyConfig(set_inductor_config=False), filter_fn=is_quantised)
 
 

@@ -1,4 +1,4 @@
-"""How red an image is: the toy reward of the published redness study (arXiv 2508.09968)."""
+"""The redness of an image: the toy reward of the published study (arXiv 2508.09968)."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from hn.rewards.base import Reward
 
 
 class RednessReward(Reward):
-    """Mean over the pixels of R - (G + B) / 2; in [-1, 1], whatever the prompt."""
+    """Mean over the pixels of R - (G + B) / 2; in [-1, 1]. It ignores the prompt."""
 
     reads_prompts = False
     published_weight = 1.0  # alone

@@ -1,4 +1,4 @@
-"""How colourful an image is."""
+"""The colour saturation of an image."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ _EPSILON = 1 / 255
 
 
 class SaturationReward(Reward):
-    """Mean over the pixels of the saturation (max - min) / (max + 1/255) of R, G and B; in [0, 1), whatever the prompt.
+    """Mean over the pixels of the saturation (max - min) / (max + 1/255) of R, G and B; in [0, 1), for any prompt.
 
-    This is the saturation of the HSV model, but for 1/255 below the line: the smallest step of an 8-bit image, without
-    which black pixels would have no saturation and dark ones gradients without bound.
+    This is the saturation of the HSV model, with 1/255 (one level of an 8-bit image) added to the denominator: without
+    it, the saturation of black pixels would be undefined and the gradient of dark pixels unbounded.
     """
 
     reads_prompts = False

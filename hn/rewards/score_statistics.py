@@ -1,4 +1,4 @@
-"""Mean and spread of a reward's scores, by which rewards of different scales are compared."""
+"""Mean and standard deviation of the scores of a reward, to bring rewards to a common scale."""
 
 import math
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ScoreStatistics:
-    """Scores of one reward on the base generator's images.
+    """Statistics of the scores of one reward on images of the base generator.
 
     Attributes:
         mean: of the scores.
         std: their standard deviation, above 0.
 
     Raises:
-        ValueError: if the numbers cannot be those of scores that differ.
+        ValueError: if a number is not finite, or `std` is not positive.
     """
 
     mean: float

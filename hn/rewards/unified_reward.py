@@ -1,4 +1,4 @@
-"""UnifiedReward: a vision-language model that was fine-tuned to grade images for their captions (arXiv 2503.05236)."""
+"""UnifiedReward: a vision-language model fine-tuned to grade images for their captions (arXiv 2503.05236)."""
 
 from typing import Literal
 
@@ -39,19 +39,19 @@ _PATTERNS = {
 
 
 class UnifiedReward(VlmScoreReward):
-    """UnifiedReward's grade of an image for its prompt, 1 to 5, read off the answer to the published question.
+    """UnifiedReward's grade of an image for its prompt, 1 to 5, parsed from the answer to the published question.
 
-    Version 2.0 grades alignment, coherence and style, of which the score is the mean; 1.0 gives one final score after a
-    list of the caption's elements, which takes it longer.
+    Version 2.0 grades alignment, coherence and style; the score is their mean. Version 1.0 gives one final score after
+    a list of the elements of the caption, so its answers are longer.
 
     Args:
         pretrained: Hub id or folder of one on Qwen2.5-VL; those on LLaVA-OneVision are not in transformers' layout.
         version: what is asked and read: "2.0" or "1.0", the latter with CodeGoat24/UnifiedReward-qwen-7b.
-        fallback: score of an answer that is not in the published form; by default that is an error.
-        max_new_tokens: longest answer.
+        fallback: score of an answer that is not in the published format; an error by default.
+        max_new_tokens: most tokens of an answer.
         revision: branch, tag or commit on the Hub.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
-        batch_size: most images in one forward pass; scores do not depend on it.
+        batch_size: most images per forward pass; scores do not depend on it.
 
     Raises:
         FileNotFoundError: if there is no such model; says how to get it.

@@ -1,4 +1,4 @@
-"""What rewards on vision-language models share: the question about an image, and how a model takes both."""
+"""The base of rewards on vision-language models: a question about an image, and the inputs of the model."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -29,20 +29,20 @@ PLACE = "{prompt}"  # in a template
 class VlmReward(Reward):
     """A frozen vision-language model that is asked one question about each image.
 
-    The model's own processor resizes images, which it gets with 8 bits a channel: no gradients reach them, so that an
-    ensemble reports or holds out such a reward, or weighs it in Best-of-N. Subclasses set `model` and `processor`, call
-    `freeze`, and write `score_inputs`.
+    The processor of the model resizes images with 8 bits per channel, so there are no gradients: such a reward can be
+    reported, held out, or used in Best-of-N. Subclasses set `model` and `processor`, call `freeze`, and implement
+    `score_inputs`.
 
     Args:
-        template: the question, with {prompt} in the prompt's place.
+        template: the question, with {prompt} as placeholder.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
-        batch_size: most images in one forward pass; scores do not depend on it.
+        batch_size: most images per forward pass; scores do not depend on it.
 
     Attributes:
         processor: from `find_vlm` or `load_processor`.
         model: from `load_vlm`, or a part of one.
         dtype: of the weights, as they are loaded.
-        image_options: what the image processor is told beside its own configuration.
+        image_options: options of the image processor in addition to its configuration.
 
     Raises:
         ValueError: if the template has no {prompt}, or an argument is unknown or out of range.
@@ -83,7 +83,7 @@ class VlmReward(Reward):
         """Scores [B], in float32, of what `inputs` made of B images and questions."""
 
     def question(self, prompt: str) -> str:
-        """What is asked about an image of this prompt.
+        """The question for an image of this prompt.
 
         Raises:
             ValueError: if the prompt has a special token of the model in it, which would end the question, or stand for
@@ -134,7 +134,7 @@ def eight_bits(images: Tensor) -> Tensor:
 
 
 def find_vlm(pretrained: str, revision: str | None) -> ProcessorMixin:
-    """The processor of what `load_vlm` can load; no weights are read.
+    """The processor of a model for `load_vlm`; no weights are read.
 
     Args:
         pretrained: Hub id or folder.
@@ -152,8 +152,8 @@ def find_vlm(pretrained: str, revision: str | None) -> ProcessorMixin:
 
 
 def load_vlm(pretrained: str, revision: str | None, dtype: torch.dtype, processor: ProcessorMixin) -> PreTrainedModel:
-    """A model of any class behind AutoModelForImageTextToText that writes on after its input. It generates greedily: of
-    the repository's settings the repetition penalty is kept, and nothing that samples.
+    """A decoder model of AutoModelForImageTextToText, set to greedy generation; of the repository's generation
+    settings, only the repetition penalty is kept.
 
     Args:
         pretrained: Hub id or folder.
@@ -180,12 +180,12 @@ def load_vlm(pretrained: str, revision: str | None, dtype: torch.dtype, processo
 def load_processor(found: str, revision: str | None = None) -> ProcessorMixin:
     """The processor of a repository that `hn.utils.hub.locate` found, with a tokenizer that can pad.
 
-    Images are resized by Pillow, as for published numbers; torchvision's pixels are a level of 255 off here and there.
+    Images are resized by Pillow, as for published numbers; torchvision's results differ by up to one level of 255.
 
     Raises:
         OSError: if files are missing.
         ImportError: if it needs a package that is not installed; says which.
-        ValueError: if it is none for images and chats.
+        ValueError: if it does not support images and chat templates.
     """
     processor = AutoProcessor.from_pretrained(found, revision=revision, trust_remote_code=False)
     if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):

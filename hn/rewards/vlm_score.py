@@ -1,4 +1,4 @@
-"""A vision-language model that is asked for a grade, and whose answer is read."""
+"""A grade from a vision-language model, parsed from its answer."""
 
 import re
 from collections.abc import Sequence
@@ -11,20 +11,19 @@ from hn.rewards.vlm import VlmReward, find_vlm, load_vlm
 
 
 class VlmScoreReward(VlmReward):
-    """The number that a vision-language model writes when it is asked to grade an image for a prompt.
+    """The number in the answer of a vision-language model that is asked to grade an image for a prompt.
 
-    Answers are written greedily, so that an image's score is always the same.
+    Answers are generated greedily, so the score of an image is deterministic.
 
     Args:
         pretrained: Hub id or folder of a vision-language model of transformers that comes with a chat template.
-        template: the question, with {prompt} in the prompt's place.
-        patterns: regular expressions, each with one group around a number; the first match of each counts, and the
-            score is the mean over the patterns.
-        fallback: score of an answer in which a pattern finds nothing; by default that is an error.
-        max_new_tokens: longest answer; what is written after it is lost.
+        template: the question, with {prompt} as placeholder.
+        patterns: regular expressions, each with one group for a number. The score is the mean of their first matches.
+        fallback: score of an answer that does not match all patterns; an error by default.
+        max_new_tokens: most tokens of an answer; longer answers are truncated.
         revision: branch, tag or commit on the Hub.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
-        batch_size: most images in one forward pass; scores do not depend on it.
+        batch_size: most images per forward pass; scores do not depend on it.
 
     Raises:
         FileNotFoundError: if there is no such model; says how to get it.
@@ -68,11 +67,11 @@ class VlmScoreReward(VlmReward):
         Raises:
             ValueError: if there is none, and no fallback.
         """
-        found = [pattern.search(answer) for pattern in self.patterns]
-        if all(found):
+        found = [match for pattern in self.patterns if (match := pattern.search(answer))]
+        if len(found) == len(self.patterns):
             return sum(float(match[1]) for match in found) / len(found)
         if self.fallback is None:
-            lacking = next(p.pattern for p, match in zip(self.patterns, found, strict=True) if not match)
+            lacking = next(pattern.pattern for pattern in self.patterns if not pattern.search(answer))
             raise ValueError(
                 f"{self.model.name_or_path} answered {answer!r}, in which {lacking!r} finds no number. Give such "
                 "answers a score with `fallback`, or longer ones a chance with `max_new_tokens`."

@@ -1,4 +1,4 @@
-"""VQAScore: how probable a vision-language model finds it that an image shows its prompt."""
+"""VQAScore: the probability, by a vision-language model, that an image shows its prompt."""
 
 from collections.abc import Sequence
 
@@ -13,19 +13,19 @@ class VqaScoreReward(VlmReward):
     arXiv 2404.01291).
 
     The probability is that of the answer's first token, a softmax of the logits in float32 over the whole vocabulary,
-    as in the published code for models that write on after the question. Nothing is normalised by that of "No". With
-    several `answers` it is the sum of theirs: "Yes" and " Yes" are different tokens, and only the listed ones count.
+    as in the published code for decoder models. It is not normalised by the probability of "No". With several
+    `answers`, their probabilities are added: "Yes" and " Yes" are different tokens, and only the listed ones count.
 
-    Published figures are CLIP-FlanT5's, which transformers does not have: scores of another model are comparable with
-    each other, not with them.
+    Published results use CLIP-FlanT5, which transformers does not have. Scores of other models are not comparable with
+    them.
 
     Args:
         pretrained: Hub id or folder of a vision-language model of transformers that comes with a chat template.
         revision: branch, tag or commit on the Hub.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
-        template: the question, with {prompt} in the prompt's place.
-        answers: the words that say yes, each one token.
-        batch_size: most images in one forward pass; scores do not depend on it.
+        template: the question, with {prompt} as placeholder.
+        answers: the words that count as yes, one token each.
+        batch_size: most images per forward pass; scores do not depend on it.
 
     Raises:
         FileNotFoundError: if there is no such model; says how to get it.

@@ -210,12 +210,7 @@ class Search(ABC):
         shape = (len(prompts), *generator.noise_shape)
         if noise is not None and tuple(noise.shape) != shape:
             raise ValueError(f"the noise for {len(prompts)} prompts must be {list(shape)}, not {list(noise.shape)}")
-        if isinstance(rng, Sequence):
-            if len(rng) != len(prompts):
-                raise ValueError(f"{len(prompts)} prompts need as many sources of randomness, not {len(rng)}")
-            seeds = [_draw_seeds(1, source)[0] for source in rng]
-        else:
-            seeds = _draw_seeds(len(prompts), rng)
+        seeds = _seeds_of_prompts(len(prompts), rng)
         streams = [torch.Generator().manual_seed(seed) for seed, _ in seeds]
         if conditioning is None:
             conditioning = generator.encode(list(prompts))
@@ -251,6 +246,15 @@ class Search(ABC):
     @abstractmethod
     def search(self, problem: SearchProblem) -> SearchResult:
         """Solve a checked problem; gradients may be switched off when it is called."""
+
+
+def _seeds_of_prompts(n: int, rng: torch.Generator | Sequence[torch.Generator] | None) -> list[list[int]]:
+    """Each prompt's two seeds, of its candidates and of its sampling steps, from one source or from its own."""
+    if not isinstance(rng, Sequence):
+        return _draw_seeds(n, rng)
+    if len(rng) != n:
+        raise ValueError(f"{n} prompts need as many sources of randomness, not {len(rng)}")
+    return [_draw_seeds(1, source)[0] for source in rng]
 
 
 def _draw_seeds(n: int, rng: torch.Generator | None) -> list[list[int]]:

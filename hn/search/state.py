@@ -29,7 +29,7 @@ class SearchState:
         self.noises: list[Tensor] = list(problem.noises)
         self._problem, self._budget = problem, search.budget
         self._each = search.evaluations_per_iteration
-        self._images: list[Tensor | None] = [None] * n_prompts
+        self._images: dict[int, Tensor] = {}
         # After each of a prompt's images: the best reward, and the seconds that the prompt has taken.
         self._rewards: list[list[float]] = [[] for _ in range(n_prompts)]
         self._seconds: list[list[float]] = [[] for _ in range(n_prompts)]
@@ -63,16 +63,17 @@ class SearchState:
             images: [n, 3, H, W].
             scores: [n].
         """
-        scores = scores.detach().cpu().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).tolist()
+        scores = scores.detach().cpu().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        values: list[float] = scores.tolist()
         now = time.perf_counter()
         share, self._clock = (now - self._clock) / len(which), now
         for i, prompt in enumerate(which):
             rewards, seconds = self._rewards[prompt], self._seconds[prompt]
-            if not rewards or scores[i] > rewards[-1]:
+            if not rewards or values[i] > rewards[-1]:
                 # cloned: a view would keep the whole batch in memory
                 self._images[prompt] = images[i].detach().clone()
                 self.noises[prompt] = noises[i].detach().clone()
-            rewards.append(max(scores[i], rewards[-1]) if rewards else scores[i])
+            rewards.append(max(values[i], rewards[-1]) if rewards else values[i])
             seconds.append((seconds[-1] if seconds else self._problem.spent_seconds) + share)
             if len(rewards) in self._earlier:
                 self._earlier[len(rewards)][prompt] = (self._images[prompt], self.noises[prompt])
@@ -110,8 +111,8 @@ class SearchState:
             earlier[count] = self._result(last, count, so_far, {})
         return self._result(self._last(), self.limit, trace, earlier)
 
-    def _last(self) -> list[tuple[Tensor | None, Tensor]]:
-        return list(zip(self._images, self.noises, strict=True))
+    def _last(self) -> list[tuple[Tensor, Tensor]]:
+        return [(self._images[prompt], noise) for prompt, noise in enumerate(self.noises)]
 
     def _result(
         self,

@@ -57,7 +57,7 @@ class WarmStart(Search):
         started = time.perf_counter()
         with torch.no_grad():
             parts = torch.arange(len(problem.prompts)).split(self.batch_size)
-            noises = torch.cat([self._modulated(problem, part) for part in parts])
+            noises = torch.cat([_modulated(self.hypernet, problem, part) for part in parts])
         if noises.is_cuda:
             torch.cuda.synchronize(noises.device)
         seconds = (time.perf_counter() - started) / len(problem.prompts)
@@ -70,6 +70,7 @@ class WarmStart(Search):
             )
         )
 
-    def _modulated(self, problem: SearchProblem, which: torch.Tensor) -> torch.Tensor:
-        conditioning = {name: tensor[which.to(tensor.device)] for name, tensor in problem.conditioning.items()}
-        return self.hypernet.modulate(problem.noises[which.to(problem.noises.device)], conditioning)
+
+def _modulated(hypernet: Hypernet, problem: SearchProblem, which: torch.Tensor) -> torch.Tensor:
+    conditioning = {name: tensor[which.to(tensor.device)] for name, tensor in problem.conditioning.items()}
+    return hypernet.modulate(problem.noises[which.to(problem.noises.device)], conditioning)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from hn.utils.files import in_one_step
+from hn.utils.files import atomic_write, remove_temporary_files
 from hn.utils.weights import UNREADABLE
 
 _HANDED_BACK = ".temp.ckpt"  # Lightning's name for the weights that spawned processes give the one that started them
@@ -35,11 +34,11 @@ class TrainingCheckpointIO(TorchCheckpointIO):
         if storage_options is not None or "://" in str(path):  # a store elsewhere, which Lightning knows to write to
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with in_one_step(Path(path)) as partial, open(partial, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_temporary_files(path.parent, path.name)  # of a run that was killed: checkpoints are large
+        with atomic_write(path, durable=True) as temporary:
+            torch.save(checkpoint, temporary)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, location: storage, weights_only: bool | None = None

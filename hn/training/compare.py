@@ -1,6 +1,40 @@
-"""Checks of a comparison."""
+"""`hn compare`: base, hypernetwork, fine-tune and test-time searches on the same prompts, from the same noise."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from hn.data.prompts import PromptBatch
+from hn.evaluation.categories import Categories
+from hn.evaluation.comparison.cache import MeasurementCache, measurement_settings
+from hn.evaluation.comparison.details import details, image_rows
+from hn.evaluation.comparison.gallery import Gallery, choose_prompts
+from hn.evaluation.comparison.measure import measure, reference_features
+from hn.evaluation.comparison.options import Comparison, name_at
+from hn.evaluation.methods import Method, Sampled, Searched, TrainedMethod
+from hn.evaluation.record import MethodRecord
+from hn.evaluation.samples import Samples
+from hn.evaluation.scorer import Scorer
+from hn.hypernets import Hypernet, LoraFinetune
+from hn.report.comparison import GALLERY
+from hn.report.curves import plot_curves, validation_curves
+from hn.report.page import write_report
+from hn.report.result_files import IMAGES_CSV, METHODS_CSV, TIMING_JSON, write_images_csv, write_methods_csv
+from hn.report.results import finite
+from hn.search import WarmStart
+from hn.training.callbacks.images import ImageGrid
+from hn.training.module import NoiseHypernetModule
+from hn.utils.files import write_json
+from hn.utils.images import labelled_grid, write_png
+from hn.utils.progress import SharedProgress
 
 
 def check_comparison(is_evaluated: bool, is_finetune: bool) -> None:
@@ -13,3 +47,189 @@ def check_comparison(is_evaluated: bool, is_finetune: bool) -> None:
         raise ValueError("A comparison needs the callback hn.training.callbacks.evaluation.Evaluation.")
     if is_finetune:
         raise ValueError("This experiment trains a fine-tune; compare the hypernetwork experiment that names it.")
+
+
+def compared_methods(model: NoiseHypernetModule, comparison: Comparison, finetune: str | None) -> list[Method]:
+    """Base, hypernetwork and fine-tune, each at the generator's own and then at more steps, and the searches.
+
+    Args:
+        model: with the trained hypernetwork.
+        comparison: the searches and numbers of steps.
+        finetune: folder of the trained fine-tune, if there is one.
+
+    Raises:
+        ValueError: if the fine-tune or a search does not fit the generator.
+    """
+    more = comparison.more_steps(model.generator.steps)
+    steps = (None, *more)
+    sampled: list[Sampled | TrainedMethod] = [*map(model.base_method, steps), *map(model.trained_method, steps)]
+    if finetune is not None:
+        tuned = LoraFinetune.from_pretrained(finetune, model.generator)
+        sampled += [TrainedMethod(tuned, number) for number in steps]
+    for method in sampled:
+        if method.steps != model.generator.steps:
+            method.name = name_at(method.name, method.steps)
+    methods: list[Method] = [*sampled]
+    for name, search in comparison.searches.items():
+        if isinstance(search, WarmStart):
+            assert isinstance(model.hypernet, Hypernet)  # see check_comparison
+            search = search.bound(model.hypernet)
+        if search is not None:
+            methods.append(Searched(name, model.generator, search, model.reward))
+    return methods
+
+
+@dataclass(frozen=True)
+class ComparedPrompts:
+    """The prompts of a comparison.
+
+    Attributes:
+        batches: of the data loader, all of them.
+        texts: prompts by number.
+        categories: of the prompts, by number.
+        grouped_by: fields of the prompts' rows that the categories are from.
+    """
+
+    batches: Sequence[PromptBatch]
+    texts: Mapping[int, str]
+    categories: Mapping[int, str]
+    grouped_by: list[str]
+
+    @classmethod
+    def of(cls, loader: DataLoader, category: str | None) -> ComparedPrompts:
+        """All prompts of a loader.
+
+        Args:
+            loader: of a `PromptDataset` or another one.
+            category: as for `Comparison`.
+
+        Raises:
+            ValueError: if no prompt has that field.
+        """
+        batches = list(loader)
+        texts = {i: text for batch in batches for i, text in zip(batch["index"].tolist(), batch["prompt"], strict=True)}
+        rows = [row for batch in batches for row in batch["metadata"]]
+        files = getattr(getattr(loader, "dataset", None), "files", None)  # of a `PromptDataset`
+        grouped = Categories.of(category, rows, [files[i] for i in texts] if files else None)
+        return cls(batches, texts, dict(zip(texts, grouped.names, strict=True)), grouped.fields)
+
+
+class ComparisonRun:
+    """A comparison in a directory: what was measured there is reused, the rest is measured and kept.
+
+    Args:
+        directory: of the comparison; records go to its `records`, images to its `gallery`.
+        model: with the trained hypernetwork.
+        prompts: what is compared on.
+        comparison: the searches, numbers of steps and size of the gallery.
+        weights: folders of the trained weights, None without, as "hypernetwork" and "finetune".
+        settings: the configuration behind all of it, `comparison` included.
+
+    Raises:
+        ValueError: if a method does not fit the generator, or what the directory has was measured with other settings.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        model: NoiseHypernetModule,
+        prompts: ComparedPrompts,
+        comparison: Comparison,
+        weights: Mapping[str, str | None],
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.directory, self.model, self.prompts, self.weights = directory, model, prompts, weights
+        self.methods = compared_methods(model, comparison, weights["finetune"])
+        self.noise = {"images_per_prompt": model.images_per_prompt, "seed": model.evaluation_seed}
+        self.searches = settings["comparison"].get("searches") or {}
+        shared = {**settings, "comparison": {"gallery": comparison.gallery}}
+        self.cache = MeasurementCache(directory / "records", measurement_settings(shared, weights, prompts.batches))
+        # Refused now, not after hours.
+        self.started = {m.name: self.cache.load(m.name, self.searches.get(m.name)) for m in self.methods}
+        self.left = {name: prompts.batches[record.batches if record else 0 :] for name, record in self.started.items()}
+        choose = partial(choose_prompts, prompts.categories, comparison.gallery)
+        self.gallery = Gallery(directory / GALLERY, self.cache.gallery(choose))
+        self.records: dict[str, MethodRecord] = {}
+        self.reference: dict[str, Tensor] | None = None
+
+    def measure(self, scorer: Scorer) -> None:
+        """Measure what is not there yet; afterwards `records` and `reference` have all of it."""
+        generator, batches = self.model.generator, self.prompts.batches
+        self.reference = self.cache.load_reference()
+        if self.reference is None:
+            self.reference = reference_features(generator, scorer, batches, **self.noise)
+            if self.reference is not None:
+                self.cache.keep_reference(self.reference)
+        progress = SharedProgress({m.name: (len(self.left[m.name]), m.expected_nfe) for m in self.methods})
+        for method in self.methods:
+            name = method.name
+            record = measure(
+                method,
+                scorer,
+                generator,
+                progress.over(self.left[name], name),
+                **self.noise,
+                record=self.started[name],
+                after_batch=partial(self.cache.keep, own=self.searches.get(name), of_batches=len(batches)),
+                after_images=self.gallery.keep,
+            )
+            self.records |= {found.name: found for found in (*record.earlier.values(), record)}
+
+    def draw(self, grid: ImageGrid) -> Path | None:
+        """Draw every method's images of the grid's prompts in one picture.
+
+        Returns:
+            The picture's path; None if it is there and nothing was left to measure.
+        """
+        path = self.directory / "images" / "comparison.png"
+        if path.is_file() and not any(self.left.values()):
+            return None
+        samples = Samples.of_prompts(self.model.generator, grid.prompts, 1, grid.seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = {method.name: method(samples).images for method in self.methods}
+        write_png(labelled_grid(rows, grid.prompts, grid.upscale), path)
+        return path
+
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """Entries of `results.json` for the methods, by name."""
+        base = self.records["base"]
+        summaries = {}
+        for name, record in self.records.items():
+            against = None if record is base else base
+            own = details(record, self.prompts.categories, against)
+            summaries[name] = record.summary(against, self.reference) | own
+        return summaries
+
+    @property
+    def runs(self) -> dict[str, Path]:
+        """Directories of the runs that the trained weights are from, by the method's name."""
+        return {name: Path(folder).parent for name, folder in self.weights.items() if folder is not None}
+
+    def facts(self) -> dict[str, Any]:
+        """Entries of `results.json` beside the methods."""
+        return {
+            "weights": dict(self.weights),
+            "reward_weights": dict(self.model.reward.weights),
+            "grouped_by": self.prompts.grouped_by,
+            "curves": {name: validation_curves(run) for name, run in self.runs.items()},
+        }
+
+    def write_report(self, methods: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write `results.csv`, `images.csv`, `timing.json`, the curves and `report.html`; say where the last two are.
+
+        Args:
+            methods: those of `results.json`.
+        """
+        directory, prompts = self.directory, self.prompts
+        write_methods_csv(directory / METHODS_CSV, methods)
+        records = self.records.values()
+        rows = (row for record in records for row in image_rows(record, prompts.texts, prompts.categories))
+        write_images_csv(directory / IMAGES_CSV, rows)
+        # Not in results.json, which is the same for the same measurements but for the seconds of each image.
+        traces = {record.name: record.trace() for record in records if record.trace()}
+        timing = {"finished": datetime.now().astimezone().isoformat(timespec="seconds"), "traces": traces}
+        write_json(directory / TIMING_JSON, finite(timing))
+        curves = plot_curves(self.runs, directory / "images" / "curves.png", title=directory.parent.name)
+        if curves is not None:
+            print(f"curves       {curves}")
+        print(f"report       {write_report(directory)}")

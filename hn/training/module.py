@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -16,12 +16,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from hn.data.module import PromptDataModule
 from hn.data.prompts import PromptBatch
-from hn.evaluation.methods import Method, MethodOutput, Modulated, Sampled
+from hn.evaluation.methods import MethodOutput, Sampled, TrainedMethod
 from hn.evaluation.samples import Samples
 from hn.generators.base import Conditioning, Generator
-from hn.generators.noise import NoiseType, Share, TrainingNoise, training_streams
-from hn.hypernets.base import Hypernet
-from hn.hypernets.finetune import LoraFinetune
+from hn.generators.noise import BatchSlice, NoiseType, TrainingNoise, training_streams
+from hn.generators.pipeline_generator import PipelineGenerator
+from hn.hypernets.trainable import Trainable
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
@@ -29,62 +29,6 @@ from hn.rewards.in_parts import score_in_parts
 from hn.training.strategy import ShardedStrategy, shard
 from hn.utils.class_path import class_path
 from hn.utils.distributed import class_of
-
-
-def check_options(
-    images_per_prompt: int,
-    warmup_steps: int,
-    decay_steps: int | None,
-    score_batch_size: int | None,
-    generator: type[Generator],
-    balance_gradients: bool,
-) -> None:
-    """Refuse a module's options where their values tell that it cannot work; needs neither generator nor rewards.
-
-    Args:
-        images_per_prompt, warmup_steps, decay_steps, score_batch_size: as for `NoiseHypernetModule`.
-        generator: class of the generator.
-        balance_gradients: that of the reward ensemble.
-
-    Raises:
-        ValueError: if one is out of range, or if scores cannot be computed in parts.
-    """
-    if images_per_prompt < 1 or warmup_steps < 0:
-        raise ValueError(
-            "images_per_prompt must be at least 1 and warmup_steps not negative; "
-            f"got {images_per_prompt} and {warmup_steps}."
-        )
-    if decay_steps is not None and decay_steps < 1:
-        raise ValueError(f"decay_steps must be at least 1, not {decay_steps}; leave it out for a constant rate.")
-    if score_batch_size is None:
-        return
-    if score_batch_size < 1:
-        raise ValueError(f"score_batch_size must be at least 1, not {score_batch_size}.")
-    if not (hasattr(generator, "denoise") and hasattr(generator, "decode")):
-        raise ValueError(
-            f"score_batch_size needs a generator that denoises and decodes; {generator.__name__} only generates."
-        )
-    if balance_gradients:
-        raise ValueError("balance_gradients compares gradients of the whole batch; leave out score_batch_size or it.")
-
-
-def check_training(
-    precision: str | int | None, score_batch_size: int | None, balance_gradients: bool, gradient_free: bool
-) -> None:
-    """Raises:
-    ValueError: if the rewards are not for training, or the trainer's precision does not go with a module's options.
-    """
-    if gradient_free:
-        raise ValueError(
-            "A gradient_free reward ensemble is for searches without gradients, and cannot be trained on: leave out "
-            "gradient_free (model.reward.init_args.gradient_free)."
-        )
-    if str(precision) in ("16", "16-mixed") and (score_batch_size or balance_gradients):
-        raise ValueError(
-            "score_batch_size and balance_gradients compute gradients before the loss is scaled, and small ones "
-            "are lost in float16: use --trainer.precision bf16-mixed."
-        )
-
 
 OptimizerFactory = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
 """Trainable parameters -> their optimiser."""
@@ -108,19 +52,21 @@ class NoiseHypernetModule(L.LightningModule):
         warmup_steps: updates over which the learning rate rises linearly.
         decay_steps: update at which the learning rate has fallen to zero along a cosine; constant if not given.
         score_batch_size: images decoded and scored at a time in training, a part of the batch whose gradients are
-            computed before the next one's activations; None for all at once. Less memory, the same gradients.
+            computed before the next one's activations; None for all at once. Less memory, and the same gradients up to
+            rounding.
         images_per_prompt: images that each prompt gets in validation, test and prediction.
         seed: of weights and training noise; an update's noise depends on this and the update's number alone.
         evaluation_seed: of the noise in validation, test and prediction, the same for all methods and training seeds.
 
     Raises:
-        ValueError: as `check_options`, or if the hypernetwork does not fit the generator.
+        ValueError: if a number is out of range, scores cannot be computed in parts, or the hypernetwork does not fit
+            the generator.
     """
 
     def __init__(
         self,
         generator: Generator,
-        hypernet: Hypernet | LoraFinetune,
+        hypernet: Trainable,
         reward: RewardEnsemble,
         optimizer: OptimizerFactory = torch.optim.AdamW,
         regulariser: Regulariser = "mean",
@@ -134,9 +80,8 @@ class NoiseHypernetModule(L.LightningModule):
         evaluation_seed: int = 0,
     ) -> None:
         super().__init__()
-        check_options(
-            images_per_prompt, warmup_steps, decay_steps, score_batch_size, type(generator), reward.balance_gradients
-        )
+        _check_numbers(images_per_prompt, warmup_steps, decay_steps)
+        _check_parts(score_batch_size, generator, reward)
         self.generator, self.hypernet, self.reward = generator, hypernet, reward
         self.score_batch_size = score_batch_size
         self.optimizer_factory, self.warmup_steps, self.decay_steps = optimizer, warmup_steps, decay_steps
@@ -144,20 +89,11 @@ class NoiseHypernetModule(L.LightningModule):
         self.draw_noise, self.images_per_prompt = TrainingNoise(noise_type), images_per_prompt
         self.seed, self.evaluation_seed = seed, evaluation_seed
         self.strict_loading = False  # checkpoints hold the trainable weights alone; on_load_checkpoint checks them
-        self.tuned: Generator | None = None
         # Of the last training batch: for those who look into a loss that is not finite.
         self.terms: dict[str, Tensor] = {}
         with torch.random.fork_rng(devices=[]):  # weights are made on the CPU, from the seed and nothing else
             torch.manual_seed(seed)
-            if isinstance(hypernet, LoraFinetune):
-                self.tuned = hypernet.attach(generator)
-            else:
-                hypernet.build(generator)
-
-    @property
-    def mode(self) -> Literal["hypernetwork", "finetune"]:
-        """What is trained; also the method's name in results."""
-        return "hypernetwork" if self.tuned is None else "finetune"
+            hypernet.build(generator)
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
@@ -169,6 +105,26 @@ class NoiseHypernetModule(L.LightningModule):
         frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
         return frozen + [name for name, _ in self.named_buffers()]
 
+    def check_training(self, precision: str | int | None) -> None:
+        """Refuse what can be evaluated, but not trained.
+
+        Args:
+            precision: the trainer's, as its option has it.
+
+        Raises:
+            ValueError: if the rewards are not for training, or the precision does not go with the module's options.
+        """
+        if self.reward.gradient_free:
+            raise ValueError(
+                "A gradient_free reward ensemble is for searches without gradients, and cannot be trained on: leave "
+                "out gradient_free (model.reward.init_args.gradient_free)."
+            )
+        if str(precision) in ("16", "16-mixed") and (self.score_batch_size or self.reward.balance_gradients):
+            raise ValueError(
+                "score_batch_size and balance_gradients compute gradients before the loss is scaled, and small ones "
+                "are lost in float16: use --trainer.precision bf16-mixed."
+            )
+
     def setup(self, stage: str) -> None:
         """Have the generator and the rewards look at all prompts of the stage, and the generator be told of each
         training batch ahead.
@@ -177,16 +133,12 @@ class NoiseHypernetModule(L.LightningModule):
             ValueError: if they cannot take one of them, before any work is done; or as `check_training`.
         """
         if stage == "fit":
-            reward = self.reward
-            check_training(
-                self.trainer.precision, self.score_batch_size, reward.balance_gradients, reward.gradient_free
-            )
+            self.check_training(self.trainer.precision)
         data = self.trainer.datamodule
         if not isinstance(data, PromptDataModule):
             return
-        data.announce = self._prepare_for
-        # A set that is too large for memory is looked at batch by batch.
-        prompts = [prompt for dataset in data.datasets.values() if dataset.in_memory for prompt in dataset.prompts]
+        data.prefetch_hook = self._prepare_for
+        prompts = [prompt for dataset in data.datasets.values() for prompt in dataset.prompts]
         self.generator.check_prompts(prompts)
         self.reward.check_prompts(prompts)
 
@@ -194,7 +146,7 @@ class NoiseHypernetModule(L.LightningModule):
         self.generator.prefetch(batch["prompt"])
 
     def configure_model(self) -> None:
-        """Share the weights out, where the strategy is one that does.
+        """Shard the weights, where the strategy is one that does.
 
         Raises:
             ValueError: if it is Lightning's own, whose checkpoints hold the frozen weights too.
@@ -203,7 +155,7 @@ class NoiseHypernetModule(L.LightningModule):
             return
         if not isinstance(self.trainer.strategy, ShardedStrategy):
             raise ValueError(
-                f"{type(self.trainer.strategy).__name__} shares out weights, but writes checkpoints that no other "
+                f"{type(self.trainer.strategy).__name__} shards the weights, but writes checkpoints that no other "
                 "strategy reads. Use hn's own: --trainer.strategy='{class_path: hn.training.strategy.ShardedStrategy}'"
             )
         shard(self.generator, self.hypernet, self.device_mesh["data_parallel"])
@@ -227,10 +179,7 @@ class NoiseHypernetModule(L.LightningModule):
             Images [B, 3, H, W] in [0, 1] and f [B, *noise_shape] (zeros for a fine-tune), both differentiable in the
             trainable weights.
         """
-        if self.tuned is not None:
-            return self.tuned.generate(noise, conditioning, steps, rng), torch.zeros_like(noise)
-        f = self.hypernet(noise, conditioning)
-        return self.generator.generate(noise + f, conditioning, steps, rng), f
+        return self.hypernet.images(noise, conditioning, steps, rng)
 
     def scores(
         self,
@@ -255,14 +204,14 @@ class NoiseHypernetModule(L.LightningModule):
         if size is None or size >= len(noise):
             images, f = self(noise, conditioning, rng=rng)
             return self.reward(images, prompts), f
-        generator = self.generator if self.tuned is None else self.tuned
-        f = torch.zeros_like(noise) if self.tuned is not None else self.hypernet(noise, conditioning)
+        generator, f = self.hypernet.image_generator, self.hypernet(noise, conditioning)
+        assert isinstance(generator, PipelineGenerator)  # score_batch_size is refused for others
         latents = generator.denoise(noise + f, conditioning, rng=rng)
         return score_in_parts(latents, prompts, lambda z, p: self.reward(generator.decode(z), p), size), f
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         prompts = batch["prompt"]
-        key = self.seed, self.global_step, self._share(batch_idx)
+        key = self.seed, self.global_step, self._batch_slice(batch_idx)
         noise = self.draw_noise(len(prompts), self.generator, *key)
         scores, f = self.scores(noise, self.generator.encode(prompts), prompts, training_streams(len(prompts), *key))
         terms = noise_hypernetwork_loss(scores.total, f, self.regulariser, self.reward_weight)
@@ -273,12 +222,12 @@ class NoiseHypernetModule(L.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(prompts))
         return terms.loss
 
-    def _share(self, batch_idx: int) -> Share:
-        """The batch's place among those of all ranks and accumulated batches that make one update."""
+    def _batch_slice(self, batch_idx: int) -> BatchSlice:
+        """Which samples of the global batch this batch holds."""
         if self._trainer is None:
-            return Share()
+            return BatchSlice()
         parts = self.trainer.accumulate_grad_batches
-        return Share(batch_idx % parts, parts, self.global_rank, self.trainer.world_size)
+        return BatchSlice(batch_idx % parts, parts, self.global_rank, self.trainer.world_size)
 
     def _mean_over_ranks(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Means of scalars over all processes, in one message, so that every process logs those of the global batch."""
@@ -287,15 +236,13 @@ class NoiseHypernetModule(L.LightningModule):
         means = self.trainer.strategy.reduce(torch.stack([*values.values()]), reduce_op="mean")
         return dict(zip(values, means.unbind(), strict=True))
 
-    def base_method(self, steps: int | None = None) -> Method:
+    def base_method(self, steps: int | None = None) -> Sampled:
         """The frozen generator by itself."""
-        return Sampled("base", self.generator, is_base=True, steps=steps)
+        return Sampled("base", self.generator, steps)
 
-    def trained_method(self, steps: int | None = None) -> Method:
+    def trained_method(self, steps: int | None = None) -> TrainedMethod:
         """The model in training: generator and hypernetwork, or the fine-tuned generator."""
-        if self.tuned is not None:
-            return Sampled(self.mode, self.tuned, is_base=False, steps=steps)
-        return Modulated(self.mode, self.hypernet, steps)
+        return TrainedMethod(self.hypernet, steps)
 
     def evaluation_step(self, batch: PromptBatch) -> tuple[Samples, MethodOutput]:
         """Samples of a batch of evaluation prompts, and what the model in training makes of them."""
@@ -351,10 +298,7 @@ class NoiseHypernetModule(L.LightningModule):
             ValueError: if it does not fit the generator, or is a fine-tune where a hypernetwork is trained or the
                 other way round.
         """
-        if self.tuned is None:
-            self.hypernet = Hypernet.from_pretrained(folder, self.generator)
-        else:
-            self.hypernet, self.tuned = LoraFinetune.from_pretrained(folder, self.generator)
+        self.hypernet = self.hypernet.load_same_kind(folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trainable weights alone, and what they are weights of."""
@@ -387,7 +331,7 @@ class NoiseHypernetModule(L.LightningModule):
         """What the trainable weights mean something for; how gradients are computed is no part of it."""
         arguments = {k: v for k, v in self.hypernet.arguments().items() if k != "gradient_checkpointing"}
         network, backbone = class_path(class_of(self.hypernet)), class_path(class_of(self.generator.backbone))
-        return {"model": self.mode, "class": network, "backbone": backbone, **arguments}
+        return {"model": self.hypernet.method, "class": network, "backbone": backbone, **arguments}
 
 
 def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) -> float:
@@ -399,3 +343,27 @@ def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) 
         return 1.0
     progress = (step - warmup_steps) / max(1, decay_steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _check_numbers(images_per_prompt: int, warmup_steps: int, decay_steps: int | None) -> None:
+    if images_per_prompt < 1 or warmup_steps < 0:
+        raise ValueError(
+            "images_per_prompt must be at least 1 and warmup_steps not negative; "
+            f"got {images_per_prompt} and {warmup_steps}."
+        )
+    if decay_steps is not None and decay_steps < 1:
+        raise ValueError(f"decay_steps must be at least 1, not {decay_steps}; leave it out for a constant rate.")
+
+
+def _check_parts(score_batch_size: int | None, generator: Generator, reward: RewardEnsemble) -> None:
+    """Whether scores can be computed so many at a time."""
+    if score_batch_size is None:
+        return
+    if score_batch_size < 1:
+        raise ValueError(f"score_batch_size must be at least 1, not {score_batch_size}.")
+    if not (hasattr(generator, "denoise") and hasattr(generator, "decode")):
+        raise ValueError(
+            f"score_batch_size needs a generator that denoises and decodes; {type(generator).__name__} only generates."
+        )
+    if reward.balance_gradients:
+        raise ValueError("balance_gradients compares gradients of the whole batch; leave out score_batch_size or it.")

@@ -18,13 +18,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
 
 from hn.generators.base import Generator
-from hn.utils.distributed import as_part_of, whole
+from hn.utils.distributed import full_tensor, shard_like
 
 
 class ShardedStrategy(ModelParallelStrategy):
     """Each process keeps a part of the weights, gradients and optimiser's state (FSDP2), on GPUs or on the CPU.
 
-    `hn.training.strategy.shard` says what is shared out. Lightning's own `ModelParallelStrategy` would write the
+    `hn.training.strategy.shard` says what is sharded. Lightning's own `ModelParallelStrategy` would write the
     frozen weights to every checkpoint, or a folder of parts that no other strategy reads. Here a checkpoint is the one
     file that a single process writes, with whole tensors, and is read by any number of processes.
 
@@ -56,7 +56,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """Make the optimisers.
 
         Raises:
-            ValueError: if PyTorch cannot use one with weights that are shared out.
+            ValueError: if PyTorch cannot use one with sharded weights.
         """
         super().setup_optimizers(trainer)
         for optimizer in self.optimizers:
@@ -71,7 +71,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """The optimiser's state as one process has it, in whole tensors."""
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
-        return apply_to_collection(optimizer.state_dict(), Tensor, lambda tensor: whole(tensor).cpu())
+        return apply_to_collection(optimizer.state_dict(), Tensor, lambda tensor: full_tensor(tensor).cpu())
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """What the file holds; every process reads all of it."""
@@ -100,7 +100,7 @@ def check_optimizer(optimizer: Optimizer) -> None:
     is_fused = any(group.get("fused") for group in optimizer.param_groups)
     if is_fused and isinstance(optimizer, (torch.optim.Adagrad, torch.optim.SGD)):
         raise ValueError(
-            f"PyTorch's fused {type(optimizer).__name__} does not work on weights that FSDP2 shares out: "
+            f"PyTorch's fused {type(optimizer).__name__} does not work on weights that FSDP2 shards: "
             "add --model.optimizer.init_args.fused=false, or take AdamW."
         )
 
@@ -108,7 +108,7 @@ def check_optimizer(optimizer: Optimizer) -> None:
 def _parts(values: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
     """A parameter's state with this process's part of all that has the parameter's shape."""
     return {
-        name: as_part_of(value, parameter) if isinstance(value, Tensor) and value.shape == parameter.shape else value
+        name: shard_like(value, parameter) if isinstance(value, Tensor) and value.shape == parameter.shape else value
         for name, value in values.items()
     }
 

@@ -1,11 +1,9 @@
-"""Lightning's Trainer with the verbs of an experiment: train, compare, embed, plan and generate."""
+"""Lightning's Trainer with further commands of an experiment: train, compare and generate."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,36 +12,19 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from hn.cli.embed import embed_prompts
-from hn.data.encodings.write import Embedded
-from hn.evaluation.categories import Categories
-from hn.evaluation.comparison.details import details, image_rows
-from hn.evaluation.comparison.gallery import Gallery, choose_prompts
-from hn.evaluation.comparison.kept import KeptRecords, measurement_settings
-from hn.evaluation.comparison.measure import measure, reference_features
-from hn.evaluation.comparison.options import Comparison, name_at
+from hn.evaluation.comparison.options import Comparison
 from hn.evaluation.generate import ImageRequest, write_images
-from hn.evaluation.methods import Method, Sampled, Searched
-from hn.evaluation.samples import Samples
-from hn.generators.pipeline import DiffusersGenerator
-from hn.hypernets.finetune import LoraFinetune
-from hn.report.comparison import GALLERY
-from hn.report.curves import plot_curves, validation_curves
-from hn.report.page import write_report
-from hn.report.result_files import IMAGES_CSV, METHODS_CSV, TIMING_JSON, write_images_csv, write_methods_csv
-from hn.report.results import finite, write_results
+from hn.evaluation.methods import Method
+from hn.hypernets.base import Hypernet
+from hn.report.results import write_results
 from hn.report.tables import results_table
-from hn.search import WarmStart
 from hn.training.callbacks.evaluation import Evaluation
 from hn.training.callbacks.images import ImageGrid
 from hn.training.checkpoints import TrainingCheckpointIO
-from hn.training.compare import check_comparison
+from hn.training.compare import ComparedPrompts, ComparisonRun, check_comparison
 from hn.training.module import NoiseHypernetModule
-from hn.training.planning.plan import Plan, plan_update
 from hn.training.run_directory import CHECKPOINTS, WEIGHTS
-from hn.utils.files import unused_directory, write_json
-from hn.utils.images import labelled_grid
-from hn.utils.progress import SharedProgress
+from hn.utils.files import unused_directory
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +32,7 @@ C = TypeVar("C", bound=Callback)
 
 
 class ExperimentTrainer(L.Trainer):
-    """A `lightning.Trainer` with five more verbs. `default_root_dir` is the run's directory."""
+    """A `lightning.Trainer` with three more methods. `default_root_dir` is the run's directory."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,7 +47,7 @@ class ExperimentTrainer(L.Trainer):
 
     @property
     def is_working(self) -> bool:
-        """Whether batches have been worked on; errors before that are mostly the user's to mend."""
+        """Whether batches have been worked on; errors before that are mostly the user's to fix."""
         loops = (self.fit_loop.epoch_loop, self.validate_loop, self.test_loop, self.predict_loop)
         return self._measuring or any(loop.batch_progress.total.ready > 0 for loop in loops)
 
@@ -123,12 +104,13 @@ class ExperimentTrainer(L.Trainer):
         comparison: Comparison,
         hypernet: str | None = None,
         finetune: str | None = None,
-        settings: Mapping[str, Any] | None = None,
+        *,
+        settings: Mapping[str, Any],
     ) -> None:
         """Measure base, hypernetwork, fine-tune and test-time searches on the test prompts, from the same noise.
 
         What is measured is kept in the directory's `records`, batch by batch, and images in `gallery`. Started again in
-        the same directory, an interrupted comparison goes on from there, and one with more searches or numbers of steps
+        the same directory, an interrupted comparison resumes from there, and one with more searches or numbers of steps
         measures those alone; prompts may be grouped by another category. Its results are `results.json`, `results.csv`
         and `images.csv`, drawn in `report.html` and `figures`.
 
@@ -139,8 +121,8 @@ class ExperimentTrainer(L.Trainer):
             hypernet: folder of the trained hypernetwork; by default the newest run's, trained if there is none.
             finetune: folder of the trained fine-tune; by default the newest run's of the comparison's experiment,
                 trained if there is none; without such an experiment there is no fine-tune.
-            settings: the configuration behind all of it, `comparison` included, to know by whether what the directory
-                has can be gone on with; nothing is kept without.
+            settings: the configuration behind all of it, `comparison` included; measurements in the directory that were
+                made with other settings are refused.
 
         Raises:
             ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, the generator
@@ -148,89 +130,28 @@ class ExperimentTrainer(L.Trainer):
                 other settings.
         """
         evaluation, grid = self.callback(Evaluation), self.callback(ImageGrid)
-        check_comparison(evaluation is not None, model.mode != "hypernetwork")
+        check_comparison(evaluation is not None, not isinstance(model.hypernet, Hypernet))
         for steps in comparison.more_steps(model.generator.steps):
             model.generator.check_steps(steps)
         model.to(self.strategy.root_device)
+        assert hypernet is not None  # found, or trained, by the command
         model.load_trained(hypernet)
-        methods = self._compared_methods(model, comparison, finetune)
         datamodule.setup("test")
-        loader = datamodule.test_dataloader()
-        batches = list(loader)
-        prompts = {
-            i: text for batch in batches for i, text in zip(batch["index"].tolist(), batch["prompt"], strict=True)
-        }
-        rows = [row for batch in batches for row in batch["metadata"]]
-        files = getattr(getattr(loader, "dataset", None), "files", None)  # of a `PromptDataset`
-        grouped = Categories.of(comparison.category, rows, [files[i] for i in prompts] if files else None)
-        categories = dict(zip(prompts, grouped.names, strict=True))
-        model.generator.check_prompts([*prompts.values()])
+        prompts = ComparedPrompts.of(datamodule.test_dataloader(), comparison.category)
+        model.generator.check_prompts([*prompts.texts.values()])
         weights = {"hypernetwork": hypernet, "finetune": finetune}
-        kept, own, started = None, {}, dict.fromkeys(method.name for method in methods)
-        choose = partial(choose_prompts, categories, comparison.gallery)
-        if settings is not None:
-            own = settings["comparison"].get("searches") or {}
-            shared = {**settings, "comparison": {"gallery": comparison.gallery}}
-            kept = KeptRecords(self.directory / "records", measurement_settings(shared, weights, batches))
-            # refused now, not after hours
-            started = {method.name: kept.load(method.name, own.get(method.name)) for method in methods}
-        gallery = Gallery(self.directory / GALLERY, choose() if kept is None else kept.gallery(choose))
+        run = ComparisonRun(self.directory, model, prompts, comparison, weights, settings)
         for callback in self.callbacks:
             callback.setup(self, model, "test")
 
         self._measuring = True
-        noise = {"images_per_prompt": model.images_per_prompt, "seed": model.evaluation_seed}
-        records = {}
         with self.precision_plugin.forward_context():
-            reference = kept.load_reference() if kept is not None else None
-            if reference is None:
-                reference = reference_features(model.generator, evaluation.scorer, batches, **noise)
-                if kept is not None and reference is not None:
-                    kept.keep_reference(reference)
-            left = {name: batches[record.batches if record else 0 :] for name, record in started.items()}
-            progress = SharedProgress({m.name: (len(left[m.name]), m.expected_nfe) for m in methods})
-            for method in methods:
-                name = method.name
-                keep = None if kept is None else partial(kept.keep, own=own.get(name), of_batches=len(batches))
-                record = measure(
-                    method,
-                    evaluation.scorer,
-                    model.generator,
-                    progress.over(left[name], name),
-                    **noise,
-                    record=started[name],
-                    after_batch=keep,
-                    after_images=gallery.keep,
-                )
-                records |= {found.name: found for found in (*record.earlier.values(), record)}
-            picture = self.directory / "images" / "comparison.png"
-            if grid is not None and (any(left.values()) or not picture.is_file()):
-                grid.last_path = self._comparison_picture(methods, grid)
-        base = records["base"]
-        summaries = {}
-        for name, record in records.items():
-            against = None if record is base else base
-            summaries[name] = record.summary(against, reference) | details(record, categories, against)
-        runs = {name: Path(folder).parent for name, folder in weights.items() if folder is not None}
-        results = self._report(
-            model,
-            summaries,
-            weights=weights,
-            reward_weights=dict(model.reward.weights),
-            grouped_by=grouped.fields,
-            curves={name: validation_curves(run) for name, run in runs.items()},
-        )
-        write_methods_csv(self.directory / METHODS_CSV, results["methods"])
-        rows = (row for record in records.values() for row in image_rows(record, prompts, categories))
-        write_images_csv(self.directory / IMAGES_CSV, rows)
-        traces = {name: record.trace() for name, record in records.items() if record.trace()}
-        # Not in results.json, which is the same for the same measurements but for the seconds of each image.
-        timing = {"finished": datetime.now().astimezone().isoformat(timespec="seconds"), "traces": traces}
-        write_json(self.directory / TIMING_JSON, finite(timing))
-        curves = plot_curves(runs, self.directory / "images" / "curves.png", title=self.directory.parent.name)
-        if curves is not None:
-            print(f"curves       {curves}")
-        print(f"report       {write_report(self.directory)}")
+            assert evaluation is not None  # see check_comparison
+            run.measure(evaluation.scorer)
+            if grid is not None:
+                grid.last_path = run.draw(grid) or grid.last_path
+        results = self._report(model, run.summaries(), **run.facts())
+        run.write_report(results["methods"])
 
     def generate(
         self,
@@ -265,48 +186,15 @@ class ExperimentTrainer(L.Trainer):
         request = ImageRequest(prompts, count, seed, steps, batch_size, upscale)
         request.check(model.generator)
         model.to(self.strategy.root_device)
+        assert hypernet is not None  # found, or trained, by the command
         model.load_trained(hypernet)
 
         self._measuring = True
-        methods = [model.base_method(steps)] if compare else []
+        methods: list[Method] = [model.base_method(steps)] if compare else []
         methods.append(model.trained_method(steps))
         print(f"weights      {hypernet}")
         facts = {"hypernet": hypernet, "precision": self.precision}
         write_images(methods, request, unused_directory(self.directory), facts, self.precision_plugin.forward_context)
-
-    def embed(self, generator: DiffusersGenerator, prompts: Sequence[str]) -> Embedded:
-        """Write the conditioning of prompts to files, from which training reads it without text encoders.
-
-        Args:
-            generator: with a `cache`; its outline is enough.
-            prompts: what is there already is not encoded again.
-
-        Raises:
-            ValueError, OSError: as `hn.cli.embed.embed_prompts`.
-        """
-        return embed_prompts(generator, prompts, self.strategy.root_device)
-
-    def plan(
-        self,
-        model: NoiseHypernetModule,
-        batch_size: int | None = None,
-        gpu_memory: Sequence[float] = (24, 48, 80, 141),
-        prompt: str | None = None,
-    ) -> Plan:
-        """Count the memory of an update, from shapes alone: nothing is computed and no GPU is needed.
-
-        Args:
-            model: its generator without weights (`load_weights` false).
-            batch_size: images per update and GPU; the data module's on the command line, where none is given.
-            gpu_memory: GPUs, in GiB, of which the command line says the largest batch.
-            prompt: that of every image; if not given, one as long as the text encoder takes, where its length matters.
-
-        Raises:
-            ValueError: as `hn.training.planning.plan.plan_update`, or without a batch size.
-        """
-        if batch_size is None:
-            raise ValueError("A plan needs a batch size.")
-        return plan_update(model, batch_size, self.precision, self.accumulate_grad_batches, prompt)
 
     def _best_checkpoint(self) -> Path | None:
         """The file of the first `ModelCheckpoint` that monitors something; None if it has none."""
@@ -320,33 +208,6 @@ class ExperimentTrainer(L.Trainer):
                 return path
         log.warning("The best checkpoint, %s, is gone; the last weights are tested and kept instead.", found)
         return None
-
-    @staticmethod
-    def _compared_methods(model: NoiseHypernetModule, comparison: Comparison, finetune: str | None) -> list[Method]:
-        """Base, hypernetwork and fine-tune, each at the generator's own and then at more steps, and the searches."""
-        more = comparison.more_steps(model.generator.steps)
-        methods = []
-        for make in (model.base_method, model.trained_method):
-            methods += [make(), *map(make, more)]
-        if finetune is not None:
-            _, tuned = LoraFinetune.from_pretrained(finetune, model.generator)
-            methods += [Sampled("finetune", tuned, is_base=False, steps=steps) for steps in (None, *more)]
-        for method in methods:
-            if method.steps != model.generator.steps:
-                method.name = name_at(method.name, method.steps)
-        for name, search in comparison.searches.items():
-            if search is not None:
-                started = search.bound(model.hypernet) if isinstance(search, WarmStart) else search
-                methods.append(Searched(name, model.generator, started, model.reward))
-        return methods
-
-    def _comparison_picture(self, methods: list[Method], grid: ImageGrid) -> Path:
-        samples = Samples.of_prompts(methods[0].generator, grid.prompts, 1, grid.seed)
-        path = self.directory / "images" / "comparison.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = {method.name: method(samples).images for method in methods}
-        labelled_grid(rows, grid.prompts, grid.upscale).save(path)
-        return path
 
     def _report(self, model: NoiseHypernetModule, summaries: dict[str, dict[str, Any]], **facts: Any) -> dict[str, Any]:
         path = self.directory / "results.json"
@@ -363,7 +224,7 @@ class ExperimentTrainer(L.Trainer):
 
 
 _VALIDATION_SCORES = tuple(
-    f"val/{score}" for score in ("held_out_reward", "reward", "geneval", "kl_nats", "fidelity", "diversity")
+    f"val/{score}" for score in ("held_out_reward", "reward", "geneval", "kl_nats", "cmmd", "diversity")
 )
 
 

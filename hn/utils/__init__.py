@@ -1,1 +1,1 @@
-"""Helpers that know nothing of the other packages: files, weights, devices, text."""
+"""Helpers that import no other package of hn: files, weights, devices, text."""

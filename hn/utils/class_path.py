@@ -1,4 +1,4 @@
-"""Class paths, the plug-in system: `package.module.Class` in a YAML or JSON file names the class to use."""
+"""Class paths: a configuration file names the class to use as `package.module.Class`."""
 
 import importlib
 from typing import TypeVar
@@ -7,10 +7,10 @@ T = TypeVar("T")
 
 
 def import_class(path: str, base: type[T]) -> type[T]:
-    """The class at `path`, which must derive from `base`.
+    """Import the class at `path`, which must be a subclass of `base`.
 
     Raises:
-        ValueError: if nothing is found there, or if it is not a subclass of `base`.
+        ValueError: if there is no such class, or it is not a subclass of `base`.
     """
     module_name, _, class_name = path.rpartition(".")
     try:

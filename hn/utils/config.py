@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,50 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hn.utils.bundled import bundled, find_path, find_paths
+
 EXTENDS = "extends"
 REWARD_GROUPS = {"rewards": ("weights", "normalise", "quantise"), "held_out": ("quantise",)}
 """The mappings of named rewards in an ensemble, and its options that have an entry for each name."""
 GENERATOR = "hn.generators.pipeline.DiffusersGenerator"
+ENDINGS = (".yaml", ".yml")
+
+
+def find_config(name: str, kind: str, folder: str) -> str:
+    """The path of a configuration file that is given by its path or by its name.
+
+    Names and relative paths are looked up in the working directory, and then among the files that come with hn.
+
+    Args:
+        name: a path; or a name like "miniature", for miniature.yaml in `folder`.
+        kind: what the file describes, for the error: "experiment".
+        folder: like "experiments".
+
+    Raises:
+        FileNotFoundError: if there is no configuration of a name; lists those that there are. A path is returned as it
+            is if there is no such file.
+    """
+    if not name or Path(name).name != name or Path(name).suffix in ENDINGS or Path(name).is_file():
+        return find_path(name)
+    file = find_path(f"{folder}/{name}.yaml")
+    if Path(file).is_file():
+        return file
+    known = config_names(folder)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    raise FileNotFoundError(f"There is no {kind} {name!r}.{hint} There are: {', '.join(known)}; or give a YAML file.")
+
+
+def config_names(folder: str) -> list[str]:
+    """Names of the configurations in a folder like "experiments": those of the working directory and of hn."""
+    return sorted({path.stem for place in (Path(folder), bundled(folder)) for path in place.glob("*.yaml")})
 
 
 def read_config(file: str | Path) -> dict[str, Any]:
     """A YAML file merged over the files that it `extends`, which are named relative to its own folder.
 
+    A relative path to a file that comes with hn, like `data/miniature/pipeline` or `experiments/miniature.yaml`, may
+    stand anywhere, also under `extends`: if the working directory has no such file, the path becomes that of hn's.
     Later files win over earlier ones and the file itself over all of them; a file that is reached twice counts once, at
     its first place. Mappings are merged key by key, anything else is replaced. Where a `class_path` changes, the other
     class's `init_args` are dropped with it. `null` removes an inherited reward, and its weight with it. Interpolations
@@ -26,14 +62,15 @@ def read_config(file: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if a file is missing; lists what is there.
-        ValueError: if a file is no YAML mapping, or extends itself.
+        ValueError: if a file is no YAML mapping, or extends itself, or removes a reward that it does not inherit.
     """
     contents: dict[Path, dict[str, Any]] = {}
-    _collect(Path(file), (), contents)
+    _collect(Path(find_path(str(file))), (), contents)
     merged: dict[str, Any] = {}
     for content in contents.values():
         merged = merge(merged, content)
-    return merged
+    _require_inherited(merged)
+    return find_paths(merged)
 
 
 def merge(base: Any, change: Any) -> Any:
@@ -58,6 +95,21 @@ def _without_removed_rewards(base: dict[str, Any], change: dict[str, Any]) -> tu
     return base, change
 
 
+def _require_inherited(content: Mapping[str, Any]) -> None:
+    """Raises:
+    ValueError: if a reward is still null, so that there was none to remove.
+    """
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            continue
+        if key in REWARD_GROUPS and (unknown := [name for name, reward in value.items() if reward is None]):
+            known = ", ".join(name for name in value if name not in unknown) or "none"
+            raise ValueError(
+                f"`null` removes an inherited reward, but {key} inherits no {unknown[0]!r}; it has: {known}."
+            )
+        _require_inherited(value)
+
+
 def _without(mapping: dict[str, Any], names: set[str]) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if key not in names}
 
@@ -73,7 +125,7 @@ def generator_section(generator: str, changes: Mapping[str, Any]) -> dict[str, A
     Raises:
         FileNotFoundError, ValueError: if the file is missing or wrong, or describes no generator.
     """
-    if Path(generator).suffix not in (".yaml", ".yml"):
+    if Path(generator).suffix not in ENDINGS:
         return {"class_path": GENERATOR, "init_args": {"pretrained": generator, **changes}}
     section = read_section(generator, "model.generator")
     if "class_path" not in section and "pretrained" not in section:
@@ -117,8 +169,15 @@ def _collect(file: Path, chain: tuple[Path, ...], contents: dict[Path, dict[str,
         raise ValueError(f"{file} must hold a mapping of options, not {found}.")
     names = content.pop(EXTENDS, None) or []
     for name in [names] if isinstance(names, str) else names:
-        _collect(file.parent / name, (*chain, file), contents)
+        _collect(_extended(file.parent, name), (*chain, file), contents)
     contents[key] = content
+
+
+def _extended(folder: Path, name: str) -> Path:
+    """The file that one in `folder` extends: relative to that folder or, if it is not there, to where hn is found."""
+    file = folder / name
+    known = Path(find_path(name))
+    return known if not file.is_file() and known.is_file() and name.startswith("experiments/") else file
 
 
 def _missing(file: Path, chain: tuple[Path, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""The device to compute on, and asynchronous copies between host and device."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """The device of a name, checked to be there.
+    """The device of this name, if the machine has it.
 
     Args:
         name: "cpu", "cuda", "cuda:1", "mps", or "auto" for the GPU (CUDA) if there is one, else the CPU.
 
     Raises:
-        ValueError: if there is no such device; says which there are.
+        ValueError: if the machine has no such device; lists those it has.
     """
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     there += ["mps"] if torch.backends.mps.is_available() else []
@@ -35,13 +35,13 @@ def find_device(name: str = "auto") -> torch.device:
 
 
 class HostCopy:
-    """The numbers of a small tensor on the host, as soon as the device has come to them.
+    """An asynchronous copy of a small tensor to the host.
 
-    From a CUDA device the copy is queued behind the work that makes the numbers, into pinned memory, and nobody waits
-    until they are read. From other devices it is made at once.
+    From a CUDA device, the copy goes to pinned memory and is queued on the current stream: the host waits in `read`
+    only. From other devices, it is made at once.
 
     Args:
-        tensor: of any device; what is written to it later does not count.
+        tensor: on any device; later changes of it do not affect the copy.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -54,15 +54,15 @@ class HostCopy:
             self._done.record(torch.cuda.current_stream(tensor.device))
 
     def read(self) -> list[Any]:
-        """The numbers, nested as the tensor's dimensions are; waits for them, and for nothing that was queued later."""
+        """The values as nested lists (`Tensor.tolist`); waits for the copy, but not for work queued after it."""
         if self._done is not None:
             self._done.synchronize()
         return self._values.tolist()
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device. To a CUDA device it goes through pinned memory, so that the host does not wait
-    until the device has done what it was given before."""
+    """Copy a tensor to a device. From the CPU to a CUDA device, the copy is asynchronous (through pinned memory): the
+    host does not wait for the work that is queued there."""
     if device.type != "cuda" or tensor.device.type != "cpu" or torch.compiler.is_compiling():  # or exported
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,22 +1,22 @@
-"""Tensors of which each process holds a part (FSDP2), and whole ones."""
+"""Sharded tensors, of which each process holds a part (FSDP2), and full ones."""
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The tensor with the parts of all processes, which must all call this; one that is whole is given back."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def is_shared_out(module: nn.Module) -> bool:
+def is_sharded(module: nn.Module) -> bool:
     """Whether processes hold parts of the module's weights (FSDP2)."""
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())
 
 
-def as_part_of(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, the same in all processes, shared out as `other` of the same shape is; nothing is sent."""
+def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor, the same in all processes, sharded as `other` of the same shape is; nothing is sent."""
     if not isinstance(other, DTensor):
         return tensor
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)

@@ -1,11 +1,11 @@
-"""Where half precision is not enough."""
+"""Data types: at least single precision, and types by name."""
 
 import torch
 from torch import Tensor
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """The tensor in float32 at least."""
+    """The tensor in float32, or in float64 if it is of that type."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -13,7 +13,7 @@ _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch
 
 
 def parse_dtype(name: str) -> torch.dtype:
-    """`torch.float32` for "float32"; likewise "float64", "bfloat16" and "float16".
+    """The data type of a name: "float64", "float32", "bfloat16" or "float16".
 
     Raises:
         ValueError: for any other name.

@@ -1,4 +1,4 @@
-"""Versions, machine and git commit of this process."""
+"""Package versions, hardware and git commit, recorded with every result."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft", "open_cl
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and git commit (with "-dirty" for a changed working tree) of this process.
+    """Package versions, hardware and git commit (with "-dirty" if the working tree has changes).
 
-    `gpu` is the one that the machine has, whether it was used or not; null without one.
+    `gpu` is the name of the first GPU, used or not; None without one.
     """
     return {
         "python": platform.python_version(),

@@ -1,41 +1,121 @@
-"""Writing files in one step: they are there in whole or not at all."""
+"""Writing files and folders atomically: a reader finds the old content or the new one, never a part of it."""
 
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
+import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+_TEMPORARY = ".partial"
 
 
 @contextmanager
-def in_one_step(path: Path, partial: Path | None = None) -> Iterator[Path]:
-    """Give the path of a file to write, which takes the place of `path` when the block ends, unless it fails.
+def atomic_write(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary path to write to, which replaces the file `path` when the block ends without an error.
+
+    If the block raises, the temporary file is deleted and `path` is left as it was. The temporary path is in the same
+    folder and different for each call, so several processes may write the same file at once: the last one wins.
 
     Args:
-        path: of the file.
-        partial: that path, in the same folder; processes that may write the same file at once need one each.
+        path: the file; its folder must exist.
+        durable: flush the content to the disk before it replaces the file, so that it survives a power failure.
     """
-    partial = path.with_suffix(".partial") if partial is None else partial
+    path = Path(path)
+    temporary = _temporary_name(path)
     try:
-        yield partial
-        partial.replace(path)
+        yield temporary
+        if durable:
+            _flush(temporary)
+        temporary.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Mapping[str, Any], partial: Path | None = None) -> None:
-    """Write a JSON file in one step; `partial` as `in_one_step` takes it."""
-    with in_one_step(path, partial) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+@contextmanager
+def atomic_folder(path: str | Path, *, keep_others: bool = False, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder to fill, which replaces the folder `path` when the block ends without an error.
+
+    If the block raises, the temporary folder is deleted and `path` is left as it was.
+
+    Args:
+        path: the folder; its parents are created.
+        keep_others: where `path` exists, keep the files in it that are not written now. The new files then replace
+            theirs one by one, the largest first: weights before the small files that describe them.
+        durable: as in `atomic_write`.
+    """
+    path = Path(path).resolve()
+    merges = keep_others and path.is_dir()
+    temporary = _temporary_name(path / path.name if merges else path)  # inside, for `path` may be a mount point
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if durable:
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+        if merges:
+            for file in sorted(temporary.iterdir(), key=lambda file: file.stat().st_size, reverse=True):
+                file.replace(path / file.name)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_temporary_files(folder: Path, name: str | None = None) -> None:
+    """Delete what processes that were killed inside `atomic_write` or `atomic_folder` left. Nobody may be writing now.
+
+    Args:
+        folder: where to look.
+        name: of the file or folder that was written; all of them if not given.
+    """
+    for left in folder.glob(f"{'*' if name is None else glob.escape(name)}.*{_TEMPORARY}"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str, *, durable: bool = False) -> None:
+    """Write a UTF-8 text file atomically, with its line ends as they are; `durable` as in `atomic_write`."""
+    with atomic_write(path, durable=durable) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: str | Path, content: Any, *, durable: bool = False) -> None:
+    """Write an indented JSON file atomically; `durable` as in `atomic_write`."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", durable=durable)
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV file atomically.
+
+    Args:
+        path: the file.
+        rows: values by column. The columns are all names of all rows, in the order of their first appearance; a name
+            that a row lacks, None and numbers that are not finite give an empty cell.
+    """
+    text = io.StringIO(newline="")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+    write_text(path, text.getvalue())
 
 
 def unused_directory(path: Path) -> Path:
-    """Make and return `path`, or `path_2`, `path_3` and so on if it is there already and holds something."""
+    """Create and return `path`, or `path_2`, `path_3` and so on where it exists and is not empty."""
     number, candidate = 1, path
     while True:
         try:
@@ -50,38 +130,20 @@ def unused_directory(path: Path) -> Path:
 
 def require_unused(path: Path) -> None:
     """Raises:
-    ValueError: if `path` is a file, or a folder that holds something.
+    ValueError: if `path` is a file, or a folder that is not empty.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path} is there already and is not written over; choose another --output, or remove it.")
+        raise ValueError(f"{path} exists already and is not overwritten; choose another --output, or remove it.")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears in its place when it is whole and on the disk."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid4().hex[:12]}{_TEMPORARY}")
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a CSV file in one step: file, prompt, method where rows have one, and a column for each reward.
+def _flush(file: Path) -> None:
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
 
-    Args:
-        path: of the file.
-        rows: at least one, with `file`, `prompt`, perhaps `method`, and `scores` by reward; None becomes empty.
-    """
-    own = [name for name in ("file", "prompt", "method") if any(name in row for row in rows)]
-    rewards = list(rows[0]["scores"])
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*own, *rewards])
-    for row in rows:
-        writer.writerow([*(row.get(name) for name in own), *(row["scores"][name] for name in rewards)])
-    with in_one_step(path) as partial:
-        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+def _cell(value: Any) -> Any:
+    return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else value

@@ -1,4 +1,4 @@
-"""Finding pretrained weights, and saying what to do when they are not there."""
+"""Finding pretrained weights, locally or on the Hugging Face Hub, with errors that tell how to get missing ones."""
 
 import difflib
 import re
@@ -49,13 +49,13 @@ TOKENIZER_FILES = ("*.json", "*.txt")
 
 @dataclass(frozen=True)
 class Repository:
-    """What is wanted of a repository on the Hugging Face Hub.
+    """Files of a repository on the Hugging Face Hub.
 
     Attributes:
         name: its id.
         revision: branch, tag or commit.
         variant: variant of the weight files, like "fp16".
-        files: the only file that is needed, or a pattern like "unet/*", or several patterns; everything if not given.
+        files: the only file needed, or a pattern like "unet/*", or several patterns; all files if not given.
     """
 
     name: str
@@ -65,12 +65,12 @@ class Repository:
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything of it is wanted."""
+        """Whether all files are needed."""
         return self.variant is None and self.files is None
 
     @property
     def command(self) -> str:
-        """What to run on a machine with network access."""
+        """The shell command that downloads the files."""
         name, patterns = self.name, []
         if isinstance(self.files, tuple):
             patterns = list(self.files)
@@ -91,23 +91,23 @@ def locate(
     variant: str | None = None,
     files: str | None = None,
 ) -> str:
-    """Check that `pretrained` can be loaded, before anything heavy starts.
+    """Check that `pretrained` can be loaded, before expensive work starts.
 
     Args:
         pretrained: a local folder, or the id of a repository on the Hugging Face Hub.
-        marker: the file without which the folder is not what it should be, like "model_index.json"; it may lie in a
-            subfolder. Of several names, one has to be there.
+        marker: a file that must exist, like "model_index.json"; it may be in a subfolder. Of several names, one must
+            exist.
         revision: branch, tag or commit on the Hub.
-        variant: the variant of the weight files, like "fp16"; only for the advice in the error.
-        files: the only file that is needed of a repository, or a pattern like "unet/*"; likewise.
+        variant: the variant of the weight files, like "fp16"; used in the error message only.
+        files: the only file needed, or a pattern like "unet/*"; used in the error message only.
 
     Returns:
-        What to hand to `from_pretrained`: a folder, or the id. Without network a cached repository is given by folder,
-        for libraries would try the Hub again and again before they look there.
+        The argument for `from_pretrained`: a folder, or the Hub id. Without network it is the folder of a cached
+        repository, since libraries retry the Hub several times before they use the cache.
 
     Raises:
-        FileNotFoundError: if it is neither a folder holding `marker`, nor in the local cache, nor to be had from the
-            Hub. The message says what to do.
+        FileNotFoundError: if it is neither a folder with `marker`, nor in the local cache, nor on the Hub. The message
+            says what to do.
     """
     markers = [marker] if isinstance(marker, str) else list(marker)
     folder = _local_folder(pretrained, markers)
@@ -131,7 +131,7 @@ def locate_folder(
     revision: str | None = None,
     patterns: Sequence[str] = ("*.json", "*.safetensors"),
 ) -> Path:
-    """Like `locate`, for small repositories: of a Hub id the files that fit `patterns` are downloaded.
+    """Like `locate`, for small repositories: all files that match `patterns` are downloaded.
 
     Returns:
         The folder.
@@ -144,11 +144,11 @@ def locate_folder(
 
 
 def locate_tokenizer(pretrained: str, vocabulary: Sequence[str], revision: str | None = None) -> str:
-    """Like `locate`, for tokenizers: libraries make an empty one, and say nothing, where the vocabulary is missing.
+    """Like `locate`, for tokenizers: where the vocabulary is missing, libraries create an empty tokenizer silently.
 
     Args:
         pretrained: a local folder, or the id of a repository on the Hugging Face Hub.
-        vocabulary: the files that hold it where there is no tokenizer.json.
+        vocabulary: files of the vocabulary, all needed unless there is a tokenizer.json.
         revision: branch, tag or commit on the Hub.
 
     Raises:
@@ -162,11 +162,11 @@ def locate_tokenizer(pretrained: str, vocabulary: Sequence[str], revision: str |
 
 
 def locate_file(pretrained: str, names: str | Sequence[str], revision: str | None = None) -> Path:
-    """Find one weight file; of a Hub repository that file alone is downloaded.
+    """Find one weight file; only that file of a Hub repository is downloaded.
 
     Args:
         pretrained: a local folder, or the id of a repository on the Hugging Face Hub.
-        names: the file's name; of several names the first one that is there is taken.
+        names: name of the file; of several names, the first that exists is used.
         revision: branch, tag or commit on the Hub.
 
     Returns:
@@ -192,9 +192,9 @@ def locate_file(pretrained: str, names: str | Sequence[str], revision: str | Non
 def explain_missing(
     pretrained: str, revision: str | None = None, variant: str | None = None, files: str | None = None
 ) -> Iterator[None]:
-    """Turn what loading a Hub repository raises when files are missing into the same clear FileNotFoundError.
+    """Convert errors of loading a Hub repository with missing files to the FileNotFoundError that `locate` raises.
 
-    `locate` fetches one small file only; an interrupted download shows when the weights are loaded.
+    `locate` looks for one small file only, so an incomplete download is noticed when the weights are loaded.
     """
     try:
         yield
@@ -206,12 +206,12 @@ def explain_missing(
 
 
 def repositories_in(content: Any) -> Iterator[Repository]:
-    """The Hub repositories that a configuration names: under "pretrained", with "revision", "variant", "subfolder" and
-    "file" beside it, and under "tokenizer" and "processor". Folders that are there are none. A class with a classmethod
-    `repositories`, like rewards, says itself what its arguments ask for.
+    """The Hub repositories in a configuration: the values of "pretrained" (with "revision", "variant", "subfolder" and
+    "file" next to it), "tokenizer" and "processor" that are not existing folders. A class with a classmethod
+    `repositories`, like a reward, lists the repositories of its arguments itself.
 
     Args:
-        content: mappings, lists and plain values, as YAML has them; arguments of classes with their defaults.
+        content: mappings, lists and plain values, as read from YAML; arguments of classes include their defaults.
     """
     if isinstance(content, Mapping) and (describe := _own_description(content.get("class_path"))) is not None:
         yield from describe(content.get("init_args", {}))
@@ -231,7 +231,7 @@ def repositories_in(content: Any) -> Iterator[Repository]:
 
 
 def require_repositories(repositories: Iterable[Repository]) -> None:
-    """Without network, refuse all at once what is not in the local cache; with it, everything may still be downloaded.
+    """Without network, raise one error for all repositories that are not in the local cache.
 
     Raises:
         FileNotFoundError: names every missing repository with the command that gets it.
@@ -244,7 +244,7 @@ def require_repositories(repositories: Iterable[Repository]) -> None:
 
 
 def is_cached(repository: Repository) -> bool:
-    """Whether the local cache has the file that is wanted of the repository's revision, or anything of it."""
+    """Whether the local cache has the file, or (if not exactly one file is needed) any file, of this revision."""
     name, revision, files = repository.name, repository.revision, repository.files
     if isinstance(files, str) and "*" not in files:
         return isinstance(try_to_load_from_cache(name, files, revision=revision), str)
@@ -255,7 +255,7 @@ def is_cached(repository: Repository) -> bool:
 
 
 def _local_folder(pretrained: str, names: Sequence[str], hint: str | None = None) -> Path | None:
-    """The folder `pretrained`, which holds a file of one of these names; None if it may be the id of a repository."""
+    """`pretrained` as a folder that has one of these files; None if it may be a Hub id instead."""
     if not pretrained.strip():
         raise FileNotFoundError("An empty name is no place to load from: give a folder, or the id of a repository.")
     folder = Path(pretrained).expanduser()
@@ -269,7 +269,7 @@ def _local_folder(pretrained: str, names: Sequence[str], hint: str | None = None
 
 
 def _first_cached(repository: Repository, names: Sequence[str]) -> tuple[Path, str] | None:
-    """The first of these files that the local cache has, and its name in the repository."""
+    """The first of these files in the local cache, and its name in the repository."""
     for name in names:
         cached = try_to_load_from_cache(repository.name, name, revision=repository.revision)
         if isinstance(cached, str):
@@ -278,7 +278,7 @@ def _first_cached(repository: Repository, names: Sequence[str]) -> tuple[Path, s
 
 
 def _download_first(repository: Repository, names: Sequence[str]) -> str:
-    """Downloads the first of these files that the repository has; the local file."""
+    """Download the first of these files that the repository has; returns the local file."""
     for name in names:
         try:
             return hf_hub_download(repository.name, name, revision=repository.revision)
@@ -288,7 +288,7 @@ def _download_first(repository: Repository, names: Sequence[str]) -> str:
 
 
 def _own_description(path: Any) -> Callable[[Mapping[str, Any]], Iterable[Repository]] | None:
-    """The classmethod `repositories` of the class at a path; None if there is no such class, or it has none."""
+    """The classmethod `repositories` of the class at a class path; None if there is no such class or method."""
     try:
         return getattr(import_class(path, object), "repositories", None) if isinstance(path, str) else None
     except ValueError:
@@ -300,7 +300,7 @@ def _is_repository(name: Any) -> bool:
 
 
 def _hub_is_reachable() -> bool:
-    """One request, no retries: whether the Hub answers, whatever it says."""
+    """Whether the Hub answers one request, with any status."""
     if is_offline_mode():
         return False
     try:
@@ -348,7 +348,12 @@ def _incomplete_folder(folder: Path, markers: Sequence[str], hint: str | None = 
 
 
 def missing_message(repositories: Sequence[Repository], error: Exception | None = None) -> str:
-    """What to do about repositories that cannot be loaded; `error` is why, if they are merely not in the cache."""
+    """The error message for repositories that cannot be loaded, with the commands that download them.
+
+    Args:
+        repositories: at least one.
+        error: the error of the Hub or of loading; None if the repositories are not cached and the Hub is not reachable.
+    """
     one = len(repositories) == 1
     commands = "\n                                           ".join(wanted.command for wanted in repositories)
     pages = [f"https://huggingface.co/{wanted.name}" for wanted in repositories]

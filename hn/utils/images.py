@@ -1,4 +1,4 @@
-"""Pictures of images in rows (methods) and columns (prompts), with labels."""
+"""Image grids with labels, and PNG files."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from hn.utils.files import in_one_step
+from hn.utils.files import atomic_write
 
 _MARGIN, _LINE, _FONT_SIZE = 6, 15, 13  # pixels
 
 
 def labelled_grid(rows: Mapping[str, Tensor], columns: Sequence[str], upscale: int = 1) -> Image.Image:
-    """One row of images per entry, its name at the left, the column's caption on top.
+    """A grid of images with the name of each row at its left and the caption of each column above it.
 
     Args:
-        rows: name -> images [N, 3, H, W] in [0, 1] of one size, N = number of columns.
-        columns: captions; wrapped to the images' width.
-        upscale: each pixel becomes upscale x upscale pixels.
+        rows: images [N, 3, H, W] in [0, 1] by the row's name; N is the number of columns, all have the same size.
+        columns: captions, wrapped to the width of an image.
+        upscale: integer upscaling factor of the images.
 
     Raises:
-        ValueError: if there are no rows or columns, or a row has not one image per column.
+        ValueError: if there are no rows or columns, or a row does not have one image per column.
     """
     if not rows or not columns:
         raise ValueError(f"a grid needs rows and columns, not {len(rows)} by {len(columns)}")
@@ -55,21 +55,21 @@ def labelled_grid(rows: Mapping[str, Tensor], columns: Sequence[str], upscale: i
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """[3, H, W] in [0, 1] -> 8-bit RGB image."""
+    """Convert an image [3, H, W] in [0, 1] to an 8-bit RGB image."""
     pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
 def save_png(image: Tensor, path: Path, text: Mapping[str, Any]) -> None:
-    """Write an image [3, H, W] in [0, 1] as PNG, in one step, with a text chunk for each entry of `text`.
+    """Write an image as PNG, atomically, with a text chunk for each entry of `text`.
 
     Args:
-        image: of any floating-point type, on any device.
+        image: [3, H, W] in [0, 1], of any floating-point type, on any device.
         path: of the file.
-        text: names and values, as JSON where they are no strings; None is left out.
+        text: values by name; those that are not strings are written as JSON, None is skipped.
 
     Raises:
-        ValueError: if the image is not finite.
+        ValueError: if the image has NaN or infinite values.
     """
     if not image.isfinite().all():
         raise ValueError(
@@ -80,5 +80,10 @@ def save_png(image: Tensor, path: Path, text: Mapping[str, Any]) -> None:
     for name, value in text.items():
         if value is not None:
             chunks.add_text(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    with in_one_step(path) as partial:
-        to_pil(image).save(partial, format="PNG", pnginfo=chunks)
+    write_png(to_pil(image), path, pnginfo=chunks)
+
+
+def write_png(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Write a picture as PNG, atomically; `options` are Pillow's."""
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format="PNG", **options)

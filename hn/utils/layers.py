@@ -1,4 +1,4 @@
-"""Activation checkpointing of frozen towers."""
+"""Activation checkpointing and compilation of the layers of frozen networks."""
 
 import inspect
 import os
@@ -12,13 +12,13 @@ from torch.utils.checkpoint import checkpoint
 
 
 class CheckpointedLayer(nn.Module):
-    """A layer whose activations are computed again in the backward pass instead of kept.
+    """A layer whose activations are recomputed in the backward pass instead of stored.
 
-    The libraries' own switches are not used: transformers checkpoints in training mode only, and rewards stay in eval
-    mode. Without gradients the layer just runs.
+    transformers' own gradient checkpointing is not used: it is active in training mode only, and rewards stay in eval
+    mode. Without gradients the layer runs as usual.
 
     Args:
-        layer: takes and gives tensors; must not draw random numbers.
+        layer: takes and returns tensors; must not draw random numbers.
     """
 
     def __init__(self, layer: nn.Module):
@@ -26,32 +26,32 @@ class CheckpointedLayer(nn.Module):
         self.layer = layer
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the layer gives."""
+        """The output of the layer."""
         return checkpoint(self.layer, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
 def checkpoint_layers(layers: nn.ModuleList) -> None:
-    """Put a `CheckpointedLayer` around each layer, in place; weights have to be loaded before, for names change."""
+    """Wrap each layer in a `CheckpointedLayer`, in place. Load weights before: the names of parameters change."""
     for i, layer in enumerate(layers):
         layers[i] = CheckpointedLayer(layer)
 
 
 _COMPILERS = ("g++", "clang++", "c++", "gcc", "clang", "cl")
 
-# Layers of all towers are instances of few classes, whose graphs torch counts together: one for each sort of tower,
-# with and without gradients, for one image and for several. Beyond its own limit, 8, it quietly goes on uncompiled.
+# torch.compile counts the graphs of all instances of a class together: one for each kind of tower, with and without
+# gradients, for one image and for several. Above its default limit, 8, it runs the layers uncompiled without a warning.
 _RECOMPILE_LIMIT = 64
 
 
 def compile_layers(layers: Iterable[nn.Module], backend: str = "inductor") -> None:
-    """Compile layers in place; what they compute, and the names of their parameters, stay the same.
+    """Compile layers in place with torch.compile; names of parameters stay the same.
 
-    Layers are compiled one by one and not as a tower: those alike share one graph, so that 32 layers take the time of
-    one. What is inside a `CheckpointedLayer` is compiled, and checkpointed as before. Nothing happens before the first
-    call.
+    Layers are compiled one by one, not as a whole network: equal layers share one graph, so 32 of them compile in the
+    time of one. The layer inside a `CheckpointedLayer` is compiled and stays checkpointed. Compilation happens at the
+    first call.
 
     Args:
-        layers: that take and give tensors.
+        layers: take and return tensors.
         backend: of torch.compile: "inductor", "aot_eager", "eager", ...
 
     Raises:
@@ -66,10 +66,10 @@ def compile_layers(layers: Iterable[nn.Module], backend: str = "inductor") -> No
 
 
 def require_compile(backend: str = "inductor") -> None:
-    """Check that torch.compile runs here; compiles nothing.
+    """Check that torch.compile works on this machine, without compiling anything.
 
     Raises:
-        ValueError: if this Python or system is not supported, or there is no compiler for what inductor writes.
+        ValueError: if it does not support this Python or system, or "inductor" finds no C++ compiler.
     """
     try:
         torch.compile(nn.Identity(), backend=backend)
@@ -83,6 +83,6 @@ def require_compile(backend: str = "inductor") -> None:
 
 
 def has_compiler() -> bool:
-    """Whether there is a compiler for the code that inductor (C++) and Triton (C) write: $CXX, $CC or a usual one."""
+    """Whether a C or C++ compiler is installed, which inductor and Triton need: $CXX, $CC or a usual one."""
     own = [os.environ[name] for name in ("CXX", "CC") if os.environ.get(name)]
     return any(shutil.which(name) for name in (*own, *_COMPILERS))

@@ -1,4 +1,4 @@
-"""How far a long loop is: a bar on a terminal, a line now and then in a log file or a pipe."""
+"""Progress of long loops on stderr: a bar on a terminal, a line every 30 seconds elsewhere (log files, pipes)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
-_SCORING = 1.0  # what an image costs besides its passes: its scores, in passes; only estimates of time depend on it
+_SCORING = 1.0  # cost of scoring an image, in forward passes of the network; used to estimate times only
 
 
 def with_progress(items: Sequence[T], name: str, line_every: float = 30.0, unit: str = "batches") -> Iterator[T]:
-    """The items one after the other, and how many of them are done on the standard error stream.
+    """Iterate over items and show the progress on stderr.
 
     Args:
-        items: what the loop goes over.
-        name: of the loop.
-        line_every: seconds between lines where there is no terminal; the last item always gives one.
-        unit: what the items are, in those lines.
+        items: to iterate over.
+        name: shown with the progress.
+        line_every: seconds between lines where stderr is no terminal; the last item always prints one.
+        unit: what the items are called in these lines.
     """
     with progress_bar(name, line_every, unit, has_last_line=True) as tell:
         tell(0, len(items))
@@ -37,13 +37,13 @@ def with_progress(items: Sequence[T], name: str, line_every: float = 30.0, unit:
 def progress_bar(
     name: str, line_every: float = 30.0, unit: str = "batches", has_last_line: bool = False
 ) -> Iterator[Callable[[int, int], None]]:
-    """Gives what to call with how much is done, and how much there is in all, to show it as `with_progress` does.
+    """Yield a function `tell(done, total)` that shows the progress on stderr, as `with_progress` does.
 
     Args:
-        name: of what is done.
-        line_every: seconds between lines where there is no terminal.
-        unit: what is counted, in those lines.
-        has_last_line: whether the end gives a line too, and the bar stays.
+        name: shown with the progress.
+        line_every: seconds between lines where stderr is no terminal.
+        unit: what is counted, in these lines.
+        has_last_line: print a line at the end too, and keep the bar.
     """
     with tqdm(desc=name, disable=None, dynamic_ncols=True, leave=has_last_line, file=sys.stderr) as bar:
         started = said = time.perf_counter()
@@ -63,7 +63,7 @@ def progress_bar(
 
 @dataclass
 class _Loop:
-    """One of several loops: how many items are left, what each is expected to cost, and what they did cost."""
+    """One of several loops: items left, expected cost of one, items done and their seconds."""
 
     left: int
     cost: float
@@ -72,16 +72,16 @@ class _Loop:
 
 
 class SharedProgress:
-    """How far several loops are that come one after the other, and the time that is left for all of them.
+    """Progress of several consecutive loops, with the estimated time left for all of them.
 
-    The time is estimated: by a loop's own speed once it has one, before that by its cost and the speed of those that
-    ran. Of a loop of unknown cost nothing is said but that the time is at least so long.
+    A loop that has started is extrapolated from its own speed, the others from their cost and the speed of the loops
+    that ran. While a loop has an unknown cost, the estimate is shown as "at least".
 
     Args:
-        loops: items left to do of each loop, and the passes of a network that one of them is expected to take (NaN if
-            that is not known), by name in their order.
-        line_every: seconds between lines where there is no terminal; a loop's last item always gives one.
-        clock: gives seconds.
+        loops: by name and in order, the number of items and the expected cost of one item in forward passes of the
+            network (NaN if not known).
+        line_every: seconds between lines where stderr is no terminal; the last item of a loop always prints one.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class SharedProgress:
         self.line_every, self.clock = line_every, clock
 
     def seconds_left(self) -> tuple[float | None, bool]:
-        """The estimate, None before anything was done, and whether a part of the work is missing in it."""
+        """Estimated seconds left (None before the first item), and whether loops of unknown cost are missing."""
         known = [loop for loop in self.loops.values() if loop.done and not math.isnan(loop.cost)]
         per_cost = sum(loop.seconds for loop in known) / sum(loop.done * loop.cost for loop in known) if known else None
         total, is_partial = 0.0, False
@@ -108,7 +108,7 @@ class SharedProgress:
         return (total if any(loop.done for loop in self.loops.values()) else None), is_partial
 
     def over(self, items: Sequence[T], name: str) -> Iterator[T]:
-        """The items of one loop, one after the other; what is done is said on the standard error stream."""
+        """Iterate over the items of one loop and show the progress on stderr."""
         loop = self.loops[name]
         place = f"{list(self.loops).index(name) + 1}/{len(self.loops)}"
         bar_format = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"

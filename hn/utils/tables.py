@@ -1,4 +1,4 @@
-"""Tables for the terminal, as text."""
+"""Text tables for the terminal."""
 
 import io
 
@@ -8,16 +8,16 @@ from rich.table import Table
 
 
 def new_table(title: str | None = None) -> Table:
-    """A table in the one style of all, its title on the left."""
+    """An empty table in the style that all tables of hn have."""
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def as_text(*tables: Table, width: int = 120) -> str:
-    """Tables one below the other, without colours or trailing spaces.
+    """Tables as plain text, one below the other, without colours or trailing spaces.
 
     Args:
-        tables: in their order.
-        width: columns of the terminal.
+        tables: in this order.
+        width: most characters of a line.
     """
     console = Console(width=width, file=io.StringIO(), record=True, highlight=False)
     for table in tables:

@@ -1,27 +1,32 @@
-"""Words of messages."""
+"""Lists and differences in messages."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 
 def some_of(names: Collection[str], most: int = 3) -> str:
-    """The first few of some names, in alphabetical order."""
+    """The first names in alphabetical order, with ", ..." if there are more than `most`."""
     first = sorted(names)[:most]
     return ", ".join(first) + (", ..." if len(names) > len(first) else "")
 
 
+def count_of(number: int, what: str) -> str:
+    """ "1 image", "2 images"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def differences(by_kind: Mapping[str, Collection[str]], most: int = 3) -> str:
-    """How many names of each kind there are, and the first few: "2 missing (a, b); 1 unexpected (c)". Empty if none."""
+    """Counts and first names of each kind, like "2 missing (a, b); 1 unexpected (c)"; empty if there are no names."""
     return "; ".join(f"{len(names)} {kind} ({some_of(names, most)})" for kind, names in by_kind.items() if names)
 
 
 def changes(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """What differs between two settings, by the dotted names of nested mappings: "a.b was 1 and is 2".
+    """Differences of two nested settings, like "a.b was 1 and is 2".
 
     Args:
-        before: values that JSON has.
-        now: likewise.
-        prefix: of the names.
+        before: JSON values.
+        now: JSON values.
+        prefix: put before all names.
     """
     before, now = dict(_leaves(before, prefix)), dict(_leaves(now, prefix))
     nothing = "nothing"

@@ -1,4 +1,4 @@
-"""Reading weights into models strictly: nothing missing, nothing left over, no code run from a pickle."""
+"""Loading weights strictly: none missing, none left over, and no code of a pickle is run."""
 
 import zipfile
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ M = TypeVar("M", bound=PreTrainedModel)
 
 _NAMED = 4  # weights in a message, of each kind
 
-# What torch and safetensors say of a file of another kind, or one that was cut short.
+# Errors of torch and safetensors for damaged files and files of another kind.
 UNREADABLE = (
     RuntimeError,
     EOFError,
@@ -32,22 +32,23 @@ UNREADABLE = (
 
 
 def is_without_weights() -> bool:
-    """Whether networks are made of shapes alone: within `with torch.device("meta")`, where loading reads no weights."""
+    """Whether models are built on the meta device (inside `with torch.device("meta")`), where no weights are read."""
     return torch.get_default_device().type == "meta"
 
 
 def read_state_dict(file: str | Path) -> dict[str, Tensor]:
-    """Tensors by name, of a .safetensors file or one that `torch.save` wrote; where they lie under "state_dict" beside
-    other entries, these alone. Mapped from the file rather than read, where the format allows it. Without
-    weights (`is_without_weights`) the tensors are on the meta device.
+    """The state dict in a .safetensors file or a file of `torch.save`.
+
+    If the file has an entry "state_dict", that entry is returned. Tensors are memory-mapped where the format allows it.
+    On the meta device (`is_without_weights`), tensors have shapes and no values.
 
     Raises:
-        ValueError: if the file is damaged, holds other things than tensors or code, or no tensors by name.
+        ValueError: if the file is damaged, contains Python objects other than tensors, or no tensors by name.
     """
     file = Path(file)
     try:
         if file.suffix == ".safetensors":
-            with torch.device("cpu"):  # mapped, so that shapes alone are read if no more is asked for
+            with torch.device("cpu"):  # memory-mapped: values are read when they are used
                 content = load_file(file)
         else:
             place = "meta" if is_without_weights() else "cpu"
@@ -65,16 +66,16 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
 
 
 def assign_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path, what: str) -> None:
-    """Make tensors the model's own parameters and buffers, whatever device and data type its own are of.
+    """Replace the parameters and buffers of a model by tensors, without copies (`load_state_dict(assign=True)`).
 
     Args:
-        model: as a rule on the meta device.
-        state_dict: tensors by name, all of the model's and no other.
-        source: the file they come from, for the error.
-        what: what the model is, for the error.
+        model: usually on the meta device.
+        state_dict: one tensor for each name in the model's state dict, and no others.
+        source: file of the tensors, for the error message.
+        what: name of the model, for the error message.
 
     Raises:
-        ValueError: if names or shapes differ; says which.
+        ValueError: if names or shapes differ; lists them.
     """
     expected = model.state_dict()
     missing, unknown = expected.keys() - state_dict.keys(), state_dict.keys() - expected.keys()
@@ -97,25 +98,25 @@ def load_transformers_model(
     config: PretrainedConfig | None = None,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> M:
-    """`model_class.from_pretrained`, but weights that are not there are an error instead of random numbers.
+    """`model_class.from_pretrained`, but missing weights are an error instead of random numbers.
 
-    Without weights (`is_without_weights`) the model is on the meta device, and of the files its configuration is read.
+    On the meta device (`is_without_weights`), only the configuration is read.
 
     Args:
         model_class: the transformers class.
         pretrained: Hub id or folder.
         revision: branch, tag or commit on the Hub.
         dtype: data type of the weights.
-        config: of the model, where the repository's own is not.
-        state_dict: all the model's weights by name, to be taken in the place of the repository's; `config` has to be
-            given then, and `pretrained` is for the error.
+        config: of the model, if it is not the one in the repository.
+        state_dict: all weights of the model, used instead of the repository's. It needs `config`; `pretrained` is then
+            used in error messages only.
 
     Raises:
         OSError: if files are missing (`hn.utils.hub.explain_missing` explains it).
         ValueError: if weights are missing or do not fit; says which.
     """
     if is_without_weights():
-        return _outline(model_class, pretrained, revision, dtype, config)
+        return _build_on_meta(model_class, pretrained, revision, dtype, config)
     options = {} if config is None else {"config": config}
     source = pretrained
     if state_dict is not None:
@@ -133,7 +134,7 @@ def load_transformers_model(
     return model
 
 
-def _outline(
+def _build_on_meta(
     model_class: type[M], pretrained: str, revision: str | None, dtype: torch.dtype, config: PretrainedConfig | None
 ) -> M:
     if config is None:
@@ -142,5 +143,5 @@ def _outline(
         if found != own.model_type:
             raise ValueError(f"{pretrained} does not describe a {model_class.__name__}: its model_type is {found!r}.")
         config = own.from_pretrained(pretrained, revision=revision)
-    # The module's own `to`, since that of the class warns of layers that are to stay in float32: here are no values.
+    # nn.Module's `to`: that of transformers warns of layers that have to stay in float32, and here are no values.
     return nn.Module.to(model_class(config), dtype)

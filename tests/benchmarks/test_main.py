@@ -12,6 +12,7 @@ from benchmarks.__main__ import NAMES, main, table
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_benchmark_adds_its_numbers_to_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -25,9 +25,9 @@ PROMPTS = [f"{start} {color} ball" for start in ("a", "the") for color in ("red"
 
 
 @pytest.fixture
-def outline(tiny_pipeline_folder: Path, tmp_path: Path) -> Callable[[], DiffusersGenerator]:
+def meta_generator(tiny_pipeline_folder: Path, tmp_path: Path) -> Callable[[], DiffusersGenerator]:
     options = {"cache": str(tmp_path / "cache"), "encode_batch_size": 1}
-    return lambda: DiffusersGenerator.outline(str(tiny_pipeline_folder), **options)
+    return lambda: DiffusersGenerator.build_on_meta(str(tiny_pipeline_folder), **options)
 
 
 def shards(generator: DiffusersGenerator) -> dict[str, int]:
@@ -35,7 +35,7 @@ def shards(generator: DiffusersGenerator) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in generator.conditioning.folder.glob("*.safetensors")}
 
 
-def test_an_interrupted_run_is_gone_on_with(outline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_gone_on_with(meta_generator, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(batches: Iterable[list[str]], name: str) -> Iterator[list[str]]:
         yield from islice(batches, 3)
         raise KeyboardInterrupt
@@ -43,20 +43,20 @@ def test_an_interrupted_run_is_gone_on_with(outline, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patched:
         patched.setattr("hn.data.encodings.write.with_progress", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            embed_prompts(outline(), PROMPTS, CPU, shard_bytes=1)
-    before = shards(outline())
+            embed_prompts(meta_generator(), PROMPTS, CPU, shard_bytes=1)
+    before = shards(meta_generator())
     assert list(before) and len(before) == 3
-    done = embed_prompts(outline(), PROMPTS, CPU, shard_bytes=1)
+    done = embed_prompts(meta_generator(), PROMPTS, CPU, shard_bytes=1)
     assert (done.prompts, done.written) == (8, 5)
-    after = shards(outline())
+    after = shards(meta_generator())
     assert len(after) == 8 and {name: after[name] for name in before} == before
-    assert embed_prompts(outline(), [*PROMPTS, *PROMPTS], CPU).written == 0
-    assert shards(outline()) == after
+    assert embed_prompts(meta_generator(), [*PROMPTS, *PROMPTS], CPU).written == 0
+    assert shards(meta_generator()) == after
 
 
 def test_what_cannot_be_embedded_is_said_before_anything_is_written(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
     options = {"cache": str(tmp_path / "cache"), "strict_vocabulary": True}
-    generator = DiffusersGenerator.outline(str(tiny_pipeline_folder), **options)
+    generator = DiffusersGenerator.build_on_meta(str(tiny_pipeline_folder), **options)
     with pytest.raises(ValueError, match="outside the generator's vocabulary: 'cubes'"):
         embed_prompts(generator, ["a ball", "two cubes"], CPU)
     with pytest.raises(ValueError, match="There are no prompts to embed"):
@@ -64,19 +64,19 @@ def test_what_cannot_be_embedded_is_said_before_anything_is_written(tiny_pipelin
     assert not generator.conditioning.folder.exists()
 
 
-def test_too_large_a_set_is_refused_before_anything_is_written(outline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_a_set_is_refused_before_anything_is_written(meta_generator, monkeypatch: pytest.MonkeyPatch) -> None:
     each = 12 * 12 * 4  # tokens, channels, bytes of float32
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=8 * each - 1))
     with pytest.raises(OSError, match="About 4.61 kB are needed in .*, where 4.61 kB are free"):
-        embed_prompts(outline(), PROMPTS, CPU)
-    assert not outline().conditioning.folder.exists()
+        embed_prompts(meta_generator(), PROMPTS, CPU)
+    assert not meta_generator().conditioning.folder.exists()
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=8 * each))
-    assert embed_prompts(outline(), PROMPTS, CPU).written == 8
+    assert embed_prompts(meta_generator(), PROMPTS, CPU).written == 8
 
 
-def test_two_processes_do_not_write_twice(outline) -> None:
+def test_two_processes_do_not_write_twice(meta_generator) -> None:
     context = multiprocessing.get_context("fork")
-    generator, barrier, results = outline(), context.Barrier(2), context.Queue()
+    generator, barrier, results = meta_generator(), context.Barrier(2), context.Queue()
 
     def work() -> None:
         barrier.wait()
@@ -89,8 +89,8 @@ def test_two_processes_do_not_write_twice(outline) -> None:
     for process in processes:
         process.join(timeout=60)
     assert written == [0, 8]
-    assert len(shards(outline())) == 8
-    assert not outline().conditioning.missing(PROMPTS)
+    assert len(shards(meta_generator())) == 8
+    assert not meta_generator().conditioning.missing(PROMPTS)
 
 
 class Losses(Callback):
@@ -101,8 +101,10 @@ class Losses(Callback):
         self.values.append(outputs["loss"].item())
 
 
-@pytest.mark.parametrize("name", ["stable_diffusion", "sana", "flux"])
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "name", ["stable_diffusion", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sana", "flux"))]
+)
+@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)])
 def test_training_on_files_is_training(name, precision, make_data, make_trainer, tmp_path) -> None:
     """The same losses, at a learning rate at which they move."""
     case = CASES[name]
@@ -112,7 +114,7 @@ def test_training_on_files_is_training(name, precision, make_data, make_trainer,
     options = {"family": case.family, "height": case.size[0], "width": case.size[1], "encode_batch_size": 1}
     files = {**options, "cache": str(tmp_path / "cache")}
     prompts = [prompt for dataset in data.datasets.values() for prompt in dataset.prompts]
-    embed_prompts(DiffusersGenerator.outline(str(tmp_path / "pipe"), **files), prompts, CPU)
+    embed_prompts(DiffusersGenerator.build_on_meta(str(tmp_path / "pipe"), **files), prompts, CPU)
     losses = []
     for each in (options, files):
         generator = DiffusersGenerator(str(tmp_path / "pipe"), **each)
@@ -148,7 +150,8 @@ def test_the_command_says_how_far_it_is_and_goes_on_where_it_stopped(experiment:
     assert "24 prompts, 0 of them new" in capsys.readouterr().out
 
 
-def test_verbs_write_what_is_missing_and_give_the_same_results(experiment: Path, conditioning, capsys) -> None:
+@pytest.mark.slow
+def test_commands_write_what_is_missing_and_give_the_same_results(experiment: Path, conditioning, capsys) -> None:
     run = experiment.parent / "runs" / "tiny"
     for name, cache in (("plain", "false"), ("files", "true"), ("again", "true")):
         main(["train", "--config", str(experiment), f"--model.generator.cache={cache}", "--run.name", name])
@@ -184,6 +187,7 @@ def test_files_that_cannot_be_written_are_one_message(experiment: Path, tmp_path
     assert "error: " in message and str(tmp_path / "file") in message and "Traceback" not in message
 
 
+@pytest.mark.slow
 def test_text_features_of_rewards_are_written_too_and_give_the_same_results(
     experiment: Path, conditioning: Path, capsys
 ) -> None:
@@ -204,6 +208,7 @@ def test_text_features_of_rewards_are_written_too_and_give_the_same_results(
             assert results[score] == files[method][score]
 
 
+@pytest.mark.slow
 def test_text_features_are_written_before_training_where_they_are_missing(
     experiment: Path, conditioning: Path, capsys
 ) -> None:

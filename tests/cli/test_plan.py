@@ -41,6 +41,7 @@ def test_a_plan_names_the_parts_and_what_fits_and_leaves_no_run(plan, experiment
     assert not (experiment.parent / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_batch_is_the_data_modules_and_a_gpu_that_is_too_small_is_said(plan):
     shown = plan("--gpu_memory", "[0.001]")
     assert re.search(r"all, at batch 4 +\d", shown)
@@ -56,6 +57,7 @@ def test_bad_plans_are_refused(refuse, experiment):
     assert "score_batch_size must be at least 1" in refuse(*config, "--model.score_batch_size", "0")
 
 
+@pytest.mark.slow
 def test_nothing_is_planned_from_weights(plan, experiment, tiny_checkpoints, tmp_path):
     """The same table where there are configurations and tokenizers alone."""
     bare = tmp_path / "bare"
@@ -71,6 +73,7 @@ def test_a_reward_whose_configuration_is_not_there_is_named(refuse, experiment, 
     assert f"{bare / 'clip'} has no config.json" in message
 
 
+@pytest.mark.slow
 def test_offloaded_text_encoders_are_listed_apart(plan):
     shown = plan("--model.generator.init_args.offload_text_encoders", "true")
     assert re.search(r"text_encoder, on the CPU +\d", shown)
@@ -90,6 +93,7 @@ class Watchful(Reward):
         return self.layer(images.mean(dim=(2, 3)))[:, 0] * self.scale
 
 
+@pytest.mark.slow
 def test_a_reward_that_needs_values_is_loaded(plan):
     shown = plan("--model.reward.init_args.rewards.clip", f"{{class_path: {__name__}.Watchful}}")
     assert re.search(r"reward clip +0\.00\n", shown)  # four numbers

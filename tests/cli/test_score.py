@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,21 +87,23 @@ def score(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     def run(*options: Any, output: str = "out") -> dict[str, Any]:
         main(["score", "--device", "cpu", "--output", output, *map(str, options)])
-        assert {path.name for path in (tmp_path / output).iterdir()} == {"scores.json", "scores.csv"}
-        return json.loads((tmp_path / output / "scores.json").read_text(encoding="utf-8"))
+        found = json.loads((tmp_path / output / "scores.json").read_text(encoding="utf-8"))
+        lines = {f"{name}{end}" for name in found["rewards"] for end in (".jsonl", ".summary.json")}
+        assert {path.name for path in (tmp_path / output).iterdir()} == {"scores.json", "scores.csv", *lines}
+        return found
 
     return run
 
 
 @pytest.fixture
 def refused(refuse: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """The one message with which a command is refused, before weights are loaded and without a folder made."""
+    """The one message with which a command is refused, before weights are loaded and a result is written."""
 
     def message(*options: Any) -> str:
         with monkeypatch.context() as patched:
             patched.setattr("hn.cli.score.score_files", lambda *_, **__: pytest.fail("weights would be loaded"))
             shown = refuse("score", *options)
-        assert not (tmp_path / "runs").exists()
+        assert not list((tmp_path / "images").glob("*.jsonl"))
         return shown
 
     return message
@@ -122,7 +125,7 @@ NAMES = ["a.png", "b.jpg", "c.webp", "d.PNG"]
 
 
 def test_an_experiments_rewards_equal_direct_scoring(images, prompts, config, tiny, score) -> None:
-    found = score("--rewards", config, "--images", images, "--prompts", prompts, "--batch_size", 2)
+    found = score("--metrics", config, images, "--prompts", prompts, "--batch_size", 2)
     assert [(row["file"], row["prompt"]) for row in found["scores"]] == list(zip(NAMES, PROMPTS, strict=True))
     rewards = {
         "hps": HPSv2Reward(**tiny["hps"]), "clip": ClipReward(**tiny["clip"]), "ir": ImageReward(**tiny["image_reward"])
@@ -137,7 +140,7 @@ def test_an_experiments_rewards_equal_direct_scoring(images, prompts, config, ti
         assert statistics["std"] == pytest.approx(np.std(column(found, name), ddof=1), rel=1e-12)
     assert found["environment"]["packages"]["hn"] == hn.__version__
     assert (found["images"], found["batch_size"], found["device"]) == (4, 2, "cpu")
-    assert (found["folder"], found["prompts"]) == (str(images), str(prompts))
+    assert (found["folder"], found["prompts"]) == (str(images), [str(prompts)])
     assert found["rewards"]["clip"]["init_args"]["pretrained"] == tiny["clip"]["pretrained"]
 
 
@@ -158,23 +161,23 @@ def test_the_csv_has_the_same_numbers(images, tmp_path, score) -> None:
 
 
 def test_rewards_that_read_no_prompts_need_none(images, tmp_path, score, refused, config) -> None:
-    found = score("--rewards", "saturation", "--images", images)
+    found = score("--metrics", "saturation", images)
     assert [row["prompt"] for row in found["scores"]] == [None] * 4
     assert (tmp_path / "out" / "scores.csv").read_text().splitlines()[1].startswith("a.png,,0.")
-    message = refused("--rewards", f"saturation,{config}", "--images", images)
+    message = refused("--metrics", f"saturation,{config}", images)
     assert f"hps, clip, ir read prompts, and {images} has none: give a file of them with --prompts" in message
 
 
 def test_several_images_of_a_prompt(images, tmp_path, score, refused) -> None:
     (tmp_path / "two.txt").write_text("a red ball\n\n  two cube\n")
-    found = score("--rewards", "redness", "--images", images, "--prompts", "two.txt", "--images_per_prompt", "2")
+    found = score("--metrics", "redness", images, "--prompts", "two.txt", "--images_per_prompt", "2")
     assert [row["prompt"] for row in found["scores"]] == ["a red ball"] * 2 + ["two cube"] * 2
-    message = refused("--rewards", "redness", "--images", images, "--prompts", "two.txt")
+    message = refused("--metrics", "redness", images, "--prompts", "two.txt")
     assert "images has 4 images, but two.txt has 2 prompts; blank lines do not count" in message
     assert "if 2 in a row are of one prompt, say --images_per_prompt 2." in message
-    message = refused("--rewards", "redness", "--images", images, "--prompts", "two.txt", "--images_per_prompt", "3")
+    message = refused("--metrics", "redness", images, "--prompts", "two.txt", "--images_per_prompt", "3")
     assert "With 3 images of each prompt these have to be 6 images.\n" in message
-    assert "name that file" in refused("--rewards", "redness", "--images", images, "--images_per_prompt", "2")
+    assert "name that file" in refused("--metrics", "redness", images, "--images_per_prompt", "2")
 
 
 @pytest.mark.slow
@@ -186,7 +189,7 @@ def test_what_generate_wrote_is_scored_method_by_method(tmp_path, score, monkeyp
           "--count", "3", "--steps", "1", "--prompt", "a photo of a red ring", "a photo of three stars",
           "--output", str(folder)])  # fmt: skip
     capsys.readouterr()
-    found = score("--rewards", "experiments/miniature.yaml", "--images", folder, output=str(tmp_path / "out"))
+    found = score("--metrics", "experiments/miniature.yaml", folder, output=str(tmp_path / "out"))
     prompts = ["a photo of a red ring"] * 3 + ["a photo of three stars"] * 3
     names = [f"{number:04d}_{method}.png" for method in ("base", "hypernetwork") for number in range(6)]
     assert [row["file"] for row in found["scores"]] == names  # and not overview.png
@@ -203,18 +206,17 @@ def test_what_generate_wrote_is_scored_method_by_method(tmp_path, score, monkeyp
     assert shown.out.startswith("12 images of 2 prompts\n") and "hypernetwork: mean ± std" in shown.out
     clip_row = next(line for line in shown.out.splitlines() if line.split()[:1] == ["clip"])
     assert f"{found['summary']['base']['clip']['mean']:.4f} ± {found['summary']['base']['clip']['std']:.4f}" in clip_row
-    assert "scores: 2/2 batches" in shown.err  # no terminal, no bar
+    assert "clip: 2/2 batches" in shown.err  # no terminal, no bar
     with (tmp_path / "out" / "scores.csv").open() as file:
         assert next(csv.reader(file)) == ["file", "prompt", "method", "clip", "redness", "clip_held_out"]
 
 
 @pytest.mark.slow
-def test_what_predict_wrote_is_scored(experiment, tmp_path, score) -> None:
-    main(["train", "--config", str(experiment), "--run.name", "r"])
-    main(["predict", "--config", str(experiment), "--run.name", "r"])
-    folder = tmp_path / "runs" / "tiny" / "r" / "images"
+def test_what_predict_wrote_is_scored(run_of_experiment, experiment, score) -> None:
+    main(["predict", "--config", str(experiment), "--run.name", run_of_experiment.name])
+    folder = run_of_experiment / "images"
     assert (folder / "final.png").is_file()  # the training's pictures lie there too, and are none of the prompts'
-    found = score("--rewards", "redness", "--images", folder)
+    found = score("--metrics", "redness", folder)
     first = found["scores"][0]
     assert (first["file"], first["prompt"]) == ("00000/samples/0000.png", "a photo of the red ball")
     assert len({row["prompt"] for row in found["scores"]}) == 5
@@ -227,27 +229,25 @@ def test_genevals_layout(images, tmp_path, score, refused) -> None:
         (folder / number / "metadata.jsonl").write_text(json.dumps({"prompt": prompt, "tag": "x"}))
         for name in ("0001.png", "0000.png"):
             Image.open(images / "a.png").save(folder / number / "samples" / name)
-    found = score("--rewards", "redness", "--images", folder)
+    found = score("--metrics", "redness", folder)
     assert [(row["file"], row["prompt"]) for row in found["scores"]] == [
         ("00002/samples/0000.png", "a red ball"), ("00002/samples/0001.png", "a red ball"),
         ("00010/samples/0000.png", "two cube"), ("00010/samples/0001.png", "two cube"),
     ]  # fmt: skip
     (tmp_path / "run").mkdir()
     folder.rename(tmp_path / "run" / "images")
-    assert f"did you mean {tmp_path / 'run' / 'images'}?" in refused(
-        "--rewards", "redness", "--images", tmp_path / "run"
-    )
+    assert f"did you mean {tmp_path / 'run' / 'images'}?" in refused("--metrics", "redness", tmp_path / "run")
     folder = tmp_path / "run" / "images"
     (folder / "00002" / "metadata.jsonl").write_text('{"prompt": " "}')
-    assert 'non-empty string "prompt"' in refused("--rewards", "redness", "--images", folder)
+    assert 'non-empty string "prompt"' in refused("--metrics", "redness", folder)
     (folder / "00002" / "metadata.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}')
-    assert "00002/metadata.jsonl has 2 rows" in refused("--rewards", "redness", "--images", folder)
+    assert "00002/metadata.jsonl has 2 rows" in refused("--metrics", "redness", folder)
 
 
 def test_weights_in_another_type(images, prompts, config, tiny, score) -> None:
-    found = score("--rewards", f"{config},redness", "--images", images, "--prompts", prompts, "--dtype", "bfloat16")
+    found = score("--metrics", f"{config},redness", images, "--prompts", prompts, "--dtype", "bfloat16")
     assert {found["rewards"][name]["init_args"].get("dtype") for name in ("hps", "clip", "ir")} == {"bfloat16"}
-    assert found["rewards"]["redness"]["init_args"] == {}
+    assert "init_args" not in found["rewards"]["redness"]
     expected = direct(ClipReward(**tiny["clip"], dtype="bfloat16"), images, NAMES)
     assert column(found, "clip") == pytest.approx(expected, abs=0.05)
     assert column(found, "clip") != pytest.approx(direct(ClipReward(**tiny["clip"]), images, NAMES), rel=1e-5)
@@ -260,7 +260,7 @@ def test_class_paths_and_files_of_rewards_alone(images, prompts, tiny, score, tm
         yaml.safe_dump({"rewards": {"hpsv2.1": SHORT_NAMES["redness"], "c": single}})
     )
     words = "hn.rewards.BrightnessReward,mine.yaml,several.yaml,redness"
-    found = score("--rewards", words, "--images", images, "--prompts", prompts)
+    found = score("--metrics", words, images, "--prompts", prompts)
     assert list(found["rewards"]) == ["BrightnessReward", "mine", "hpsv2.1"]  # each reward once
     assert column(found, "hpsv2.1") == pytest.approx(direct(RednessReward(), images, NAMES), rel=1e-5)
     assert column(found, "mine") == pytest.approx(
@@ -279,7 +279,7 @@ def test_missing_weights_are_named_at_once(images, prompts, refused, monkeypatch
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     words = "hps,imagereward,clip,pickscore,aesthetic,redness"
-    message = refused("--rewards", words, "--images", images, "--prompts", prompts)
+    message = refused("--metrics", words, images, "--prompts", prompts)
     for command in (
         "xswu/HPSv2 HPS_v2.1_compressed.pt",
         "zai-org/ImageReward",
@@ -295,13 +295,17 @@ def test_missing_weights_are_named_at_once(images, prompts, refused, monkeypatch
 @pytest.mark.parametrize(
     ("options", "messages"),
     [
-        (["--rewards", "hpps"], ["There is no reward 'hpps'; did you mean hps", "Known are hps, hpsv2"]),
-        (["--rewards", "hpsv2.2"], ["There is no reward 'hpsv2.2'; did you mean hpsv2", "? Known are hps"]),
-        (["--rewards", "image_reward"], ["There is no reward 'image_reward'; did you mean imagereward"]),
-        (["--rewards", ","], ["Name a reward, or several: hps"]),
-        (["--rewards", "no.such.Reward"], ["No class at 'no.such.Reward'"]),
-        (["--rewards", "torch.nn.Linear"], ["'torch.nn.Linear' is not a subclass of hn.rewards.base.Reward"]),
-        (["--rewards", "no.yaml"], ["There is no configuration file no.yaml"]),
+        (["--metrics", "hpps"], ["There is no metric 'hpps'; did you mean hps", "Known are hps, hpsv2"]),
+        (["--metrics", "hpsv2.2"], ["There is no metric 'hpsv2.2'; did you mean hpsv2", "? Known are hps"]),
+        (["--metrics", "image_reward"], ["There is no metric 'image_reward'; did you mean imagereward"]),
+        (
+            ["--metrics", "dpg"],
+            ["There is no metric 'dpg'; ", ", geneval, soft_tifa, blip_vqa, spatial, besides class"],
+        ),
+        (["--metrics", ","], ["Give --metrics: hn score --metrics NAME"]),
+        (["--metrics", "no.such.Reward"], ["No class at 'no.such.Reward'"]),
+        (["--metrics", "torch.nn.Linear"], ["'torch.nn.Linear' is not a subclass of hn.rewards.base.Reward"]),
+        (["--metrics", "no.yaml"], ["There is no configuration file no.yaml"]),
         (["--dtype", "bf16"], ["Unknown dtype 'bf16'; choose one of"]),
         (["--device", "cuda:99"], ["There is no device 'cuda:99' here; choose auto or one of cpu"]),
         (["--device", "gpu"], ["There is no device 'gpu' here"]),
@@ -309,30 +313,37 @@ def test_missing_weights_are_named_at_once(images, prompts, refused, monkeypatch
         (["--images", "nowhere"], ["There is no folder nowhere"]),
         (["--images", "prompts.txt"], ["There is no folder prompts.txt, it is a file"]),
         (["--prompts", "no.txt"], ["no.txt: there is no such prompt file"]),
-        (["--output", "images"], ["images is there already and is not written over"]),
+        (["--output", "prompts.txt"], ["--output prompts.txt has to be a folder"]),
+        (["--output", "scores.csv"], ["--output scores.csv has to be a folder"]),
+        (["--detector", "experiment.yaml"], ["--detector is for geneval, which is not among the metrics"]),
         (["--imges", "x"], ["--imges: did you mean --images?", "hn score --help"]),
         (["--config", "x.yaml"], ["hn score --help"]),
     ],
 )
 def test_a_slip_gives_one_message_before_weights_are_loaded(images, prompts, refused, options, messages) -> None:
-    right = {"--rewards": "redness", "--images": str(images), "--prompts": str(prompts)}
+    right = {"--metrics": "redness", "--images": str(images), "--prompts": str(prompts)}
     given = right | dict(zip(options[::2], options[1::2], strict=True))
     message = refused(*(word for pair in given.items() for word in pair))
     for part in messages:
         assert part in message
 
 
-def test_missing_options_are_named(refused, images) -> None:
-    assert "Give --rewards: hn score --rewards NAME" in refused("--images", images)
-    assert "Give --images: hn score --rewards NAME" in refused("--rewards", "redness")
+def test_missing_options_are_named(refused, images, prompts) -> None:
+    assert "Give --metrics: hn score --metrics NAME" in refused(images)
+    assert "Give FOLDER, once: hn score --metrics NAME" in refused("--metrics", "redness")
+    assert "Give FOLDER, once: " in refused("--metrics", "redness", images, "--images", images)
+    message = refused("--metrics", "redness", images, "--prompts", prompts, "drawbench")
+    assert "--prompts is one file for rewards alone, with the prompts of all images" in message
+    message = refused("--metrics", "redness,geneval", images, "--images_per_prompt", "2")
+    assert "--images_per_prompt is for rewards alone" in message
 
 
 def test_rewards_of_a_file_that_cannot_be(images, refused, tmp_path) -> None:
     def of(content: dict[str, Any]) -> str:
         (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
-        return refused("--rewards", "redness,x.yaml", "--images", images)
+        return refused("--metrics", "redness,x.yaml", images)
 
-    assert "x.yaml describes no rewards" in of({"trainer": {"max_steps": 1}})
+    assert "x.yaml describes no metric" in of({"trainer": {"max_steps": 1}})
     assert "x.yaml cannot be resolved" in of({"model": {"reward": {"rewards": {"a": "${vars.x}"}}}})
     saturation = SHORT_NAMES["saturation"]
     assert "Two rewards are called 'redness'; rename one" in of({"rewards": {"redness": saturation}})
@@ -348,7 +359,7 @@ def test_images_that_cannot_be_read_are_named(images, refused) -> None:
     png = (images / "d.PNG").read_bytes()
     (images / "d.PNG").write_bytes(png[: len(png) // 2])
     Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(images / "e.png")
-    message = refused("--rewards", "redness", "--images", images)
+    message = refused("--metrics", "redness", images)
     for name in ("b.jpg", "c.webp", "d.PNG", "e.png"):
         assert f"{images / name} cannot be read: " in message
     assert "mode I;16; save it with 8 bits a channel" in message and "a.png" not in message
@@ -356,7 +367,7 @@ def test_images_that_cannot_be_read_are_named(images, refused) -> None:
 
 def test_an_empty_folder_and_wrong_metadata(tmp_path, refused, images) -> None:
     (tmp_path / "empty").mkdir()
-    assert "empty has no images (.png, .jpg, .jpeg, .webp)." in refused("--rewards", "redness", "--images", "empty")
+    assert "empty has no images (.png, .jpg, .jpeg, .webp)." in refused("--metrics", "redness", "empty")
     for content, message in (
         ("{", "is not what `hn generate` writes"),
         ('{"images": [{"file": "a.png"}]}', "is not what `hn generate` writes"),
@@ -365,36 +376,92 @@ def test_an_empty_folder_and_wrong_metadata(tmp_path, refused, images) -> None:
         ('{"images": [{"file": "a.png", "prompt": "x"}, {"file": "z.png", "prompt": "x"}]}', "does not have: z.png."),
     ):
         (images / "metadata.json").write_text(content)
-        assert message in refused("--rewards", "redness", "--images", images)
+        assert message in refused("--metrics", "redness", images)
     (tmp_path / "p.txt").write_text("x\n")
-    message = refused("--rewards", "redness", "--images", images, "--prompts", "p.txt")
+    message = refused("--metrics", "redness", images, "--prompts", "p.txt")
     assert "has the prompts of its images itself (metadata.json); leave the file of prompts out" in message
 
 
-def test_nothing_is_left_of_an_interrupted_run(images, tmp_path, monkeypatch, capsys) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+@pytest.fixture
+def scored(monkeypatch) -> list[int]:
+    """Numbers of images in the batches that redness scores."""
+    seen, direct = [], RednessReward.score
+    monkeypatch.setattr(
+        RednessReward, "score", lambda self, batch, prompts: seen.append(len(batch)) or direct(self, batch, prompts)
+    )
+    return seen
 
-    monkeypatch.setattr(RednessReward, "score", interrupt)
+
+def test_an_interrupted_run_continues_to_the_same_files(images, tmp_path, score, scored, monkeypatch, capsys) -> None:
+    whole = score("--metrics", "redness,brightness", images, "--batch_size", "1", output="whole")
+    assert scored == [1] * 4
+    brightness = BrightnessReward.score
+    monkeypatch.setattr(BrightnessReward, "score", interrupting_after(2, brightness))
+    command = ["score", "--metrics", "redness,brightness", str(images), "--batch_size", "1", "--output", "out"]
     with pytest.raises(SystemExit) as caught:
-        main(["score", "--rewards", "redness", "--images", str(images), "--device", "cpu"])
+        main([*command, "--device", "cpu"])
     assert caught.value.code == 130 and "interrupted" in capsys.readouterr().err
-    assert list((tmp_path / "runs" / "score").iterdir()) == []
+    assert len((tmp_path / "out" / "brightness.jsonl").read_text().splitlines()) == 2
+    assert not (tmp_path / "out" / "scores.json").exists()
+    monkeypatch.setattr(BrightnessReward, "score", interrupting_after(2, brightness))
+    scored.clear()
+    found = score("--metrics", "redness,brightness", images, "--batch_size", "1")
+    assert scored == [] and found == whole
+    assert (tmp_path / "out" / "scores.csv").read_bytes() == (tmp_path / "whole" / "scores.csv").read_bytes()
 
 
-def test_the_default_folder_is_new_each_time(images, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("hn.cli.score.timestamp", lambda: "now")
-    for _ in range(2):
-        main(["score", "--rewards", "redness", "--images", str(images)])
-    assert sorted(path.name for path in (tmp_path / "runs" / "score").iterdir()) == ["now", "now_2"]
+def interrupting_after(calls: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    left = iter(range(calls))
+
+    def call(*arguments: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return call
+
+
+def test_results_are_beside_the_images_and_go_on_with_another_metric(images, scored, capsys, refuse) -> None:
+    main(["score", "--metrics", "redness", str(images), "--device", "cpu"])
     shown = capsys.readouterr().out
-    assert "scores       runs/score/now_2/scores.json and scores.csv" in shown
-    assert shown.startswith("4 images\n")
+    assert shown.startswith("4 images\n") and f"scores       {images / 'scores.json'} and scores.csv" in shown
+    assert f"results      {images}: redness.jsonl\n" in shown
+    main(["score", "--metrics", "redness,saturation", str(images), "--device", "cpu"])
+    assert sum(scored) == 4
+    assert list(json.loads((images / "scores.json").read_text())["summary"]["all"]) == ["redness", "saturation"]
+    Image.new("RGB", (32, 32), "red").save(images / "b.jpg")
+    written = (images / "redness.jsonl").stat().st_mtime_ns
+    os.utime(images / "b.jpg", ns=(0, written + 1))
+    main(["score", "--metrics", "redness", str(images), "--device", "cpu"])
+    assert sum(scored) == 5
+    (images / "redness.yaml").write_text(yaml.safe_dump({"class_path": "hn.rewards.brightness.BrightnessReward"}))
+    message = refuse("score", "--metrics", images / "redness.yaml", images, "--device", "cpu")
+    assert "redness.jsonl has scores with other settings (reward differ, see redness.summary.json)" in message
+
+
+def test_shards_give_the_files_of_one_run(images, tmp_path, score, scored, capsys) -> None:
+    words = ("--metrics", "redness,brightness", images, "--batch_size", "1")
+    whole = score(*words, output="whole")
+    capsys.readouterr()
+    scored.clear()
+    main(["score", *map(str, words), "--output", "out", "--device", "cpu", "--shard", "1/2"])
+    message = "shard 1/2 is done; the others have not scored yet: 2 images for redness, 2 images for brightness\n"
+    assert scored == [1, 1] and capsys.readouterr().out == message
+    assert score(*words, "--shard", "0/2") == whole
+    assert scored == [1] * 4
+    for name in ("redness.jsonl", "brightness.jsonl", "scores.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_to(images, refused, monkeypatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    message = refused("--metrics", "redness", images)
+    assert f"Nothing can be written to {images}; choose another folder with --output" in message
 
 
 def test_a_score_that_is_not_finite_is_said(images, tmp_path, monkeypatch, score, capsys) -> None:
     monkeypatch.setattr(RednessReward, "score", lambda self, images, prompts: images.mean((1, 2, 3)) / 0)
-    found = score("--rewards", "redness,brightness", "--images", images)
+    found = score("--metrics", "redness,brightness", images)
     assert column(found, "redness") == [None] * 4 and found["summary"]["all"]["redness"] == {"mean": None, "std": None}
     assert all(math.isfinite(value) for value in column(found, "brightness"))
     assert "4 of redness's scores are not finite" in capsys.readouterr().out
@@ -404,7 +471,7 @@ def test_a_score_that_is_not_finite_is_said(images, tmp_path, monkeypatch, score
 def test_one_image_has_no_deviation(images, score) -> None:
     for name in NAMES[1:]:
         (images / name).unlink()
-    found = score("--rewards", "redness", "--images", images)
+    found = score("--metrics", "redness", images)
     assert found["summary"]["all"]["redness"] == {"mean": column(found, "redness")[0], "std": None}
 
 
@@ -413,6 +480,23 @@ def test_help_lists_the_options(capsys) -> None:
         main(["score", "--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("usage: hn score --rewards NAME")
-    for option in ("--rewards", "--images ", "--prompts", "--images_per_prompt", "--output", "--dtype", "imagereward"):
+    assert shown.startswith("usage: hn score --metrics NAME")
+    for option in (
+        "--metrics",
+        "--geneval.threshold",
+        "--prompts",
+        "--images_per_prompt",
+        "--output",
+        "--dtype",
+        "imagereward",
+    ):
         assert option in shown
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("geneval", "hn score --metrics geneval"), ("judge", "hn score --metrics NAME")]
+)
+def test_old_names_say_what_they_stand_for(old, new, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main([old, "--help"])
+    assert f"is an alias of `{new}`" in capsys.readouterr().out

@@ -53,6 +53,7 @@ def modified(folder: Path) -> dict[str, int]:
     return {name: path.stat().st_mtime_ns for name, path in files.items() if not name.startswith(own)}
 
 
+@pytest.mark.slow
 def test_a_study_trains_each_variant_once_and_sets_them_side_by_side(write, tmp_path, capsys):
     file = write(vary={"vars.rank": [1, 2]}, options={"callbacks.images": None})
     main(["study", "--config", str(file), "--trainer.max_steps", "3"])
@@ -89,6 +90,7 @@ def test_a_study_trains_each_variant_once_and_sets_them_side_by_side(write, tmp_
     assert list(read(folder / "results.json")["variants"]) == ["rank=1", "rank=2", "rank=3"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_from_the_checkpoint(write, experiment, tmp_path, capsys, monkeypatch):
     options = {"callbacks.images": None, "trainer.max_steps": 4, "model.decay_steps": 4}
     file = write(vary={"vars.rank": [1, 2]}, options=options)
@@ -122,6 +124,7 @@ def test_an_interrupted_study_goes_on_from_the_checkpoint(write, experiment, tmp
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
+@pytest.mark.slow
 def test_experiments_by_name_are_tested_with_other_options(write, experiment, finetune, tmp_path, capsys):
     named = {"trained_f": str(experiment), "trained_g": str(finetune)}
     file = write(
@@ -156,43 +159,59 @@ def test_experiments_by_name_are_tested_with_other_options(write, experiment, fi
     assert "training" not in capsys.readouterr().out and modified(folder) == before
 
 
-def test_what_is_wrong_is_said_before_anything_is_trained(write, experiment, refuse, tmp_path):
-    def refused(*options: str, **content) -> str:
-        return refuse("study", "--config", write(**content), *options)
+@pytest.fixture
+def refused(write, refuse, tmp_path):
+    """The one message with which a study of this content is refused, before anything is trained."""
 
-    rank = {"vars.rank": [1, 2]}
-    assert "reward_wieght=2: " in (message := refused(vary={"model.reward_wieght": [2, 3]}))
-    assert "--model.reward_wieght: did you mean --model.reward_weight?" in message
-    assert "reward_weight=much: " in refused(vary={"model.reward_weight": [1, "much"]})
-    assert "rank=0: " in refused(vary={"vars.rank": [1, 0]})
-    message = refused(vary={"vars.rnak": [1, 2]})
-    assert "rnak=1 and rnak=2 are the same: nothing depends on vars.rnak" in message
-    assert "There is no configuration file none.yaml" in refused(experiment="none.yaml", vary=rank)
-    assert "must be the configuration file that is varied, or several" in refused(experiment=None, vary=rank)
+    def message(*options: str, **content) -> str:
+        shown = refuse("study", "--config", write(**content), *options)
+        assert not (tmp_path / "runs").exists()
+        return shown
+
+    return message
+
+
+RANK = {"vars.rank": [1, 2]}
+
+
+def test_what_is_wrong_in_the_file_is_said_before_variants_are_looked_at(refused, refuse, monkeypatch):
+    monkeypatch.setattr("hn.cli.study.run.plan_study", lambda *_: pytest.fail("variants are looked at"))
+    assert "must be the configuration file that is varied, or several" in refused(experiment=None, vary=RANK)
     assert "`vary: vars.rank` must list values" in refused(vary={"vars.rank": []})
     assert "`vary: vars.rank` must list values" in refused(vary={"vars.rank": 3})
     assert "has the same value twice" in refused(vary={"vars.rank": [1, 1]})
     assert "'a/b', which cannot be a part of a folder's name" in refused(vary={"run.pretrained": ["a/b"]})
     assert "this one varies nothing" in refused()
     assert "varies vars.rank, model.seed, model.noise_type" in refused(
-        vary={**rank, "model.seed": [1]}, test={"model.noise_type": ["inf"]}
+        vary={**RANK, "model.seed": [1]}, test={"model.noise_type": ["inf"]}
     )
-    assert "vars.rank is varied, and among the `options`" in refused(vary=rank, options={"vars.rank": 3})
-    assert "`show` has GenEval; there are reward, held_out_reward, geneval," in refused(vary=rank, show=["GenEval"])
-    assert "`show` has rewards; " in refused(vary=rank, show=["rewards"])
-    assert "is no study: it has model, trainer" in refused(vary=rank, model={}, trainer={})
-    assert "needs the callback hn.training.callbacks.evaluation.Ev" in refused(
-        vary=rank, options={"callbacks.evaluation": None}
-    )
-    assert "--run.name is the study's own to set" in refused("--run.name", "x", vary=rank)
-    assert "trains on one device" in refused("--trainer.devices=2", vary=rank)
-    assert "--trainer.max_stesp: did you mean --trainer.max_steps?" in refused("--trainer.max_stesp=2", vary=rank)
+    assert "vars.rank is varied, and among the `options`" in refused(vary=RANK, options={"vars.rank": 3})
+    assert "`show` has GenEval; there are reward, held_out_reward, geneval," in refused(vary=RANK, show=["GenEval"])
+    assert "`show` has rewards; " in refused(vary=RANK, show=["rewards"])
+    assert "is no study: it has model, trainer" in refused(vary=RANK, model={}, trainer={})
+    assert "--run.name is the study's own to set" in refused("--run.name", "x", vary=RANK)
     assert "There is no configuration file nowhere.yaml" in refuse("study", "--config", "nowhere.yaml")
     assert "argument --config/-c: expected one argument" in refuse("study", "--config")
     assert "A study is missing: hn study --config" in refuse("study")
-    assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
+def test_what_is_wrong_with_a_variant_is_said_before_anything_is_trained(refused):
+    assert "reward_wieght=2: " in (message := refused(vary={"model.reward_wieght": [2, 3]}))
+    assert "--model.reward_wieght: did you mean --model.reward_weight?" in message
+    assert "reward_weight=much: " in refused(vary={"model.reward_weight": [1, "much"]})
+    assert "rank=0: " in refused(vary={"vars.rank": [1, 0]})
+    message = refused(vary={"vars.rnak": [1, 2]})
+    assert "rnak=1 and rnak=2 are the same: nothing depends on vars.rnak" in message
+    assert "There is no configuration file none.yaml" in refused(experiment="none.yaml", vary=RANK)
+    assert "needs the callback hn.training.callbacks.evaluation.Ev" in refused(
+        vary=RANK, options={"callbacks.evaluation": None}
+    )
+    assert "trains on one device" in refused("--trainer.devices=2", vary=RANK)
+    assert "--trainer.max_stesp: did you mean --trainer.max_steps?" in refused("--trainer.max_stesp=2", vary=RANK)
+
+
+@pytest.mark.slow
 def test_results_of_other_settings_are_not_mixed(write, refuse, tmp_path):
     file = write(vary={"vars.rank": [1]}, options={"callbacks.images": None})
     main(["study", "--config", str(file)])
@@ -255,6 +274,7 @@ def test_there_are_the_studies_of_the_paper():
     assert {file.stem for file in FILES} == {"redness", "steps", "rank", "regulariser", "diversity"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_every_study_is_what_its_experiments_can_do(file, monkeypatch, tmp_path):
     """All variants parse, fit their generator, and differ."""

@@ -83,10 +83,9 @@ def write(folder: Path, ending: str) -> None:
 
 @needs_datasets
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
-@pytest.mark.parametrize("memory_map", [False, True])
-def test_a_column_is_streamed_once(hub, own_store, ending, memory_map):
+def test_a_column_is_streamed_once(hub, own_store, ending):
     write(hub, ending)
-    options = {"purpose": "train", "deduplicate": None, "memory_map": memory_map}
+    options = {"purpose": "train", "deduplicate": None}
     dataset = PromptDataset("hf://owner/name@0123/train/caption", filter_unsafe=True, **options)
     assert dataset.prompts == ["a dog", "two\nlines"]
     assert (dataset.n_repeated, dataset.n_unsafe) == (1, 1)

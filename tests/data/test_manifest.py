@@ -211,5 +211,5 @@ def test_a_mix_of_unknown_sets_is_refused(written):
 
 
 def test_a_missing_manifest_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="install hn from a checkout"):
+    with pytest.raises(FileNotFoundError, match="missing: install hn again"):
         Manifest(tmp_path / "manifest.yaml")

@@ -96,10 +96,10 @@ def test_the_seed_decides(make_trainer, files, uninterrupted):
     assert other[:EPOCH] != uninterrupted[EPOCH : 2 * EPOCH]  # seed + 1 is not epoch + 1
 
 
-@pytest.mark.parametrize("at", range(1, 3 * EPOCH))
+@pytest.mark.parametrize("at", [1, EPOCH - 1, EPOCH, EPOCH + 1, 2 * EPOCH, 3 * EPOCH - 1])
 @pytest.mark.parametrize("by_steps", [False, True])
 def test_resuming_continues_the_sequence(make_trainer, files, uninterrupted, tmp_path, at, by_steps):
-    """Interrupted after any number of batches, a run sees exactly the batches that it had left."""
+    """Interrupted within an epoch or at its end, a run gets exactly the remaining batches."""
     first = make_trainer(max_steps=at, callbacks=[ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=at)])
     assert fit(first, files) == uninterrupted[:at]
     until = {"max_steps": 3 * EPOCH, "max_epochs": -1} if by_steps else {"max_epochs": 3}
@@ -107,7 +107,7 @@ def test_resuming_continues_the_sequence(make_trainer, files, uninterrupted, tmp
     assert rest == uninterrupted[at:]
 
 
-@pytest.mark.parametrize("at", [1, 3, EPOCH, EPOCH + 1, 2 * EPOCH + 3])
+@pytest.mark.parametrize("at", [1, EPOCH, EPOCH + 1])
 @pytest.mark.parametrize("val_check_interval", [2, 1.0])
 def test_resuming_after_a_crash_repeats_the_lost_batch(
     make_trainer, files, uninterrupted, tmp_path, at, val_check_interval
@@ -120,7 +120,7 @@ def test_resuming_after_a_crash_repeats_the_lost_batch(
     assert rest == uninterrupted[at - 1 :]
 
 
-@pytest.mark.parametrize("step", [2, 4, EPOCH + 2, EPOCH + 4])
+@pytest.mark.parametrize("step", [4, EPOCH + 2])
 def test_resuming_from_a_checkpoint_of_validation(make_trainer, files, uninterrupted, tmp_path, step):
     options = {"max_epochs": 3, "val_check_interval": 2, "num_sanity_val_steps": 0}
     saver = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1)  # saves after each validation
@@ -229,8 +229,7 @@ def mix(tmp_path):
     return {"train": paths}
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("at", [1, 4, 6, 11])
+@pytest.mark.parametrize(("at", "num_workers"), [(1, 0), (4, 2), (6, 0), (11, 0)])
 def test_resuming_a_weighted_mix_continues_the_sequence(make_trainer, mix, tmp_path, at, num_workers):
     whole = fit(make_trainer(max_epochs=3), mix)
     assert len(whole) == 3 * 4
@@ -238,20 +237,6 @@ def test_resuming_a_weighted_mix_continues_the_sequence(make_trainer, mix, tmp_p
     assert fit(first, mix, num_workers=num_workers) == whole[:at]
     rest = fit(make_trainer(max_epochs=3), mix, ckpt_path=tmp_path / f"step={at}.ckpt", num_workers=num_workers)
     assert rest == whole[at:]
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize(("before", "after"), [(True, True), (False, True), (True, False)])
-def test_a_set_on_disk_has_the_same_sequence_and_resumes(
-    make_trainer, mix, tmp_path, own_store, num_workers, before, after, recwarn
-):
-    whole = fit(make_trainer(max_epochs=3), mix)
-    first = make_trainer(max_steps=6, callbacks=[ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=6)])
-    assert fit(first, mix, num_workers=num_workers, memory_map=before) == whole[:6]
-    resumed = make_trainer(max_epochs=3)
-    rest = fit(resumed, mix, tmp_path / "step=6.ckpt", num_workers=num_workers, memory_map=after)
-    assert rest == whole[6:]
-    assert not [warning for warning in recwarn if "resumes with other" in str(warning.message)]
 
 
 @pytest.mark.parametrize("resumed_with_weights", [False, True])

@@ -1,6 +1,5 @@
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -147,36 +146,13 @@ def test_a_damaged_set_is_not_read(make_manifest, own_store):
         PromptDataset("words")
 
 
-def test_rows_in_a_file_are_those_in_memory(tmp_path, own_store):
-    large, small = tmp_path / "large.jsonl", tmp_path / "small.csv"
-    large.write_text("".join(f'{{"prompt": "Prompt {n % 40}", "tag": {n}}}\n' for n in range(100)))
-    small.write_text("caption,style\nprompt 3,oil\na naked cat,oil\n,\na dog,ink\n")
-    sources = {str(large): 2.0, str(small): 0.5}
-
-    def read(memory_map: bool, **changes) -> PromptDataset:
-        options = {"exclude": ["prompt 5."], "deduplicate": True, "filter_unsafe": True, **changes}
-        return PromptDataset(sources, purpose="train", memory_map=memory_map, **options)
-
-    for changes in ({}, {"deduplicate": None}, {"limit": 7}, {"limit": 97, "deduplicate": False}):
-        plain, mapped, again = read(False, **changes), read(True, **changes), read(True, **changes)
-        for each in (mapped, again):
-            assert not each.in_memory and plain.in_memory
-            assert list(each.rows) == plain.rows and len(each) == len(plain) and each[3] == plain[3]
-            for name in ("parts", "prompts", "epoch_length", "fingerprint", "n_excluded", "n_repeated", "n_unsafe"):
-                assert getattr(each, name) == getattr(plain, name)
-        assert mapped.rows.folder == again.rows.folder
-    assert len(list(own_store.glob("mapped/[!.]*"))) == 4
-    text = "\n".join(plain.prompts)
-    assert plain.fingerprint == hashlib.sha256(text.encode()).hexdigest()
-
-    os.utime(small, (1, 1))
-    assert read(True).rows.folder != mapped.rows.folder
-    with pytest.raises(ValueError, match="memory_map is for training prompts"):
-        PromptDataset(large, purpose="val", memory_map=True)
+def test_the_fingerprint_is_of_the_prompts_in_their_order(tmp_path):
+    write(tmp_path / "a.txt", "a dog\na cat\na dog\n")
+    dataset = PromptDataset(tmp_path / "a.txt")
+    assert dataset.fingerprint == hashlib.sha256(b"a dog\na cat\na dog").hexdigest()
 
 
-def test_an_empty_file_is_named_in_both_ways(tmp_path, own_store):
-    (tmp_path / "empty.txt").write_text("\n")
-    for memory_map in (False, True):
-        with pytest.raises(ValueError, match=r"empty.txt: holds no prompts"):
-            PromptDataset(tmp_path / "empty.txt", purpose="train", memory_map=memory_map)
+def test_an_empty_file_is_named(tmp_path):
+    write(tmp_path / "empty.txt", "\n")
+    with pytest.raises(ValueError, match=r"empty.txt: holds no prompts"):
+        PromptDataset(tmp_path / "empty.txt")

@@ -94,7 +94,7 @@ def test_batches_are_announced_while_the_one_before_is_worked_on(mix, num_worker
     plain = ResumableLoader(mix, num_workers=num_workers, **options)
     loader = ResumableLoader(mix, num_workers=num_workers, **options)
     events = []
-    loader.announce = lambda batch: events.append(("next", batch["prompt"]))
+    loader.prefetch_hook = lambda batch: events.append(("next", batch["prompt"]))
     for batch in loader:
         events.append(("now", batch["prompt"]))
     expected = [batch["prompt"] for batch in plain]

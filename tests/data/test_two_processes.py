@@ -39,9 +39,7 @@ def fit(tmp_path, server, make_manifest):
     own = tmp_path / "own.txt"
     own.write_text("".join(f"own {number}\n" for number in range(10)))
 
-    def run(
-        name: str, ckpt_path: str | None = None, num_workers: int = 0, memory_map: bool = False, **options
-    ) -> list[list[list[int]]]:
+    def run(name: str, ckpt_path: str | None = None, num_workers: int = 0, **options) -> list[list[list[int]]]:
         folder = tmp_path / name
         folder.mkdir()
         trainer = Trainer(
@@ -55,7 +53,7 @@ def fit(tmp_path, server, make_manifest):
             **{"enable_checkpointing": bool(options.get("callbacks")), **options},
         )
         sources, loading = {str(own): 1.0, "words": 0.5}, {"batch_size": BATCH_SIZE, "num_workers": num_workers}
-        data = PromptDataModule(train=sources, memory_map=memory_map, **loading)
+        data = PromptDataModule(train=sources, **loading)
         trainer.fit(Recorder(folder), data, ckpt_path=ckpt_path)
         lines = [(folder / f"rank{rank}.jsonl").read_text().splitlines() for rank in range(2)]
         return [[json.loads(line) for line in rank] for rank in lines]
@@ -66,13 +64,11 @@ def fit(tmp_path, server, make_manifest):
 
 @pytest.mark.slow
 @pytest.mark.forks
-@pytest.mark.parametrize(
-    ("at", "num_workers", "memory_map"), [(1, 0, False), (EPOCH, 0, False), (EPOCH + 2, 1, False), (EPOCH + 1, 1, True)]
-)
-def test_a_run_of_two_processes_goes_on_where_it_stopped(fit, server, tmp_path, at, num_workers, memory_map):
+@pytest.mark.parametrize(("at", "num_workers"), [(1, 0), (EPOCH, 0), (EPOCH + 2, 1)])
+def test_a_run_of_two_processes_goes_on_where_it_stopped(fit, server, tmp_path, at, num_workers):
     saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=at)
-    first = fit("first", max_steps=at, callbacks=[saver], num_workers=num_workers, memory_map=memory_map)
-    rest = fit("rest", tmp_path / f"step={at}.ckpt", num_workers, memory_map, max_epochs=3)
+    first = fit("first", max_steps=at, callbacks=[saver], num_workers=num_workers)
+    rest = fit("rest", tmp_path / f"step={at}.ckpt", num_workers, max_epochs=3)
     assert len(server.asked) == 1  # one process has fetched the set for both
 
     dataset = PromptDataset(fit.paths, purpose="train")

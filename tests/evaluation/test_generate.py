@@ -11,11 +11,12 @@ from huggingface_hub import constants
 from PIL import Image
 
 import hn
-from hn.cli import has_config, main
+from hn.cli import main
+from hn.cli.generate import has_config
 from hn.cli.parsing import with_flag_values
 from hn.evaluation.generate import ImageRequest, Trained, write_images
 from hn.evaluation.methods import Sampled
-from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet
+from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet, Trainable
 from tests.tiny_pipelines import CASES
 
 PROMPT = "a red ball"
@@ -27,8 +28,8 @@ def hypernet(generator, tmp_path) -> Path:
     return save(LoraHypernet(rank=2), generator, tmp_path / "hypernet")
 
 
-def save(model: LoraHypernet | LoraFinetune, generator, folder: Path) -> Path:
-    model.attach(generator) if isinstance(model, LoraFinetune) else model.build(generator)
+def save(model: Trainable, generator, folder: Path) -> Path:
+    model.build(generator)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -167,6 +168,7 @@ def test_an_image_depends_on_seed_and_number_alone(generate, hypernet):
     assert not np.array_equal(pixels(images[0]), pixels(images[3]))
 
 
+@pytest.mark.slow
 def test_the_images_are_those_of_the_experiments_form(generate, hypernet, experiment, tmp_path):
     options = ["--hypernet", str(hypernet), "--count", "2", "--seed", "5", "--steps", "2"]
     folder = generate(*options, "--compare")
@@ -327,7 +329,7 @@ def test_missing_words_are_named(refused, tmp_path, tiny_pipeline_folder):
 def test_a_folder_that_holds_something_is_not_written_over(generate, refused, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "0000_base.png").touch()
-    assert "full is there already and is not written over" in refused("--output", "full")
+    assert "full exists already and is not overwritten" in refused("--output", "full")
     assert [path.stat().st_size for path in (tmp_path / "full").iterdir()] == [0]
 
 
@@ -353,7 +355,7 @@ def test_an_image_that_overflows_is_said(generator, tmp_path, monkeypatch):
     monkeypatch.setattr(generator, "decode", lambda latents: latents.new_full((1, 3, 32, 32), float("nan")))
     request = ImageRequest([PROMPT], count=1)
     with pytest.raises(ValueError, match="is not finite"):
-        write_images([Sampled("base", generator, is_base=True)], request, tmp_path, {})
+        write_images([Sampled("base", generator)], request, tmp_path, {})
     assert metadata(tmp_path)["images"] == []
 
 

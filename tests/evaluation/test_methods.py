@@ -4,10 +4,10 @@ import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
 
-from hn.evaluation.methods import Modulated, Sampled, Searched
+from hn.evaluation.methods import Sampled, Searched, TrainedMethod
 from hn.evaluation.peak_memory import PeakMemory
 from hn.evaluation.samples import Samples
-from hn.hypernets import LoraHypernet
+from hn.hypernets import LoraFinetune, LoraHypernet
 from hn.rewards import RednessReward, RewardEnsemble
 from hn.search import BestOfN, Budget, Reno, WarmStart, WhiteNoiseProjection, ZeroOrderSearch
 
@@ -43,8 +43,9 @@ def part(samples: Samples, rows: slice) -> Samples:
     )  # fmt: skip
 
 
+@pytest.mark.exact
 def test_base_is_the_generator_at_no_cost(generator, samples):
-    method = Sampled("base", generator, is_base=True)
+    method = Sampled("base", generator)
     output = method(samples)
     expected = generator.generate(samples.noise, generator.encode(samples.prompts))
     assert torch.equal(output.images, expected)
@@ -52,16 +53,25 @@ def test_base_is_the_generator_at_no_cost(generator, samples):
     assert output.seconds > 0
     assert (output.peak_memory_bytes is None) == (PeakMemory(samples.noise.device).bytes() is None)
     assert (method.name, method.nfe) == ("base", 1)
-    assert Sampled("base", generator, is_base=True, steps=4).nfe == 4
-    assert Sampled("finetune", generator, is_base=False)(samples).kl_nats is None
+    assert Sampled("base", generator, steps=4).nfe == 4
 
 
+def test_a_fine_tune_has_no_cost_in_noise_space(generator, samples):
+    method = TrainedMethod(LoraFinetune(rank=2).build(generator))
+    output = method(samples)
+    assert torch.equal(output.images, generator.generate(samples.noise, generator.encode(samples.prompts)))
+    assert output.kl_nats is None
+    assert (method.name, method.nfe) == ("finetune", 1)
+
+
+@pytest.mark.exact
 def test_modulated_is_the_generator_on_modulated_noise(generator, samples, hypernet):
-    method = Modulated("hypernetwork", hypernet, steps=2)
+    method = TrainedMethod(hypernet, steps=2)
     output = method(samples)
     conditioning = generator.encode(samples.prompts)
-    f = hypernet(samples.noise, conditioning)
-    assert torch.equal(output.images, generator.generate(samples.noise + f, conditioning, 2))
+    with torch.no_grad():
+        f = hypernet(samples.noise, conditioning)
+        assert torch.equal(output.images, generator.generate(samples.noise + f, conditioning, 2))
     torch.testing.assert_close(output.kl_nats, 0.5 * f.square().flatten(1).sum(1))
     assert float(output.kl_nats.min()) > 0
     assert method.nfe == 3
@@ -69,7 +79,7 @@ def test_modulated_is_the_generator_on_modulated_noise(generator, samples, hyper
 
 
 def test_searches_tell_their_cost(generator, samples, reward):
-    base = reward.total(Sampled("base", generator, is_base=True)(samples).images, samples.prompts)
+    base = reward.total(Sampled("base", generator)(samples).images, samples.prompts)
     best_of = Searched("best_of_4", generator, BestOfN(n=4), reward)
     assert math.isnan(best_of.nfe)
     output = best_of(samples)
@@ -110,8 +120,8 @@ def test_an_image_does_not_depend_on_its_batch(make_generator, reward, kind):
     config = {**generator.pipe.scheduler.config, "rescale_betas_zero_snr": False}
     generator.pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(config)
     method = {
-        "base": lambda: Sampled("base", generator, is_base=True),
-        "hypernetwork": lambda: Modulated("hypernetwork", LoraHypernet(rank=2).build(generator)),
+        "base": lambda: Sampled("base", generator),
+        "hypernetwork": lambda: TrainedMethod(LoraHypernet(rank=2).build(generator)),
         "search": lambda: Searched("best_of_3", generator, BestOfN(n=3, steps=3), reward),
     }[kind]()
     samples = Samples.of_prompts(generator, PROMPTS, images_per_prompt=2, seed=3)
@@ -126,7 +136,7 @@ def test_encoding_is_not_on_the_clock(generator, samples, monkeypatch):
     monkeypatch.setattr(generator, "encode", lambda prompts: (events.append("encode"), encode(prompts))[1])
     monkeypatch.setattr(Sampled, "run", lambda *args: (events.append("run"), run(*args))[1])
     monkeypatch.setattr("hn.evaluation.methods._now", lambda tensor: events.append("clock") or float(len(events)))
-    Sampled("base", generator, is_base=True)(samples)
+    Sampled("base", generator)(samples)
     assert events == ["encode", "clock", "run", "clock"]
 
 
@@ -139,11 +149,11 @@ def test_what_a_search_is_expected_to_take_is_known_beforehand(generator, reward
     }
     for name, (search, expected) in searches.items():
         assert Searched(name, generator, search, reward).expected_nfe == expected
-    assert Modulated("hypernetwork", hypernet, steps=4).expected_nfe == 5
+    assert TrainedMethod(hypernet, steps=4).expected_nfe == 5
 
 
 def test_a_search_hands_on_its_trace(generator, reward, samples):
     output = Searched("best_of_3", generator, BestOfN(n=3), reward)(samples)
     assert [point["nfe"] for point in output.trace] == [1, 2, 3]
-    base = Sampled("base", generator, is_base=True)(samples)
+    base = Sampled("base", generator)(samples)
     assert base.trace == ()

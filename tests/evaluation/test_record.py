@@ -7,7 +7,7 @@ import torch
 
 from hn.evaluation.methods import MethodOutput
 from hn.evaluation.metrics.bootstrap import paired_bootstrap
-from hn.evaluation.metrics.fidelity import cmmd
+from hn.evaluation.metrics.cmmd import cmmd
 from hn.evaluation.record import MethodRecord
 from hn.evaluation.samples import Samples
 
@@ -39,8 +39,8 @@ def test_prompts_are_averaged_and_ordered(record):
     assert tags.tolist() == ["colors", "colors", "counting", "counting", "all"]
 
 
-def test_geneval_is_the_mean_over_tags_of_what_can_be_judged(record):
-    # colors: 2 of 4 images; counting: 1 of 3; "all" asks nothing that could be judged
+def test_geneval_is_the_mean_over_tags_of_what_can_be_answered(record):
+    # colors: 2 of 4 images; counting: 1 of 3; "all" asks nothing that could be answered
     assert record.geneval() == pytest.approx({"overall": (2 / 4 + 1 / 3) / 2, "colors": 2 / 4, "counting": 1 / 3})
 
 
@@ -49,9 +49,9 @@ def test_no_verdicts_is_none_not_zero():
     add(record, [0], {"reward": [1.0]})
     assert record.geneval() is None
     add(record, [1], {"reward": [1.0], "correct": [NAN]})
-    unjudged = MethodRecord("base", 1)
-    add(unjudged, [0], {"reward": [1.0], "correct": [NAN]})
-    assert unjudged.geneval() is None
+    unanswered = MethodRecord("base", 1)
+    add(unanswered, [0], {"reward": [1.0], "correct": [NAN]})
+    assert unanswered.geneval() is None
 
 
 def test_summary_of_the_base_alone(record):
@@ -65,7 +65,7 @@ def test_summary_of_the_base_alone(record):
         "seconds_per_image": 0.5,
         "nfe": 2,
         "kl_nats": 4.5,
-        "fidelity": None,
+        "cmmd": None,
         "diversity": None,
         "images": 8,
     }
@@ -109,7 +109,7 @@ def test_missing_measurements_are_none_beside_the_base(record):
         add(one, [0, 1], {"reward": [1.0, 2.0]})
     summary = bare.summary(base)
     missing = {"kl_nats", "geneval", "geneval_delta_ci95", "held_out_reward", "held_out_reward_delta_ci95"}
-    missing |= {"fidelity", "diversity"}
+    missing |= {"cmmd", "diversity"}
     assert {name for name, value in summary.items() if value is None} == missing
     assert summary["reward_delta_ci95"] == [0.0, 0.0]
 
@@ -131,13 +131,13 @@ def test_prompts_without_verdict_are_left_out_of_the_interval():
     assert one.summary(base)["geneval_delta_ci95"] == [1.0, 1.0]
 
 
-def test_fidelity_is_the_distance_to_the_reference():
+def test_cmmd_is_the_distance_to_the_reference():
     record = MethodRecord("base", 1)
     features, reference = torch.randn(2, 4).tolist(), torch.randn(5, 4)
     add(record, [0, 1], {"reward": [1.0, 2.0], "features": features})
     summary = record.summary(reference={"features": reference})
-    assert math.isfinite(summary["fidelity"])
-    assert summary["fidelity"] == pytest.approx(cmmd(torch.tensor(features), reference))
+    assert math.isfinite(summary["cmmd"])
+    assert summary["cmmd"] == pytest.approx(cmmd(torch.tensor(features), reference))
 
 
 def trace(*points):
@@ -184,16 +184,16 @@ def test_features_that_are_not_finite_have_no_distance():
     add(record, [0, 1], {"reward": [1.0, 2.0], "features": [[1.0, 2.0], [3.0, 4.0]]})
     add(record, [2, 3], {"reward": [1.0, 2.0], "features": [[math.nan, 2.0], [3.0, 4.0]]})
     reference = {"features": torch.randn(3, 2)}
-    assert record.summary(reference=reference)["fidelity"] is None
+    assert record.summary(reference=reference)["cmmd"] is None
 
 
-def test_judges_are_means_over_the_rows_that_ask_them():
+def test_benchmark_metrics_are_means_over_the_rows_that_ask_them():
     record = MethodRecord("base", 1)
-    add(record, [0, 1, 2], {"reward": [1.0, 2.0, 3.0], "judge/soft_tifa": [0.25, math.nan, 0.75]})
-    assert record.summary()["judges"] == {"soft_tifa": 0.5}
+    add(record, [0, 1, 2], {"reward": [1.0, 2.0, 3.0], "benchmark/soft_tifa": [0.25, math.nan, 0.75]})
+    assert record.summary()["benchmarks"] == {"soft_tifa": 0.5}
     plain = MethodRecord("base", 1)
     add(plain, [0], {"reward": [1.0]})
-    assert "judges" not in plain.summary()
+    assert "benchmarks" not in plain.summary()
 
 
 def test_one_prompt_has_no_interval():

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hn.evaluation.benchmarks.compbench.spatial import SpatialJudge, SpatialOptions
+from hn.evaluation.benchmarks.compbench.spatial import SpatialMetric, SpatialOptions
 from hn.evaluation.geneval import Detection
 from hn.evaluation.scorer import Scorer, feature_extractor_of
 from hn.rewards import ClipReward, RednessReward, RewardEnsemble
@@ -58,11 +58,11 @@ def test_every_score_is_there_by_name(images, clip):
     assert all(score.dtype == torch.float32 and len(score) == 3 for score in scores.values())
 
 
-def test_judges_of_other_benchmarks(images, clip):
-    judge = SpatialJudge(RedBallDetector(), SpatialOptions(least=0.0))
-    scorer = Scorer(RewardEnsemble({"redness": RednessReward()}), judges=[judge])
+def test_metrics_of_other_benchmarks(images, clip):
+    metric = SpatialMetric(RedBallDetector(), SpatialOptions(least=0.0))
+    scorer = Scorer(RewardEnsemble({"redness": RednessReward()}), benchmarks=[metric])
     rows = [{"prompt": "a ball near a cube"}, *ROWS[1:]]
-    found = scorer(images, [row["prompt"] for row in rows], rows)["judge/spatial"]
+    found = scorer(images, [row["prompt"] for row in rows], rows)["benchmark/spatial"]
     assert found[0] == pytest.approx(0.25 * 0.95) and found[1:].isnan().all()
 
 

@@ -1,13 +1,20 @@
 import pytest
 import torch
 
-from hn.generators.noise import Share, TrainingNoise, evaluation_noise, evaluation_streams, seeded, training_streams
+from hn.generators.noise import (
+    BatchSlice,
+    TrainingNoise,
+    evaluation_noise,
+    evaluation_streams,
+    seeded,
+    training_streams,
+)
 
 N = 3
 
 
-def draw(noise_type, generator, step=0, seed=0, n=N, **share):
-    return TrainingNoise(noise_type)(n, generator, seed, step, Share(**share))
+def draw(noise_type, generator, step=0, seed=0, n=N, **batch):
+    return TrainingNoise(noise_type)(n, generator, seed, step, BatchSlice(**batch))
 
 
 def same(a, b) -> bool:
@@ -68,10 +75,10 @@ def test_an_update_has_the_same_noises_however_it_is_shared(generator, noise_typ
     for part in range(parts):
         batch = slice(part * N * ranks, (part + 1) * N * ranks)
         for rank in range(ranks):
-            share = Share(part, parts, rank, ranks)
-            # As EpochShuffle deals out the rows of a batch: to the ranks in turn.
-            assert same(whole[batch][rank::ranks], TrainingNoise(noise_type)(N, generator, 0, 4, share))
-            own = [stream.initial_seed() for stream in training_streams(N, 0, 4, share)]
+            batch_slice = BatchSlice(part, parts, rank, ranks)
+            # As EpochShuffle distributes the rows of a batch: over the ranks in turn.
+            assert same(whole[batch][rank::ranks], TrainingNoise(noise_type)(N, generator, 0, 4, batch_slice))
+            own = [stream.initial_seed() for stream in training_streams(N, 0, 4, batch_slice)]
             assert own == streams[batch][rank::ranks]
 
 
@@ -80,7 +87,7 @@ def test_the_parts_of_an_update_share_one_draw(generator, noise_type, monkeypatc
     drawn, sample_noise = [], generator.sample_noise
     monkeypatch.setattr(generator, "sample_noise", lambda n, *a, **b: drawn.append(n) or sample_noise(n, *a, **b))
     noise, parts = TrainingNoise(noise_type), [(5, 0), (5, 1), (5, 2), (6, 0), (6, 1)]
-    batches = [noise(N, generator, 0, step, Share(part, 3)) for step, part in parts]
+    batches = [noise(N, generator, 0, step, BatchSlice(part, 3)) for step, part in parts]
     assert drawn == [3 * N, 3 * N]
     for batch, (step, part) in zip(batches, parts, strict=True):
         assert same(batch, draw(noise_type, generator, step, part=part, parts=3))

@@ -27,7 +27,7 @@ def test_every_option_is_listed_with_its_help(capsys: pytest.CaptureFixture) -> 
 def test_gradient_checkpointing_is_of_the_networks_that_were_loaded(tiny_pipeline_folder: Path) -> None:
     generator = DiffusersGenerator(str(tiny_pipeline_folder), gradient_checkpointing=True)
     assert generator.backbone.is_gradient_checkpointing and generator.pipe.vae.decoder.gradient_checkpointing
-    assert not generator.is_outline and not any(p.requires_grad for p in generator.parameters())
+    assert not generator.is_meta and not any(p.requires_grad for p in generator.parameters())
 
 
 def test_the_scheduler_is_the_one_asked_for(tiny_pipeline_folder: Path) -> None:
@@ -38,12 +38,13 @@ def test_the_scheduler_is_the_one_asked_for(tiny_pipeline_folder: Path) -> None:
     assert (generator.name, generator.revision) == (str(tiny_pipeline_folder), "v1")
 
 
-def test_without_weights_it_is_an_outline(tiny_pipeline_folder: Path) -> None:
+def test_without_weights_it_is_on_the_meta_device(tiny_pipeline_folder: Path) -> None:
     generator = DiffusersGenerator(str(tiny_pipeline_folder), load_weights=False)
-    assert generator.is_outline and generator.pipe.text_encoder is None
+    assert generator.is_meta and generator.pipe.text_encoder is None
     generator.check_prompts(["a word that nobody knows"])
 
 
+@pytest.mark.exact
 def test_from_a_pipeline_in_memory(stock_pipeline, tiny_pipeline_folder: Path) -> None:
     loaded, wrapped = DiffusersGenerator(str(tiny_pipeline_folder)), DiffusersGenerator.from_pipeline(stock_pipeline)
     assert type(wrapped) is PipelineGenerator

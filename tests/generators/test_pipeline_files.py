@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from hn.generators import DiffusersGenerator
 from hn.generators.assemble import Component, FusedLora
 from hn.hypernets import LoraHypernet
-from tests.tiny_pipelines import CASES
+from tests.tiny_pipelines import CASES, NETWORKS
 
 
 @pytest.fixture
@@ -33,22 +33,22 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_pipeline_folder:
     return Path(shutil.copytree(tiny_pipeline_folder, repository / "snapshots" / ("0" * 40)))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_outline_of_every_family_is_the_generator_without_its_weights(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_family_is_built_on_meta_without_its_weights(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     pipe = case.build()
     pipe.save_pretrained(tmp_path)
     options = {"height": case.size[0], "width": case.size[1], "family": case.family}
-    outline = DiffusersGenerator.outline(str(tmp_path), dtype="bfloat16", **options)
+    meta_generator = DiffusersGenerator.build_on_meta(str(tmp_path), dtype="bfloat16", **options)
     loaded = DiffusersGenerator.from_pipeline(pipe, **options)
-    assert outline.device.type == "meta" and outline.dtype == torch.bfloat16
-    assert (outline.noise_shape, outline.last_layer) == (loaded.noise_shape, loaded.last_layer)
-    assert outline.family.image_size(outline.pipe) == loaded.family.image_size(loaded.pipe)
-    assert type(outline.pipe.scheduler) is type(loaded.pipe.scheduler)
-    shapes = [{n: p.shape for n, p in g.backbone.named_parameters()} for g in (outline, loaded)]
+    assert meta_generator.device.type == "meta" and meta_generator.dtype == torch.bfloat16
+    assert (meta_generator.noise_shape, meta_generator.last_layer) == (loaded.noise_shape, loaded.last_layer)
+    assert meta_generator.family.image_size(meta_generator.pipe) == loaded.family.image_size(loaded.pipe)
+    assert type(meta_generator.pipe.scheduler) is type(loaded.pipe.scheduler)
+    shapes = [{n: p.shape for n, p in g.backbone.named_parameters()} for g in (meta_generator, loaded)]
     assert shapes[0] == shapes[1]
     with pytest.raises(ValueError, match="Height and width must be positive multiples of"):
-        DiffusersGenerator.outline(str(tmp_path), **{**options, "height": 33})
+        DiffusersGenerator.build_on_meta(str(tmp_path), **{**options, "height": 33})
 
 
 @pytest.mark.usefixtures("nothing_loaded")
@@ -75,23 +75,23 @@ def test_an_overflowing_autoencoder_is_refused_before_weights_are_loaded(tmp_pat
         DiffusersGenerator(str(tmp_path), dtype="float16")
 
 
-def test_the_outline_has_the_network_in_the_place_of_the_pipelines_own(
+def test_on_meta_it_has_the_network_in_the_place_of_the_pipelines_own(
     tiny_pipeline_folder: Path, tmp_path: Path
 ) -> None:
     config = UNet2DConditionModel.load_config(tiny_pipeline_folder, subfolder="unet")
     UNet2DConditionModel.from_config({**config, "block_out_channels": (8, 24)}).save_pretrained(tmp_path / "other")
     components = {"unet": Component(str(tmp_path), subfolder="other")}
-    outline = DiffusersGenerator.outline(str(tiny_pipeline_folder), components=components)
-    assert outline.backbone.config.block_out_channels == [8, 24]
+    meta_generator = DiffusersGenerator.build_on_meta(str(tiny_pipeline_folder), components=components)
+    assert meta_generator.backbone.config.block_out_channels == [8, 24]
 
 
-def test_hypernetworks_can_be_tried_on_an_outline(tiny_pipeline_folder: Path) -> None:
-    outline = DiffusersGenerator.outline(str(tiny_pipeline_folder))
+def test_hypernetworks_can_be_tried_on_the_meta_device(tiny_pipeline_folder: Path) -> None:
+    meta_generator = DiffusersGenerator.build_on_meta(str(tiny_pipeline_folder))
     with torch.device("meta"):
-        hypernet = LoraHypernet(rank=2).build(outline)
+        hypernet = LoraHypernet(rank=2).build(meta_generator)
     assert {p.device.type for p in hypernet.parameters()} == {"meta"}
     with pytest.raises(ValueError, match="has no layer 'proj_out'"), torch.device("meta"):
-        LoraHypernet(rank=2, last_layer="proj_out").build(outline)
+        LoraHypernet(rank=2, last_layer="proj_out").build(meta_generator)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ STEPS = pytest.mark.parametrize("steps", [1, 2, 4])
 
 
 @STEPS
+@pytest.mark.exact
 def test_images_equal_the_stock_pipelines_exactly(
     generator: DiffusersGenerator, stock_pipeline: StableDiffusionPipeline, steps: int
 ) -> None:
@@ -28,6 +29,7 @@ def test_images_equal_the_stock_pipelines_exactly(
     assert (images - stock).abs().max() == 0
 
 
+@pytest.mark.exact
 def test_schedulers_that_draw_noise_equal_the_stock_pipeline_with_the_same_seed(tiny_pipeline_folder: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_folder)
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)

@@ -86,7 +86,9 @@ def test_prompts_that_are_cut_are_counted_before_the_work(
 def written(tiny_pipeline_folder, tmp_path) -> Callable[..., DiffusersGenerator]:
     """The tiny generator on files of six prompts, with the options given."""
     cache = str(tmp_path / "cache")
-    embed_prompts(DiffusersGenerator.outline(str(tiny_pipeline_folder), cache=cache), COLORED, torch.device("cpu"))
+    embed_prompts(
+        DiffusersGenerator.build_on_meta(str(tiny_pipeline_folder), cache=cache), COLORED, torch.device("cpu")
+    )
     return lambda **options: DiffusersGenerator(str(tiny_pipeline_folder), cache=cache, **options)
 
 

@@ -40,6 +40,7 @@ def test_channels_last_changes_the_layout_alone(
         torch.testing.assert_close(changed, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
 
 
+@pytest.mark.exact
 def test_tiles_are_decoded_as_the_stock_pipeline_does(
     make_generator: Callable[..., DiffusersGenerator], tiny_pipeline_folder: Path
 ) -> None:
@@ -61,6 +62,7 @@ def test_tiles_are_decoded_as_the_stock_pipeline_does(
     torch.testing.assert_close((gradient * direction).sum(), (ahead - behind) / 2e-6, rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_compiled_networks_are_the_same_functions(
     run: Callable[..., tuple[torch.Tensor, torch.Tensor]], backend: CountingBackend
 ) -> None:
@@ -69,6 +71,7 @@ def test_compiled_networks_are_the_same_functions(
     assert backend.runs >= 2  # backbone and decoder
 
 
+@pytest.mark.slow
 def test_a_compiled_hypernetwork_is_the_same_function(generator: DiffusersGenerator, backend: CountingBackend) -> None:
     def f_and_gradient(**options: Any) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)

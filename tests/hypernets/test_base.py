@@ -117,7 +117,7 @@ def test_pushed_to_the_hub_with_its_card(hypernet: Bias, monkeypatch: pytest.Mon
             calls.append((repo_id, commit_message, files))
             return SimpleNamespace(commit_url="https://hub/commit")
 
-    monkeypatch.setattr("hn.hypernets.saving.HfApi", Hub)
+    monkeypatch.setattr("hn.hypernets.trainable.HfApi", Hub)
     assert hypernet.push_to_hub("me/mine", private=True, commit_message="First", token="t") == "https://hub/commit"
     assert calls[:2] == ["t", ("me/mine", {"private": True, "exist_ok": True})]
     repo_id, message, files = calls[2]

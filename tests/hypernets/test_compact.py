@@ -88,7 +88,7 @@ def test_resampling_keeps_noise_standard_normal() -> None:
 
 @pytest.mark.parametrize("name", MAKE)
 def test_no_backbone_pass_is_counted(name: str) -> None:
-    assert MAKE[name]().backbone_passes == 0
+    assert MAKE[name]().extra_nfe == 0
 
 
 @pytest.mark.parametrize(

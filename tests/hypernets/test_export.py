@@ -13,24 +13,24 @@ from hn.generators import Conditioning, PipelineGenerator
 from hn.generators.families.stable_diffusion import StableDiffusion
 from hn.hypernets import LoraFinetune, LoraHypernet
 from hn.hypernets.export import FACTS, ONNX_PACKAGES, export_hypernet, random_inputs
-from tests.tiny_pipelines import CASES
+from tests.tiny_pipelines import CASES, NETWORKS
 
-EXPORTABLE = [name for name in CASES if name not in ("z_image", "qwen_image")]
+EXPORTABLE = [name for name in NETWORKS if name not in ("z_image", "qwen_image")]
 NO_ONNX = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
 
 
 class FixedBatch(StableDiffusion):
     """A family whose code needs to know the batch size, as a number."""
 
-    def call_backbone(self, pipe, backbone, model_input, *others) -> Tensor:
-        return torch.cat([super().call_backbone(pipe, backbone, model_input, *others)] * (len(model_input) % 1 + 1))
+    def call_backbone(self, pipe, backbone, inputs) -> Tensor:
+        return torch.cat([super().call_backbone(pipe, backbone, inputs)] * (len(inputs.sample) % 1 + 1))
 
 
 class Untraceable(StableDiffusion):
     """A family that looks at values."""
 
-    def call_backbone(self, pipe, backbone, model_input, *others) -> Tensor:
-        return super().call_backbone(pipe, backbone, model_input, *others) * (1 if model_input.sum() > 0 else 2)
+    def call_backbone(self, pipe, backbone, inputs) -> Tensor:
+        return super().call_backbone(pipe, backbone, inputs) * (1 if inputs.sample.sum() > 0 else 2)
 
 
 def make_hypernet(generator: PipelineGenerator) -> LoraHypernet:
@@ -94,6 +94,7 @@ def test_families_that_read_the_conditioning_are_refused(name: str, tmp_path: Pa
         export_hypernet(of_case(name), tmp_path / "f.pt2")
 
 
+@pytest.mark.slow
 def test_code_that_needs_the_batch_size_gets_one(tmp_path: Path) -> None:
     hypernet = of_case("stable_diffusion", family=FixedBatch())
     exported = export_hypernet(hypernet, tmp_path / "f.pt2")
@@ -103,12 +104,14 @@ def test_code_that_needs_the_batch_size_gets_one(tmp_path: Path) -> None:
         program(*real_inputs(hypernet, ["a ball", "a cube"]))
 
 
+@pytest.mark.slow
 def test_code_that_cannot_be_traced_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="torch.export cannot trace UNet2DConditionModel: "):
         export_hypernet(of_case("stable_diffusion", family=Untraceable()), tmp_path / "f.pt2")
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_program_that_computes_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hypernet = of_case("stable_diffusion")
     load = torch.export.load
@@ -162,6 +165,7 @@ def test_the_verb_writes_a_file_that_says_what_it_is_for(
     assert not any("lora" in name for name in program.state_dict)
 
 
+@pytest.mark.slow
 def test_a_generator_that_is_compiled_elsewhere_is_exported_as_it_is(
     folder: Path, tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -190,8 +194,7 @@ def test_what_is_wrong_is_said_before_weights_are_loaded(
     assert "batch_size must be at least 1, not 0" in refused("--batch_size", "0")
     (tmp_path / "there.pt2").write_text("mine")
     assert "is not written over" in refused(output="there.pt2")
-    finetune = LoraFinetune(rank=2)
-    finetune.attach(generator)
+    finetune = LoraFinetune(rank=2).build(generator)
     finetune.save_pretrained(tmp_path / "tune")
     assert "is a fine-tune; hn export writes the f" in refused(hypernet=tmp_path / "tune")
     assert "is no LoRA hypernetwork, so it cannot be merged" in refused("--merge", hypernet=tmp_path / "tune")
@@ -203,6 +206,7 @@ def test_missing_packages_for_onnx_are_named(tmp_path: Path) -> None:
         export_hypernet(of_case("stable_diffusion"), tmp_path / "f.onnx", "onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(NO_ONNX), reason=f"needs {', '.join(NO_ONNX)}")
 @torch.no_grad()
 def test_an_onnx_model_has_the_same_f(tmp_path: Path) -> None:

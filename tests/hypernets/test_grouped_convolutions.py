@@ -59,6 +59,7 @@ def test_gradients_equal_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda x, a, b: layer(x).square(), (x, a, b))
 
 
+@pytest.mark.exact
 def test_checkpointed_gradients_equal_plain_ones() -> None:
     layer, x = perturbed(make_layer()), torch.randn(2, 6, 5, 5, requires_grad=True)
     inputs = (x, *weights(layer))

@@ -49,6 +49,7 @@ def hypernet(generator: DiffusersGenerator) -> LoraHypernet:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.exact
 def test_an_untrained_hypernetwork_gives_the_stock_images_exactly(
     hypernet: LoraHypernet,
     generator: DiffusersGenerator,
@@ -200,6 +201,7 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+@pytest.mark.exact
 def test_a_saved_hypernetwork_comes_back_exactly(
     hypernet: LoraHypernet, saved: Path, generator: DiffusersGenerator, noise: Tensor, conditioning: Conditioning
 ) -> None:

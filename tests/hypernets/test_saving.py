@@ -79,8 +79,7 @@ def test_a_hypernetwork_of_other_base_weights_is_refused(
 def test_a_finetune_of_other_base_weights_is_refused(
     generator: DiffusersGenerator, retrained: DiffusersGenerator, tmp_path: Path
 ) -> None:
-    finetune = LoraFinetune(rank=4)
-    finetune.attach(generator)
+    finetune = LoraFinetune(rank=4).build(generator)
     finetune.save_pretrained(tmp_path)
     LoraFinetune.from_pretrained(tmp_path, generator)
     with pytest.raises(ValueError, match="was trained on other base weights"):
@@ -97,8 +96,7 @@ def test_files_of_earlier_versions_load_as_before(
     path.write_text(json.dumps(config))
     Hypernet.from_pretrained(tmp_path / "hypernet", retrained)
 
-    finetune = LoraFinetune(rank=4)
-    finetune.attach(generator)
+    finetune = LoraFinetune(rank=4).build(generator)
     finetune.save_pretrained(tmp_path / "finetune")
     (tmp_path / "finetune" / "finetune_config.json").unlink()
     LoraFinetune.from_pretrained(tmp_path / "finetune", retrained)

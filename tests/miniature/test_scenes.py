@@ -1,5 +1,4 @@
 import random
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from hn.miniature.captions import captions_of
 from hn.miniature.renderer import SceneBatch
 from hn.miniature.scenes import GAP, RELATION_COSINE, directions, place, random_radius, random_scenes, scenes_of
 from hn.miniature.world import DIRECTIONS, IMAGE_SIZE, RELATIONS, TAGS
+from tests.scenes import ground_truth
 
 
 def draw(tag: str, count: int, seed: int = 0) -> tuple[list, SceneBatch]:
@@ -83,7 +83,7 @@ def test_directions_are_unit_vectors_from_the_second_object_to_the_first() -> No
 
 
 @pytest.mark.parametrize("tag", TAGS)
-def test_scenes_fulfil_their_captions_by_genevals_verdict(tag: str, ground_truth: Callable) -> None:
+def test_scenes_fulfil_their_captions_by_genevals_verdict(tag: str) -> None:
     captions, scenes = draw(tag, 600)
     verdicts = [
         evaluate(found, caption.metadata()) for found, caption in zip(ground_truth(scenes), captions, strict=True)
@@ -100,7 +100,7 @@ def test_scenes_hold_nothing_else(tag: str) -> None:
 
 
 @pytest.mark.parametrize("tag", TAGS)
-def test_flips_are_contradicted_by_the_scene(tag: str, ground_truth: Callable) -> None:
+def test_flips_are_contradicted_by_the_scene(tag: str) -> None:
     words = random.Random(1)
     captions, scenes = draw(tag, 200)
     checked = 0

@@ -37,12 +37,12 @@ def test_the_last_panel_sets_one_scalar_against_another(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda self, *points, **_: drawn.append(points))
     with SummaryWriter(tmp_path) as writer:
-        for step, (reward, fidelity) in enumerate([(0.5, 0.125), (0.75, 0.25), (1.0, None)]):
+        for step, (reward, cmmd) in enumerate([(0.5, 0.125), (0.75, 0.25), (1.0, None)]):
             writer.add_scalar("val/reward", reward, step)
-            if fidelity is not None:
-                writer.add_scalar("val/fidelity", fidelity, step)
+            if cmmd is not None:
+                writer.add_scalar("val/cmmd", cmmd, step)
         writer.add_scalar("val/base_reward", 0.25, 0)
-        writer.add_scalar("val/base_fidelity", 0.0, 0)
+        writer.add_scalar("val/base_cmmd", 0.0, 0)
     plot_curves({"run": tmp_path}, tmp_path / "curves.png", ["val/reward"])
     assert drawn == [([0, 1, 2], [0.5, 0.75, 1.0]), ([0.5, 0.75], [0.125, 0.25]), (0.25, 0.0)]
 

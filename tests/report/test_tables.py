@@ -14,7 +14,7 @@ def method(**changes):
         "nfe": 1,
         "kl_nats": 0.0,
         "penalty_per_dimension": 0.0,
-        "fidelity": 1.234,
+        "cmmd": 1.234,
         "images": 94,
         **changes,
     }
@@ -29,9 +29,9 @@ def results():
     }
     worst = method(
         reward=-12.345, held_out_reward=-10.5, seconds_per_image=12.3456, nfe=50, penalty_per_dimension=0.1234,
-        fidelity=123.45, **intervals,
+        cmmd=123.45, **intervals,
     )  # fmt: skip
-    bare = method(held_out_reward=None, geneval=None, kl_nats=None, penalty_per_dimension=None, fidelity=None)
+    bare = method(held_out_reward=None, geneval=None, kl_nats=None, penalty_per_dimension=None, cmmd=None)
     return {"experiment": "miniature", "methods": {"base": method(), "hypernetwork": worst, "finetune": bare}}
 
 
@@ -39,7 +39,7 @@ def test_a_row_per_method_with_all_its_numbers(results):
     lines = results_table(results).splitlines()
     assert lines[0] == "miniature: 94 images a method"
     cells = {line.split()[0]: line.split()[1:] for line in lines if line[:1] == " "}
-    header = "reward held-out GenEval single two count color pos. attr. s/image NFE ½f²/dim fidelity"
+    header = "reward held-out GenEval single two count color pos. attr. s/image NFE ½f²/dim CMMD"
     assert header.split() in [line.split()[1:] for line in lines]
     base = "0.500 0.250 0.765 1.00 1.00 1.00 0.12 1.00 1.00 0.0123 1 0.0000 1.23"
     assert next(line.split()[1:] for line in lines if line.split()[:1] == ["base"]) == base.split()

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from hn.rewards import RednessReward, Reward, RewardEnsemble
 from hn.utils import layers as compilation
-from hn.utils.hub import repositories_in
 from hn.utils.layers import compile_layers, has_compiler
 
 PROMPTS = ["a red cube", "two blue ball", "a photo of the green ball"]
@@ -48,7 +47,9 @@ def _assert_same(score: Callable[..., Tensor], expected: tuple[Tensor, Tensor], 
     torch.testing.assert_close(gradient, expected[1], rtol=1e-4, atol=1e-4 * expected[1].abs().max().item())
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize(
+    "name", ["clip", *(pytest.param(name, marks=pytest.mark.slow) for name in CLASSES if name != "clip")]
+)
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_a_compiled_tower_is_the_same_function(
     make: Callable[..., Reward], name: str, gradient_checkpointing: bool
@@ -74,6 +75,7 @@ def test_layers_share_a_graph_and_are_still_checkpointed(
     assert (backend.graphs, backend.runs) == (1, runs)  # of two layers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     "recompile_limit" not in inspect.signature(torch.compile).parameters, reason="this torch has one limit for all"
 )
@@ -110,11 +112,10 @@ def test_an_ensemble_compiles_what_it_trains_on(make: Callable[..., Reward], mon
         RewardEnsemble({"red": RednessReward()}, compile=True)
 
 
-def test_missing_compilers_are_said_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compilers_are_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
-    section = {"class_path": "hn.rewards.ensemble.RewardEnsemble", "init_args": {"rewards": {}, "compile": True}}
     with pytest.raises(ValueError, match="compile: true needs a C\\+\\+ compiler, and none is found"):
-        list(repositories_in(section))
+        RewardEnsemble({"red": RednessReward()}, compile=True)
     compile_layers([nn.Linear(2, 2)], backend="aot_eager")  # needs none
 
 

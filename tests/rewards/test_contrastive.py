@@ -21,7 +21,7 @@ PROMPTS = ["a red cube", "two blue ball", "a photo of the green ball"]
 
 
 def embed(reward: ContrastiveReward, root: Path) -> PromptFiles:
-    files = PromptFiles(root, reward.text_identity(reward.text_source), "text features")
+    files = PromptFiles(root, reward.text_fingerprint(reward.text_source), "text features")
     embed_text_features(files, lambda: reward, PROMPTS, CPU)
     return files
 
@@ -53,10 +53,10 @@ def test_what_identifies_features_is_known_without_loading_anything(make, name: 
     parameters = inspect.signature(kind).parameters
     given = {key: value for key, value in reward.text_source.items() if key in parameters}
     arguments = {key: parameter.default for key, parameter in parameters.items()} | given
-    identity = kind.text_identity(arguments)
-    assert identity == reward.text_identity(reward.text_source)
-    other = kind.text_identity({**arguments, "dtype": "bfloat16"})
-    assert {key for key in other if other[key] != identity[key]} == {"dtype"}
+    fingerprint = kind.text_fingerprint(arguments)
+    assert fingerprint == reward.text_fingerprint(reward.text_source)
+    other = kind.text_fingerprint({**arguments, "dtype": "bfloat16"})
+    assert {key for key in other if other[key] != fingerprint[key]} == {"dtype"}
 
 
 def test_features_follow_the_rewards_data_type(make: Callable[..., ContrastiveReward], tmp_path: Path) -> None:

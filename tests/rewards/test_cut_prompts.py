@@ -74,7 +74,7 @@ def test_each_prompt_is_tokenised_once(make, name: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", CONTRASTIVE)
 def test_embedding_counts_all_prompts(make, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     reward: ContrastiveReward = make(name, encode_batch_size=1)
-    files = PromptFiles(tmp_path, reward.text_identity(reward.text_source), "text features")
+    files = PromptFiles(tmp_path, reward.text_fingerprint(reward.text_source), "text features")
     window = CUTTING[name][0]
     prompts = [f"{prompt} {end}" for prompt in prompts_around(window)[2:] for end in ("red", "blue", "green")]
     with caplog.at_level(logging.WARNING, logger="hn"):

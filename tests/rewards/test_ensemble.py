@@ -126,7 +126,7 @@ WEIGHTS = {"aesthetic": 0.0, "clip": 0.01, "pickscore": 0.05, "hpsv2": 5.0}
 
 def test_a_batch_is_preprocessed_once_with_the_same_scores_and_gradients(towers, monkeypatch) -> None:
     sizes, normalised = [], []
-    resize, normalise = preprocess.resize_shorter_side, preprocess.ClipPreprocess.normalise
+    resize, normalise = preprocess.resize_and_crop, preprocess.ClipPreprocess.normalise
     rewards = towers()
     rewards = {name: rewards[name] for name in WEIGHTS}  # one that needs no gradients first
     images = torch.rand(2, 3, 50, 41, dtype=torch.float64, requires_grad=True)
@@ -134,7 +134,7 @@ def test_a_batch_is_preprocessed_once_with_the_same_scores_and_gradients(towers,
     total = sum(WEIGHTS[name] * score for name, score in expected.items())
     (gradient,) = torch.autograd.grad(total.sum(), images)
 
-    monkeypatch.setattr(preprocess, "resize_shorter_side", lambda *args: (sizes.append(args[1]), resize(*args))[1])
+    monkeypatch.setattr(preprocess, "resize_and_crop", lambda *args: (sizes.append(args[1]), resize(*args))[1])
     monkeypatch.setattr(
         preprocess.ClipPreprocess,
         "normalise",

@@ -57,13 +57,13 @@ def test_without_weights_a_reward_has_the_shapes_of_the_loaded_one(
         monkeypatch.setattr("hn.utils.weights.load_file", lambda *_, **__: pytest.fail("weights read"))
         monkeypatch.setattr("torch.load", lambda *_, **__: pytest.fail("weights read"))
     with torch.device("meta"):
-        outline = make(name, dtype=dtype)
-    own, others = dict(outline.named_parameters()), dict(loaded.named_parameters())
+        on_meta = make(name, dtype=dtype)
+    own, others = dict(on_meta.named_parameters()), dict(loaded.named_parameters())
     assert {k: (v.shape, v.dtype) for k, v in own.items()} == {k: (v.shape, v.dtype) for k, v in others.items()}
-    own, others = own | dict(outline.named_buffers()), others | dict(loaded.named_buffers())
+    own, others = own | dict(on_meta.named_buffers()), others | dict(loaded.named_buffers())
     assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in others.items()}
     assert all(tensor.is_meta for tensor in own.values())
-    assert not any(parameter.requires_grad for parameter in outline.parameters())
+    assert not any(parameter.requires_grad for parameter in on_meta.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,6 +109,7 @@ def test_half_precision_towers_give_full_precision_scores(
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.exact
 def test_checkpointed_towers_recompute_and_give_the_same_gradients(make: Callable[..., Reward], name: str) -> None:
     plain, checkpointed = make(name), make(name, gradient_checkpointing=True)
     images = torch.rand(2, 3, 32, 32)

@@ -13,6 +13,7 @@ from transformers import CLIPConfig, CLIPModel
 from hn.rewards import OpenClipReward
 from hn.rewards.open_clip import build_model, read_architecture
 from tests import tiny_rewards
+from tests.exactness import assert_close_to_rounding
 
 PROMPTS = ["a red cube", "Two blue  BALLS, please!", "a photo of the green ball " * 40]
 
@@ -78,6 +79,7 @@ def test_scores_are_those_of_the_same_network_in_transformers(files: dict[str, s
     torch.testing.assert_close(reward(images, PROMPTS), expected.detach(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.exact
 def test_is_the_model_that_open_clip_builds(files: dict[str, str]) -> None:
     """Without random weights and on the meta device, but with everything in its place."""
     own = OpenClipReward(**files).model
@@ -112,7 +114,7 @@ def test_a_folder_and_names_of_distributed_training(files: dict[str, str], tmp_p
     save_file(prefixed, tmp_path / "open_clip_model.safetensors")
     images = torch.rand(3, 3, 32, 32)
     reward = OpenClipReward(files["architecture"], str(tmp_path))
-    assert torch.equal(reward(images, PROMPTS), OpenClipReward(**files)(images, PROMPTS))
+    assert_close_to_rounding(reward(images, PROMPTS), OpenClipReward(**files)(images, PROMPTS))
 
 
 def test_other_weights_are_refused(files: dict[str, str], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as torchvision_functional
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hn.rewards.preprocess import ClipPreprocess, SharedPixels, centre_crop, resize_shorter_side
+from hn.rewards.preprocess import ClipPreprocess, SharedPixels, resize_and_crop
 
 
 @pytest.mark.parametrize("name", ["sq32", "wide96x160"])
@@ -19,12 +19,10 @@ def test_is_the_published_preprocessing(fixtures: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(40, 61), (61, 40), (300, 451), (17, 16), (16, 16)])
-def test_resize_and_crop_are_torchvisions(shape: tuple[int, int]) -> None:
+def test_resize_and_crop_are_those_of_the_published_code(shape: tuple[int, int]) -> None:
     images = torch.rand(2, 3, *shape)
     resized = torchvision_functional.resize(images, 16, InterpolationMode.BICUBIC, antialias=True)
-    assert torch.equal(resize_shorter_side(images, 16), resized)
-    cropped = torchvision_functional.center_crop(resized, [16, 16])
-    assert torch.equal(centre_crop(resize_shorter_side(images, 16), 16), cropped)
+    assert torch.equal(resize_and_crop(images, 16), torchvision_functional.center_crop(resized, [16, 16]))
 
 
 def test_images_of_the_right_size_are_only_normalised() -> None:
@@ -49,9 +47,9 @@ def test_shared_pixels_are_those_of_each_preprocessing_made_once(monkeypatch: py
 
     def count(images: torch.Tensor, size: int) -> torch.Tensor:
         sizes.append(size)
-        return resize_shorter_side(images, size)
+        return resize_and_crop(images, size)
 
-    monkeypatch.setattr("hn.rewards.preprocess.resize_shorter_side", count)
+    monkeypatch.setattr("hn.rewards.preprocess.resize_and_crop", count)
     openai, plain = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD), ((0.5,) * 3, (0.5,) * 3)
     several = [ClipPreprocess(*p) for p in ((8, *openai), (8, *openai), (8, *plain), (6, *openai), (8, *plain))]
     images = torch.rand(2, 3, 20, 16)

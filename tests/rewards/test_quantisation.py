@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from hn.rewards import RednessReward, Reward, RewardEnsemble, quantisation
 from hn.rewards.quantisation import quantise_linear_layers
-from hn.utils.hub import repositories_in
 from hn.utils.layers import compile_layers
 from tests import tiny_rewards
 
@@ -144,13 +143,8 @@ def test_what_cannot_be_quantised_is_refused(quantise: Any, message: str) -> Non
         RewardEnsemble({"red": RednessReward()}, quantise=quantise)
 
 
-def test_a_missing_torchao_is_said_before_anything_is_loaded(
-    make: Callable[..., Reward], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_torchao_is_said(make: Callable[..., Reward], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantisation.importlib.util, "find_spec", lambda name: None)
-    arguments = {"rewards": {"clip": {"class_path": "hn.rewards.clip.ClipReward"}}, "quantise": "int8"}
-    with pytest.raises(ImportError, match="pip install 'hn\\[quantise\\]'"):
-        list(repositories_in({"class_path": "hn.rewards.ensemble.RewardEnsemble", "init_args": arguments}))
     with pytest.raises(ImportError, match="pip install 'hn\\[quantise\\]'"):
         RewardEnsemble({"clip": make("clip")}, quantise="int8")
 

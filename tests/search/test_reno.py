@@ -109,6 +109,7 @@ def test_a_prompt_that_becomes_nan_keeps_its_best_and_leaves_the_others_alone(ge
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.exact
 def test_works_where_gradients_are_off(generator, reward, prompts, noise, mode):
     expected = Reno(iterations=3)(generator, reward, prompts, noise)
     with mode():

@@ -49,7 +49,6 @@ def start(arguments):
         return subprocess.Popen(
             [sys.executable, "-m", "hn", *arguments(*words)],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
-from hn.generators.noise import Share, TrainingNoise
+from hn.generators.noise import BatchSlice, TrainingNoise
 from hn.hypernets import LoraFinetune, LoraHypernet
 from hn.rewards import RewardEnsemble
 from hn.training.module import NoiseHypernetModule
@@ -160,7 +160,7 @@ def test_accumulated_batches_have_noise_of_their_own(make_module, make_data, mak
     monkeypatch.setattr("hn.training.module.TrainingNoise", Recorded)
     make_trainer(max_steps=3, accumulate_grad_batches=2).fit(make_module(seed=7), datamodule=make_data())
     # (seed, updates done, batch of the update); three batches an epoch, so the second update has one batch
-    first, second = Share(0, 2), Share(1, 2)
+    first, second = BatchSlice(0, 2), BatchSlice(1, 2)
     assert keys == [(7, 0, first), (7, 0, second), (7, 1, first), (7, 2, first), (7, 2, second)]
 
 
@@ -177,11 +177,11 @@ def test_the_seed_alone_makes_the_weights(make_module):
     assert not torch.equal(states[1][name], states[2][name])
 
 
-def test_several_steps_draw_their_noise_from_the_seed(make_module):
+def test_several_steps_draw_their_noise_from_the_seed(make_module, monkeypatch):
     module = make_module(steps=3)
     scheduler = module.generator.pipe.scheduler  # one that draws noise between steps
     config = {**scheduler.config, "rescale_betas_zero_snr": False}
-    module.generator.pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(config)
+    monkeypatch.setattr(module.generator.pipe, "scheduler", EulerAncestralDiscreteScheduler.from_config(config))
     torch.manual_seed(0)
     first = module.training_step(BATCH, 0)
     torch.manual_seed(1)

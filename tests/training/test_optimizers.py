@@ -15,6 +15,7 @@ OPTIONS = ["--callbacks.evaluation", "null", "--callbacks.best", "null", "--call
 OPTIONS += ["--trainer.limit_val_batches", "0", "--callbacks.last.init_args.every_n_steps", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [

@@ -63,7 +63,8 @@ def uninterrupted(kept, fit, experiment):
     return kept
 
 
-@pytest.mark.parametrize("at", [3, 4])  # at the end of an epoch; in the middle of one, at a validation
+# At the end of an epoch; in the middle of one, at a validation.
+@pytest.mark.parametrize("at", [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_stopped_and_continued_is_uninterrupted(fit, experiment, uninterrupted, at):
     fit("parts", "--trainer.max_steps", str(at))
     assert last(experiment, "parts")["global_step"] == at
@@ -74,6 +75,7 @@ def test_stopped_and_continued_is_uninterrupted(fit, experiment, uninterrupted, 
     assert continued == saved.replace(f"max_steps: {at}\n", "max_steps: 6\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(3, 6), (2, 3), (1, 2, 3, 4, 5)])
 def test_stopped_and_continued_again_and_again_is_uninterrupted(fit, experiment, uninterrupted, stops):
     """Three updates make an epoch; its end is the hardest place to go on from."""
@@ -84,6 +86,7 @@ def test_stopped_and_continued_again_and_again_is_uninterrupted(fit, experiment,
     torch.testing.assert_close(last(experiment, "parts"), uninterrupted, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(1, 2), (1, 2, 3)])
 def test_epochs_of_one_batch_are_continued(fit, experiment, stops):
     options = ["--data.init_args.batch_size", "12", "--trainer.val_check_interval", "100"]
@@ -114,6 +117,7 @@ def interrupted(fit):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hook", "signum", "stopped_at"),
     [
@@ -137,6 +141,7 @@ def test_a_signal_stops_after_the_batch_and_the_run_goes_on_exactly(
     torch.testing.assert_close(last(experiment, "parts"), uninterrupted, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_second_ctrl_c_stops_at_once_and_writes_no_half_update(
     fit, interrupted, experiment, uninterrupted, monkeypatch, caplog
 ):
@@ -179,6 +184,7 @@ def slurm(monkeypatch, tmp_path):
     return called
 
 
+@pytest.mark.slow
 def test_a_job_that_slurm_puts_into_the_queue_again_goes_on_by_itself(
     fit, interrupted, experiment, uninterrupted, slurm, monkeypatch
 ):

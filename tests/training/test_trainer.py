@@ -85,8 +85,8 @@ def test_generating_with_too_many_steps_is_refused(make_module, make_trainer, tm
     assert not trainer.is_working
 
 
-def test_a_single_validation_image_has_no_fidelity(make_module, make_data, make_trainer):
+def test_a_single_validation_image_has_no_cmmd(make_module, make_data, make_trainer):
     trainer = make_trainer(callbacks=[Evaluation()], limit_val_batches=1)
     trainer.validate(make_module(images_per_prompt=1), datamodule=make_data(eval_batch_size=1), verbose=False)
     assert "val/reward" in trainer.callback_metrics
-    assert "val/fidelity" not in trainer.callback_metrics
+    assert "val/cmmd" not in trainer.callback_metrics

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
 from hn.generators import Generator
 from hn.utils.class_path import import_class
-from hn.utils.config import GENERATOR, generator_section, merge, read_config
+from hn.utils.config import GENERATOR, config_names, find_config, generator_section, merge, read_config
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 @pytest.fixture
@@ -64,10 +68,18 @@ def test_null_removes_an_inherited_reward_and_its_weight():
     assert merge({**base, "quantise": "int8"}, change)["quantise"] == "int8"
 
 
-def test_null_for_a_reward_that_is_not_inherited_stays_and_is_refused_later():
+def test_null_for_a_reward_that_is_not_inherited_is_refused(write):
+    rewards = {"clip": {"class_path": "A"}, "redness": {"class_path": "B"}}
+    folder = write(
+        base={"model": {"reward": {"init_args": {"rewards": rewards}}}},
+        mistyped={"extends": "base.yaml", "model": {"reward": {"init_args": {"rewards": {"clpi": None}}}}},
+    )
+    with pytest.raises(ValueError, match="rewards inherits no 'clpi'; it has: clip, redness"):
+        read_config(folder / "mistyped.yaml")
+
+
+def test_a_weight_for_a_removed_reward_stays_so_that_the_ensemble_names_it():
     base = {"rewards": {"clip": {"class_path": "A"}}, "weights": {"clip": 1.0}}
-    assert merge(base, {"rewards": {"clpi": None}})["rewards"] == {"clip": {"class_path": "A"}, "clpi": None}
-    # A weight that is given for a removed reward stays too, so that it is named.
     merged = merge(base, {"rewards": {"clip": None}, "weights": {"clip": 2.0}})
     assert merged == {"rewards": {}, "weights": {"clip": 2.0}}
 
@@ -118,6 +130,39 @@ def test_a_missing_file_lists_what_is_there(write):
         read_config(folder / "one.yaml")
     with pytest.raises(FileNotFoundError, match=r"no configuration file nowhere/x\.yaml\.$"):
         read_config("nowhere/x.yaml")
+
+
+def test_a_configuration_is_found_by_name_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("miniature", "experiment", "experiments") == str(EXPERIMENTS / "miniature.yaml")
+    assert find_config("experiments/miniature.yaml", "experiment", "experiments") == str(EXPERIMENTS / "miniature.yaml")
+    assert find_config("nowhere.yaml", "experiment", "experiments") == "nowhere.yaml"
+    (tmp_path / "experiments").mkdir()
+    for name in ("miniature", "own"):
+        (tmp_path / "experiments" / f"{name}.yaml").write_text("extends: experiments/shared/training.yaml\n")
+        assert find_config(name, "experiment", "experiments") == f"experiments/{name}.yaml"
+    assert {"own", "miniature", "sana_redness"} <= {*config_names("experiments")}
+    assert read_config("experiments/own.yaml") == read_config(EXPERIMENTS / "shared" / "training.yaml")
+
+
+def test_a_wrong_name_is_answered_with_the_nearest_and_all_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no experiment 'minature'\. Did you mean miniature\? .* sana_redness"):
+        find_config("minature", "experiment", "experiments")
+    with pytest.raises(FileNotFoundError, match=r"no study 'x'\. There are: diversity, rank, .*; or give a YAML file"):
+        find_config("x", "study", "experiments/studies")
+
+
+def test_files_that_come_with_hn_are_named_by_their_paths_in_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own.yaml"
+    file.write_text("extends: experiments/miniature.yaml\nmodel: {reward_weight: 2}\n")
+    config = read_config(file)
+    assert config["model"]["reward_weight"] == 2
+    assert config["vars"]["checkpoints"] == str(EXPERIMENTS.parent / "data" / "miniature")
+    assert config["comparison"]["finetune"] == str(EXPERIMENTS / "miniature_finetune.yaml")
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    assert read_config(file)["vars"]["checkpoints"] == "data/miniature"
 
 
 @pytest.mark.parametrize(

@@ -1,41 +1,127 @@
 import json
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from hn.utils.files import require_unused, unused_directory, write_json
-from hn.utils.images import save_png
-
-
-def test_a_png_says_how_it_was_made(tmp_path):
-    image = torch.rand(3, 4, 6, dtype=torch.float64)
-    text = {"prompt": "ein Kreis, ein ★", "seed": 3, "revision": None, "versions": {"hn": "1"}}
-    save_png(image, tmp_path / "a.png", text)
-    found = Image.open(tmp_path / "a.png")
-    assert found.text == {"prompt": "ein Kreis, ein ★", "seed": "3", "versions": '{"hn": "1"}'}
-    expected = (image * 255).round().permute(1, 2, 0).numpy()
-    assert np.array_equal(np.asarray(found), expected)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+from hn.utils.files import (
+    atomic_folder,
+    atomic_write,
+    remove_temporary_files,
+    require_unused,
+    unused_directory,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
-def test_an_image_that_overflowed_is_not_written(tmp_path):
-    image = torch.zeros(3, 4, 4, dtype=torch.float16)
-    image[0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match="a.png is not finite: float16 overflows .* choose another dtype"):
-        save_png(image, tmp_path / "a.png", {})
+def fail(writing: AbstractContextManager[Path], file: str = "") -> None:
+    """Write a part and raise an error."""
+    with writing as temporary:
+        (temporary / file if file else temporary).write_text("half")
+        raise OSError("disk full")
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_is_replaced_only_by_a_complete_one(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "a.json"
+    for text in ("first", "second"):
+        with atomic_write(path, durable=durable) as temporary:
+            temporary.write_text(text)
+            assert not path.exists() or path.read_text() == "first"
+        assert path.read_text() == text
+    with pytest.raises(OSError, match="disk full"):
+        fail(atomic_write(path, durable=durable))
+    assert path.read_text() == "second"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_the_content_is_on_the_disk_before_the_file_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    write_text(tmp_path / "a", "x")
+    assert not flushed
+    write_text(tmp_path / "a", "x", durable=True)
+    with atomic_folder(tmp_path / "folder", durable=True) as temporary:
+        (temporary / "b").touch()
+        assert len(flushed) == 1
+    assert [Path(name).name.split(".")[0] for name in flushed] == ["a", "b"]
+
+
+def test_several_may_write_one_file_at_once(tmp_path: Path) -> None:
+    texts = [str(i) * 10_000 for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: write_text(tmp_path / "a", text), texts))
+    assert (tmp_path / "a").read_text() in texts
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_is_replaced_only_by_a_complete_one(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "clip"
+    with atomic_folder(folder) as temporary:
+        (temporary / "old.json").write_text("first")
+    with pytest.raises(OSError, match="disk full"):
+        fail(atomic_folder(folder), "config.json")
+    assert [file.name for file in folder.iterdir()] == ["old.json"]
+    with atomic_folder(folder) as temporary:
+        (temporary / "config.json").write_text("second")
+    assert [file.name for file in folder.iterdir()] == ["config.json"]
+    assert [file.name for file in folder.parent.iterdir()] == ["clip"]
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_other_files_of_a_folder_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool) -> None:
+    folder = tmp_path / "weights"
+    for size in (1, 2):  # made, then written again
+        with atomic_folder("." if here and size == 2 else folder, keep_others=True) as temporary:
+            (temporary / "a").write_text("a" * size)
+        (folder / "notes").touch()
+        monkeypatch.chdir(folder)
+    with pytest.raises(OSError, match="disk full"):
+        fail(atomic_folder(folder, keep_others=True), "a")
+    assert (folder / "a").read_text() == "aa"
+    assert sorted(file.name for file in folder.iterdir()) == ["a", "notes"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    left = []
+    for name in ("[a]", "b"):  # brackets are no pattern
+        writing = atomic_write(tmp_path / name)
+        left.append((writing, writing.__enter__()))
+        left[-1][1].touch()
+    remove_temporary_files(tmp_path, "[a]")
+    assert [file.exists() for _, file in left] == [False, True]
+    folder = atomic_folder(tmp_path / "c")
+    folder.__enter__()
+    remove_temporary_files(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_json_is_readable_text(tmp_path):
+def test_json_is_readable_text(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"prompt": "★"})
     assert "★" in (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"prompt": "★"}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_directory_that_holds_something_is_left_alone(tmp_path):
+def test_csv_quotes_what_needs_it(tmp_path: Path) -> None:
+    rows = [
+        {"file": "a.png", "prompt": 'a "red", ball', "clip": 0.1, "x": None},
+        {"file": "b.png", "prompt": "é\nline", "clip": 1e-7, "y": math.nan},
+    ]
+    write_csv(tmp_path / "scores.csv", rows)
+    assert (tmp_path / "scores.csv").read_bytes().decode() == (
+        'file,prompt,clip,x,y\na.png,"a ""red"", ball",0.1,,\nb.png,"é\nline",1e-07,,\n'
+    )
+
+
+def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     first = unused_directory(tmp_path / "runs" / "x")
     assert first == tmp_path / "runs" / "x" and first.is_dir()
     assert unused_directory(first) == first  # empty
@@ -48,5 +134,5 @@ def test_a_directory_that_holds_something_is_left_alone(tmp_path):
     require_unused(tmp_path / "new")
     require_unused(tmp_path / "runs" / "x_4")
     for taken in ("x", "x_3"):
-        with pytest.raises(ValueError, match=f"{taken} is there already and is not written over"):
+        with pytest.raises(ValueError, match=f"{taken} exists already and is not overwritten"):
             require_unused(tmp_path / "runs" / taken)

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from hn.utils.images import labelled_grid, to_pil
+from hn.utils.images import labelled_grid, save_png, to_pil
 
 
 def test_every_image_is_there_in_its_place_pixel_for_pixel():
@@ -40,3 +41,22 @@ def test_rows_and_columns_must_fit():
         labelled_grid({"base": torch.rand(2, 3, 4, 4)}, ["a", "b", "c"])
     with pytest.raises(ValueError, match="a grid needs rows and columns, not 0 by 1"):
         labelled_grid({}, ["a"])
+
+
+def test_a_png_says_how_it_was_made(tmp_path):
+    image = torch.rand(3, 4, 6, dtype=torch.float64)
+    text = {"prompt": "ein Kreis, ein ★", "seed": 3, "revision": None, "versions": {"hn": "1"}}
+    save_png(image, tmp_path / "a.png", text)
+    found = Image.open(tmp_path / "a.png")
+    assert found.text == {"prompt": "ein Kreis, ein ★", "seed": "3", "versions": '{"hn": "1"}'}
+    expected = (image * 255).round().permute(1, 2, 0).numpy()
+    assert np.array_equal(np.asarray(found), expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_an_image_that_overflowed_is_not_written(tmp_path):
+    image = torch.zeros(3, 4, 4, dtype=torch.float16)
+    image[0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="a.png is not finite: float16 overflows .* choose another dtype"):
+        save_png(image, tmp_path / "a.png", {})
+    assert not list(tmp_path.iterdir())

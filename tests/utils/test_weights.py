@@ -86,9 +86,9 @@ def test_a_model_without_weights_is_made_of_its_configuration_alone(tiny_clip_fo
     loaded = load_transformers_model(CLIPModel, str(tiny_clip_folder), dtype=torch.bfloat16)
     loaded.config.save_pretrained(tmp_path)
     with torch.device("meta"):
-        outline = load_transformers_model(CLIPModel, str(tmp_path), dtype=torch.bfloat16)
+        on_meta = load_transformers_model(CLIPModel, str(tmp_path), dtype=torch.bfloat16)
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in loaded.state_dict().items()}
-    assert {name: (tensor.shape, tensor.dtype) for name, tensor in outline.state_dict().items()} == expected
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in on_meta.state_dict().items()} == expected
     BertConfig().save_pretrained(tmp_path)
     with torch.device("meta"), pytest.raises(ValueError, match="not describe a CLIPModel: its model_type is 'bert'"):
         load_transformers_model(CLIPModel, str(tmp_path))

@@ -20,7 +20,7 @@ TITLES = {
     "geneval": "GenEval",
     "kl_nats": "KL, nats",
     "penalty_per_dimension": "½f² per dimension",
-    "fidelity": "Fidelity (CMMD)",
+    "cmmd": "CMMD",
     "diversity": "Diversity",
     "distances": "Distance",
     "noise_diagnostics": "Noise",
@@ -32,7 +32,7 @@ EXPERIMENT = "experiment"
 """The axis of several configuration files, in an option's place."""
 _OF_MEMBERS = ("rewards", "held_out_rewards", "distances", "noise_diagnostics")  # no numbers themselves
 _KEYS = ("experiment", "vary", "test", "options", "show")
-_SHOWN = ("reward", "held_out_reward", "geneval", "kl_nats", "fidelity", "diversity")
+_SHOWN = ("reward", "held_out_reward", "geneval", "kl_nats", "cmmd", "diversity")
 
 
 @dataclass(frozen=True)

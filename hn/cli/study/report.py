@@ -18,11 +18,11 @@ from rich.table import Table
 
 from hn.cli.study.definition import TITLES, Axis, Study
 from hn.report.curves import plot_curves
-from hn.report.figures import MARKERS, SETTINGS
+from hn.report.figures import MARKERS, SETTINGS, save_figure
 from hn.report.result_files import METHODS_CSV, write_rows_csv
 from hn.report.styles import COLORS
 from hn.utils.environment import environment
-from hn.utils.files import in_one_step
+from hn.utils.files import write_json, write_text
 from hn.utils.tables import as_text, new_table
 
 _DIGITS = {"kl_nats": 2, "nfe": 0, "seconds_per_image": 4, "penalty_per_dimension": 4}
@@ -92,7 +92,7 @@ def write_study(folder: Path, study: Study, points: Sequence[Point]) -> str:
         "axes": axes,
     }
     results |= {"environment": environment(), "variants": entries}
-    _write(folder / _RESULTS, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_json(folder / _RESULTS, results, durable=True)
     write_rows_csv(
         folder / METHODS_CSV,
         [
@@ -102,12 +102,12 @@ def write_study(folder: Path, study: Study, points: Sequence[Point]) -> str:
         ],
     )
     table = study_table(study, points)
-    _write(folder / _TABLE, table + "\n")
+    write_text(folder / _TABLE, table + "\n")
     with mpl.rc_context(SETTINGS):
         figure = draw_study(study, points)
         (folder / _FIGURES).mkdir(exist_ok=True)
         for kind in ("png", "pdf"):
-            figure.savefig(folder / _FIGURES / f"study.{kind}", dpi=200)
+            save_figure(figure, folder / _FIGURES / f"study.{kind}")
     runs = {point.run.name: point.run for point in points}
     scalars = [f"val/{name}" for name in study.show if "." not in name]
     for kind in ("png", "pdf"):
@@ -278,8 +278,3 @@ def _depends_on(k: int, points: Sequence[Point], rows: Sequence[tuple[str, ...]]
 def _with_base(labels: tuple[str, ...]) -> tuple[str, ...]:
     """The labels with "base" in the first cell."""
     return (f"base {labels[0]}".strip(), *labels[1:])
-
-
-def _write(path: Path, text: str) -> None:
-    with in_one_step(path) as partial:
-        partial.write_text(text, encoding="utf-8")

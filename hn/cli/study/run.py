@@ -1,9 +1,8 @@
-"""`hn study`: train an experiment once for each value of an option, and set the results side by side."""
+"""A study's commands: what is left to train and to test of it, in order."""
 
 from __future__ import annotations
 
 import json
-from argparse import ArgumentError, ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,20 +15,18 @@ from lightning.pytorch import Callback
 
 from hn.cli.experiment import HnCLI, run_experiment
 from hn.cli.parsing import UserError, user_errors, without_options
-from hn.cli.preflight import try_without_weights
+from hn.cli.preflight import check_model
 from hn.cli.processes import are_several, require_one_process
+from hn.cli.study.command import STUDIES
 from hn.cli.study.definition import EXPERIMENT, Study, Variant, as_arguments, read_study
 from hn.cli.study.report import Point, write_study
 from hn.report.results import write_results
 from hn.training.callbacks.evaluation import Evaluation
 from hn.training.run_directory import CHECKPOINTS, RunDirectory
 from hn.utils.class_path import import_class
+from hn.utils.config import find_config
 from hn.utils.text import changes, differences
 
-STUDY_USAGE = "hn study --config experiments/studies/NAME.yaml [--OPTION VALUE ...]"
-STUDY_DESCRIPTION = """Train an experiment once for each value of an option, and set the results side by side.
-What is trained already is kept, what was interrupted is continued. Further options are those of hn train, for all."""
-STUDIES = Path("experiments/studies")
 _OWN = ("run.experiment", "run.name", "ckpt_path")
 _SHOWN = 5  # differences that an error lists
 # What a training does not depend on.
@@ -43,26 +40,22 @@ class SettledExperiment(HnCLI):
         """Nothing: nothing is drawn."""
 
     def before_instantiate_classes(self) -> None:
-        """Whether hypernetwork and generator fit each other."""
-        model = self.config[self.subcommand].clone().as_dict()["model"]
+        """Whether the objects can be made, as far as it shows without weights."""
         with user_errors():
-            try_without_weights(model["generator"], model["hypernet"])
+            check_model(self.config.clone().as_dict())
 
     def instantiate_classes(self) -> None:
         """Nothing."""
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing."""
-
     @property
-    def run(self) -> RunDirectory:
-        """Where the run is, or will be."""
-        return RunDirectory(**vars(self.config[self.subcommand].run))
+    def folder(self) -> Path:
+        """The run's directory, which may not be there."""
+        return RunDirectory(**vars(self.config.run)).path
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that its results depend on, as `config.yaml` has it."""
-        text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
+        text = self.parser.dump(self.config, skip_unset=False)
         return _without(yaml.safe_load(text))
 
 
@@ -72,7 +65,7 @@ class Step:
 
     Attributes:
         variant: which; of a test the trained variant's and the test's together.
-        command: the verb and its options.
+        command: the command's name and its options.
         folder: of its results.
         settings: all that these depend on.
         config: file in the folder that has the settings it was started with.
@@ -92,35 +85,19 @@ class Step:
         return self.folder / "results.json"
 
 
-def study_parser() -> ArgumentParser:
-    """Options of `hn study` itself."""
-    parser = ArgumentParser(
-        prog="hn study", usage=STUDY_USAGE, description=STUDY_DESCRIPTION, allow_abbrev=False, exit_on_error=False
-    )
-    parser.add_argument("--config", "-c", help="YAML file of the study; docs/studies.md says what it has.")
-    return parser
-
-
-def run_study(arguments: Sequence[str]) -> None:
-    """`hn study`.
+def run_study(file: str, others: Sequence[str]) -> None:
+    """Train and test the variants of a study that are not there yet, and set the results side by side.
 
     Args:
-        arguments: the command line after `hn study`.
+        file: the study's YAML file.
+        others: options of all commands, from the command line.
 
     Raises:
         UserError: if the study or one of its variants is wrong, before any of them is trained.
     """
-    try:
-        known, others = study_parser().parse_known_args(list(arguments))
-    except ArgumentError as error:
-        raise UserError(str(error)) from None
-    file = known.config
-    if file is None:
-        there = ", ".join(sorted(path.stem for path in STUDIES.glob("*.yaml"))) or "none"
-        raise UserError(f"A study is missing: {STUDY_USAGE}\nIn {STUDIES} there are: {there}.")
     require_one_process("study")
     with user_errors():
-        study = read_study(file)
+        study = read_study(find_config(file, "study", STUDIES))
     for option in _OWN:
         if without_options(others, [option]) != others:
             raise UserError(f"--{option} is the study's own to set.")
@@ -174,26 +151,26 @@ def plan_study(study: Study, others: Sequence[str]) -> list[Step]:
     return found
 
 
-def _step(study: Study, variant: Variant, others: Sequence[str], verb: str, trained: Path | None = None) -> Step:
+def _step(study: Study, variant: Variant, others: Sequence[str], name: str, trained: Path | None = None) -> Step:
     file, options = study.experiments[0], dict(variant.options)
     file = options.pop(EXPERIMENT, file)
-    command = [verb, "--config", file, *as_arguments(study.options), *others, *as_arguments(options)]
+    command = [name, "--config", file, *as_arguments(study.options), *others, *as_arguments(options)]
     command += [f"--run.experiment=study_{study.name}", f"--run.name={variant.name}"]
     with _named(variant):
-        settled = run_experiment(command, SettledExperiment)
-        trainer = settled.config[verb].trainer
+        settled = SettledExperiment(command)
+        trainer = settled.config.trainer
         if are_several(trainer.devices, trainer.num_nodes):
             raise UserError(
                 "hn study runs in one process and trains on one device: --trainer.devices 1 --trainer.num_nodes 1."
             )
         command += ["--trainer.devices=1", "--trainer.num_nodes=1"]  # where they were left to Lightning
-        folder, settings = settled.run.path, settled.settings
+        folder, settings = settled.folder, settled.settings
         callbacks = [each["class_path"] for each in settings["callbacks"].values() if each is not None]
         if not any(issubclass(import_class(path, Callback), Evaluation) for path in callbacks):
             raise UserError(
                 "A study needs the callback hn.training.callbacks.evaluation.Evaluation (`callbacks.evaluation`)."
             )
-        config = "config.yaml" if verb == "train" else f"{verb}_config.yaml"
+        config = "config.yaml" if name == "train" else f"{name}_config.yaml"
         if (folder / config).is_file():
             before = _without(yaml.safe_load((folder / config).read_text(encoding="utf-8")))
             changed = changes(before, settings)

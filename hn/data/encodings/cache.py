@@ -1,4 +1,4 @@
-"""A least-recently-used cache of what a frozen network computed for a prompt."""
+"""A least-recently-used cache of the outputs of a frozen network, by prompt."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 class PromptCache(Generic[T]):
-    """Maps prompts to values, computes the missing ones in one call and keeps the `capacity` used last.
+    """Values by prompt. Missing ones are computed in one call, and the last `capacity` used ones are kept.
 
-    Values are computed without gradients and outside inference mode: a tensor made inside `torch.inference_mode`
-    (Lightning validates there) could not take part in a later backward pass.
+    Values are computed without gradients, but outside inference mode: autograd refuses tensors that were created inside
+    `torch.inference_mode` (where Lightning validates) in a later backward pass.
     """
 
     def __init__(self, capacity: int):
@@ -29,11 +29,11 @@ class PromptCache(Generic[T]):
         return prompt in self._values
 
     def clear(self) -> None:
-        """Forget everything, for example after the network moved to another device."""
+        """Remove all values, for example after the network was moved to another device."""
         self._values.clear()
 
     def get(self, prompts: Sequence[str], compute: Callable[[list[str]], Sequence[T]]) -> list[T]:
-        """Values of `prompts`, in their order; `compute` sees each missing prompt once, in order of appearance."""
+        """Values of `prompts`, in their order. `compute` gets each missing prompt once, in order of appearance."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._values]
         fresh: dict[str, T] = {}
         if missing:

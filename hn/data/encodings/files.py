@@ -1,4 +1,4 @@
-"""What text encoders make of prompts, in files: written once, read as often as training wants, without the encoders."""
+"""Encodings of prompts in files: written once, then read without loading the text encoders."""
 
 import hashlib
 import json
@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hn.utils.files import write_whole
+from hn.utils.files import atomic_write, remove_temporary_files, write_json
 
 Tensors = dict[str, Tensor]
-"""Of one prompt, [1, ...] each, by name: a generator's conditioning, or the text features of a reward."""
+"""Tensors [1, ...] of one prompt by name: the conditioning of a generator, or the text features of a reward."""
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ FORMAT = "hn prompt tensors 1"
 
 HEADER = "hn"
 
-IDENTITY_FILE = "encoder.json"
+FINGERPRINT_FILE = "encoder.json"
 
 EMBED = "`hn embed --config EXPERIMENT.yaml`"
 
@@ -36,31 +36,33 @@ _ELSEWHERE = f"choose another folder (the option `cache`, or {ENVIRONMENT} in th
 
 
 def default_folder() -> Path:
-    """HN_CONDITIONING of the environment or, without it, hn/conditioning in the user's cache folder."""
+    """The environment variable HN_CONDITIONING, or else hn/conditioning in the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get(ENVIRONMENT) or Path(cache, "hn", "conditioning")).expanduser()
 
 
 class PromptFiles:
-    """Tensors of prompts as one set of text encoders, with its options, gives them; bit for bit.
+    """Files of the tensors that text encoders computed for prompts; what is read equals what was written, bit for bit.
 
-    Everything with the same `identity` is in one folder below `root`, named by the identity's hash: whatever changes in
-    the encoders leads to another folder, so that stale values are never read. In it are `encoder.json`, the identity,
-    and shards `00000.safetensors`, which are memory-mapped. A shard holds a tensor `<hash of the prompt>/<name>` for
-    each of a prompt's tensors, without its rows of zeros at the end (padding, which is put back), and the identity's
-    hash. A shard is put in its place in one step: an interrupted run leaves whole ones, and the next one goes on.
+    All tensors of the same `fingerprint` are in one subfolder of `root`, named by its hash. A change of the encoders
+    leads to another subfolder, so outdated tensors are never read. The subfolder contains the fingerprint,
+    `encoder.json`, and memory-mapped shards `00000.safetensors`. A shard has a tensor `<hash of the prompt>/<name>` for
+    each tensor of a prompt, without the rows of zeros at its end (padding, which `read` restores), and the hash of the
+    fingerprint. Shards are written atomically: after an interruption, the next run continues after the last shard.
 
     Args:
         root: folder for the tensors of all generators and rewards; True for `default_folder()`.
-        identity: all on which the tensors depend, in JSON's types; its "class" says of what kind the encoders are.
-        contents: what the tensors are called in messages.
+        fingerprint: JSON values that determine the tensors; "class" is the kind of the encoders.
+        contents: name of the tensors in messages.
     """
 
-    def __init__(self, root: str | Path | Literal[True], identity: Mapping[str, Any], contents: str = "conditioning"):
+    def __init__(
+        self, root: str | Path | Literal[True], fingerprint: Mapping[str, Any], contents: str = "conditioning"
+    ):
         self.root = default_folder() if root is True else Path(root).expanduser()
         self.contents = contents
-        self.identity = dict(identity)
-        canonical = json.dumps({"format": FORMAT, **self.identity}, sort_keys=True)
+        self.fingerprint = dict(fingerprint)
+        canonical = json.dumps({"format": FORMAT, **self.fingerprint}, sort_keys=True)
         self.key = hashlib.sha256(canonical.encode()).hexdigest()[:32]
         self.folder = self.root / self.key
         self.reopen()
@@ -69,21 +71,17 @@ class PromptFiles:
         return len(self._places())
 
     def missing(self, prompts: Iterable[str]) -> list[str]:
-        """Those of the prompts that are not in the files, each once.
+        """The prompts that are not in the files, without repetitions.
 
         Raises:
-            ValueError: if a shard is damaged or not of these encoders.
+            ValueError: if a shard is damaged or was written by other encoders.
         """
-        return [prompt for prompt in dict.fromkeys(prompts) if not self.has(prompt_key(prompt))]
-
-    def has(self, key: str) -> bool:
-        """Whether the prompt of a `prompt_key` is in the files. Raises what `missing` does."""
-        return key in self._places()
+        places = self._places()
+        return [prompt for prompt in dict.fromkeys(prompts) if prompt_key(prompt) not in places]
 
     def require(self, prompts: Iterable[str]) -> None:
         """Raises:
-        ValueError: if some of the prompts are not in the files, for where text encoders are not loaded; says what to
-            do. Also as `missing`.
+        ValueError: if some prompts are not in the files (called where no text encoders are loaded), or as `missing`.
         """
         missing = self.missing(prompts)
         if missing:
@@ -94,11 +92,11 @@ class PromptFiles:
             )
 
     def read(self, prompt: str) -> Tensors:
-        """A prompt's tensors, [1, ...] on the CPU as the encoders gave them.
+        """The tensors [1, ...] of a prompt by name, on the CPU, equal to the output of the encoders.
 
         Raises:
-            KeyError: if it is not in the files.
-            ValueError: if a shard is damaged or not of these encoders.
+            KeyError: if the prompt is not in the files.
+            ValueError: if a shard is damaged or was written by other encoders.
         """
         key = prompt_key(prompt)
         path = self._places()[key]
@@ -108,16 +106,20 @@ class PromptFiles:
         tensors = {}
         for name, shape in shapes.items():
             kept = file.get_tensor(f"{key}/{name}")
-            tensors[name] = kept.new_zeros((1, *shape))  # with the padding
+            tensors[name] = kept.new_zeros((1, *shape))  # restores the padding
             filled = slice(len(kept)) if shape else ...
             tensors[name][0][filled] = kept
         return tensors
 
     def write(self, samples: Mapping[str, Tensors]) -> Path:
-        """Add a shard with the tensors of prompts, [1, N, ...] each; the file.
+        """Write the tensors of prompts, [1, N, ...] each, to a new shard.
+
+        Returns:
+            The file.
 
         Raises:
-            OSError: if it cannot be written, the disk being full for one; says what to do. Nothing half-written stays.
+            OSError: if it cannot be written, for example because the disk is full; says what to do. No partial file is
+                left.
         """
         first = next(iter(samples.values()))
         shapes = {name: list(tensor.shape[1:]) for name, tensor in first.items()}
@@ -126,16 +128,17 @@ class PromptFiles:
             for prompt, sample in samples.items()
             for name, tensor in sample.items()
         }
-        # One entry: the order of several would not always be the same, nor then the file.
+        # One entry: the order of several is not deterministic, and would change the bytes of the file.
         about = {"format": FORMAT, "encoder": self.key, "shapes": shapes}
         content = save(tensors, {HEADER: json.dumps(about)})
         number = 1 + max((int(path.stem) for path in self._shards()), default=-1)
         path = self.folder / f"{number:05d}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / IDENTITY_FILE).is_file():
-                write_whole(self.folder / IDENTITY_FILE, json.dumps(self.identity, indent=2).encode())
-            write_whole(path, content)
+            if not (self.folder / FINGERPRINT_FILE).is_file():
+                write_json(self.folder / FINGERPRINT_FILE, self.fingerprint, durable=True)
+            with atomic_write(path, durable=True) as temporary:
+                temporary.write_bytes(content)
         except OSError as error:
             raise OSError(
                 f"The {self.contents} of {len(samples)} prompts cannot be written to {path}: {error.strerror or error}."
@@ -146,21 +149,21 @@ class PromptFiles:
         return path
 
     def lock(self) -> FileLock:
-        """Held while writing, so that of several processes one does the work.
+        """The lock to hold while writing, so that only one of several processes encodes.
 
         Raises:
-            OSError: if the folder cannot be made.
+            OSError: if the folder cannot be created.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         return FileLock(self.root / f".{self.key}.lock")
 
     def reopen(self) -> None:
-        """Forget what was seen of the files: look again, for other processes may have written."""
+        """List the files again at the next access: another process may have written some."""
         self._place_of: dict[str, Path] | None = None
         self._opened: dict[Path, tuple[Any, dict[str, list[int]]]] = {}
 
     def remove_damaged(self) -> list[Path]:
-        """Delete shards that are truncated or not of these encoders, and what an interrupted run left; the shards."""
+        """Delete temporary files, and shards that are truncated or of other encoders; returns the deleted shards."""
         removed = []
         for path in self._shards():
             try:
@@ -169,14 +172,13 @@ class PromptFiles:
                 log.warning("%s It is written anew.", error)
                 path.unlink()
                 removed.append(path)
-        for part in self.folder.glob("*.part"):
-            part.unlink()
+        remove_temporary_files(self.folder)
         self.reopen()
         return removed
 
     def require_space(self, needed: int) -> None:
         """Raises:
-        OSError: if the disk has fewer bytes free than are needed.
+        OSError: if the disk has fewer than `needed` bytes free.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.root).free
@@ -187,20 +189,20 @@ class PromptFiles:
             )
 
     def others(self) -> list[str]:
-        """What tensors below `root` of the same kind of encoders differ in from these, a line each."""
+        """Folders below `root` of the same kind of encoders, and how their identities differ; one line each."""
         found = []
-        for file in sorted(self.root.glob(f"*/{IDENTITY_FILE}")):
+        for file in sorted(self.root.glob(f"*/{FINGERPRINT_FILE}")):
             try:
                 other = json.loads(file.read_text())
             except (OSError, ValueError):
                 continue
-            if file.parent != self.folder and other.get("class") == self.identity.get("class"):
-                names = [name for name in self.identity if other.get(name) != self.identity[name]]
+            if file.parent != self.folder and other.get("class") == self.fingerprint.get("class"):
+                names = [name for name in self.fingerprint if other.get(name) != self.fingerprint[name]]
                 found.append(f"{file.parent} differs in {', '.join(names)}")
         return found
 
     def warn_of_absence(self) -> None:
-        """Say that the encoders had to be loaded, and in what the tensors differ that there are."""
+        """Log that the text encoders have to be loaded, and how the existing files differ."""
         log.warning(
             "No %s of these text encoders in %s, so they are loaded; %s writes what is missing.%s",
             self.contents,
@@ -213,25 +215,25 @@ class PromptFiles:
         return sorted(path for path in self.folder.glob("*.safetensors") if path.stem.isdecimal())
 
     def _places(self) -> dict[str, Path]:
-        """Which shard a prompt's tensors are in, by the prompt's key."""
+        """The shard of each prompt, by `prompt_key`."""
         if self._place_of is None:
             headers = ((path, read_header(path, self.key)[0]) for path in self._shards())
             self._place_of = {name.partition("/")[0]: path for path, names in headers for name in names}
         return self._place_of
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_opened": {}}  # what is mapped into memory stays with its process
+        return {**vars(self), "_opened": {}}  # memory maps are not passed to other processes
 
 
 def prompt_key(prompt: str) -> str:
-    """What stands for a prompt in the files: 128 bits of its SHA-256."""
+    """The name of a prompt in the files: 128 bits of its SHA-256."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:32]
 
 
 def without_padding(tensor: Tensor) -> Tensor:
-    """[M, ...] of a sample [1, N, ...] on the CPU: without the rows at the end that are all zero, M from 0 to N.
+    """A copy [M, ...] of a sample [1, N, ...] on the CPU, without the rows of zeros at its end (0 <= M <= N).
 
-    A number, [1], has no rows and is given as it is, [].
+    A scalar, [1], has no rows and is returned as [].
     """
     rows = tensor[0].detach().cpu()
     if not rows.ndim:
@@ -241,14 +243,14 @@ def without_padding(tensor: Tensor) -> Tensor:
 
 
 def read_header(path: Path, key: str) -> tuple[Sequence[str], dict[str, list[int]]]:
-    """Names of a shard's tensors, and the tensors' shapes without the batch and before padding was left out.
+    """Names of the tensors in a shard, and their shapes without the batch dimension and with padding.
 
     Args:
         path: the shard.
-        key: of the encoders' identity.
+        key: hash of the encoders' fingerprint.
 
     Raises:
-        ValueError: if it is truncated, or not of these encoders; says what to do.
+        ValueError: if the shard is truncated or was written by other encoders; says what to do.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -264,6 +266,6 @@ def read_header(path: Path, key: str) -> tuple[Sequence[str], dict[str, list[int
 
 
 def size_in_words(n: float) -> str:
-    """Bytes for people: "3.2 GB"."""
+    """A number of bytes with a unit: "3.2 GB"."""
     unit, factor = next((pair for pair in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if n >= pair[1]), ("bytes", 1))
     return f"{n / factor:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""What tells weights and settings apart from others, so that what was made with them is known to be right or stale."""
+"""Fingerprints of weights and settings: keys of caches, which tell whether a cached result is still valid."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -7,16 +7,16 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-WHOLE = 1 << 26  # bytes: files up to this size are read whole
-SAMPLES, SAMPLE = 64, 1 << 16  # of larger ones so many blocks of so many bytes, evenly spaced
+WHOLE = 1 << 26  # bytes: files up to this size are hashed completely
+SAMPLES, SAMPLE = 64, 1 << 16  # number and bytes of the evenly spaced blocks that are hashed of larger files
 
 
 def fingerprint(folder: Path, names: Iterable[str]) -> str:
-    """SHA-256 of the names, sizes and content of files, in hexadecimal; of large ones, of blocks all over the file.
+    """SHA-256 of the names, sizes and contents of files, in hexadecimal. Large files are sampled.
 
     Args:
-        folder: where they are.
-        names: files, or folders of which all files count, those below them too; what is missing is left out.
+        folder: of the files.
+        names: files, or folders with all files below them; missing ones are skipped.
     """
     paths = [path for name in names for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
     total = hashlib.sha256()
@@ -34,14 +34,14 @@ def fingerprint(folder: Path, names: Iterable[str]) -> str:
 
 
 def version(pretrained: str, found: str, revision: str | None, marker: str, names: Iterable[str]) -> str:
-    """A commit of a repository, known by where its file `marker` is cached, or the fingerprint of a folder's files.
+    """The version of weights: the commit of a Hub repository, or the fingerprint of the files in a local folder.
 
     Args:
         pretrained: local folder, or id of a repository on the Hub.
-        found: what `hn.utils.hub.locate` gave for it.
+        found: what `hn.utils.hub.locate` returned for it.
         revision: branch, tag or commit on the Hub.
-        marker: a file that was located.
-        names: of a folder, the files that count, as for `fingerprint`.
+        marker: a file of the repository that is cached; its path in the cache contains the commit.
+        names: of the files in a local folder, as for `fingerprint`.
     """
     if not Path(pretrained).expanduser().is_dir():
         cached = try_to_load_from_cache(pretrained, marker, revision=revision)
@@ -53,7 +53,7 @@ def version(pretrained: str, found: str, revision: str | None, marker: str, name
 
 
 def plain(value: Any) -> Any:
-    """The value in JSON's types, so that it equals itself when read again."""
+    """The value converted to JSON types, so that it is equal to itself after writing and reading."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

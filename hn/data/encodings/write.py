@@ -1,16 +1,15 @@
-"""Writes the encodings of prompts that are not on disk yet."""
+"""Encodes the prompts whose encodings are not on disk yet, and writes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch.utils.data import BatchSampler
 
 from hn.data.encodings.files import PromptFiles, Tensors, size_in_words, without_padding
-from hn.data.encodings.missing import MissingPrompts
-from hn.data.encodings.window import TextWindow
+from hn.data.encodings.truncation import TruncationCounter
 from hn.utils.progress import with_progress
 
 SHARD_BYTES = 1 << 28
@@ -18,12 +17,12 @@ SHARD_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Embedded:
-    """What was done.
+    """Result of `write_missing`.
 
     Attributes:
         folder: of the files.
-        prompts: how many different ones were asked for.
-        written: how many of them had to be encoded.
+        prompts: number of distinct prompts requested.
+        written: number of them that were encoded now.
     """
 
     folder: Path
@@ -33,58 +32,57 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Encoder:
-    """What encodes prompts.
+    """How to encode prompts.
 
     Attributes:
-        encode: B prompts -> tensors [B, ...] by name.
-        batch_size: most prompts at a time.
-        windows: count what `encode` is given, and are asked at the end to say how many prompts were cut.
+        encode: maps B prompts to tensors [B, ...] by name.
+        batch_size: largest B.
+        truncation: counters of truncated prompts in `encode`; each logs its count when all prompts are encoded.
     """
 
     encode: Callable[[list[str]], Tensors]
     batch_size: int
-    windows: Sequence[TextWindow] = ()
+    truncation: Sequence[TruncationCounter] = ()
 
 
 def write_missing(
-    files: PromptFiles, prompts: Iterable[str], load: Callable[[MissingPrompts], Encoder], shard_bytes: int
+    files: PromptFiles, prompts: Iterable[str], load: Callable[[list[str]], Encoder], shard_bytes: int
 ) -> Embedded:
-    """Write what files lack of prompts; damaged files are replaced.
+    """Encode the prompts that the files do not have yet, and write them; damaged files are replaced.
 
-    Several processes may do this at a time: one writes, the others wait. An interrupted run is gone on with, shard by
-    shard. The size of all is estimated, by a prompt of median length, before the work starts. In memory is what goes
-    into a shard, and not the prompts.
+    If several processes call this at once, one writes and the others wait. After an interruption, the next call
+    continues with the first missing shard. The total size is estimated from one prompt of median length before the
+    work starts. Only the encodings of one shard are in memory at a time.
 
     Args:
-        files: where to.
-        prompts: in any order, repeated or not; gone through several times.
-        load: loads the encoder and has it look at the missing prompts; not called if there are none.
-        shard_bytes: a file is closed when it holds so many.
+        files: where to write.
+        prompts: in any order; repeated prompts are encoded once.
+        load: is given the missing prompts, checks them and returns the encoder; not called if none is missing.
+        shard_bytes: a shard is written as soon as its tensors take this many bytes.
 
     Raises:
         ValueError: if there are no prompts.
-        OSError: if the disk has too little room, or cannot be written to; says what to do.
+        OSError: if the disk is too full or not writable; says what to do.
     """
-    prompts = list(prompts) if isinstance(prompts, Iterator) else prompts
-    if next(iter(prompts), None) is None:
+    prompts = list(dict.fromkeys(prompts))
+    if not prompts:
         raise ValueError("There are no prompts to embed.")
     try:
-        missing = MissingPrompts(files, prompts)
-        if not missing:  # known without writing, which may not be allowed
-            return Embedded(files.folder, missing.distinct, 0)
+        if not files.missing(prompts):  # nothing is written: the folder may be read-only
+            return Embedded(files.folder, len(prompts), 0)
     except ValueError:  # a damaged file, which is replaced
         pass
     with files.lock():
         files.reopen()
         files.remove_damaged()
-        missing = MissingPrompts(files, prompts)
+        missing = files.missing(prompts)
         if not missing:
-            return Embedded(files.folder, missing.distinct, 0)
+            return Embedded(files.folder, len(prompts), 0)
         encoder = load(missing)
-        each = size_of(encoder.encode([missing.of_median_length()]))
+        each = size_of(encoder.encode([sorted(missing, key=len)[len(missing) // 2]]))
         files.require_space(each * len(missing))
-        for window in encoder.windows:
-            window.restart()  # that prompt is encoded once more
+        for counter in encoder.truncation:
+            counter.restart()  # the prompt of median length is encoded again below
 
         batches = BatchSampler(missing, encoder.batch_size, drop_last=False)
         pending: dict[str, Tensors] = {}
@@ -100,11 +98,11 @@ def write_missing(
                 pending, size = {}, 0
         if pending:
             files.write(pending)
-        for window in encoder.windows:
-            window.warn()
-    return Embedded(files.folder, missing.distinct, len(missing))
+        for counter in encoder.truncation:
+            counter.warn()
+    return Embedded(files.folder, len(prompts), len(missing))
 
 
 def size_of(tensors: Tensors) -> int:
-    """Bytes in a file of one prompt's tensors."""
+    """Bytes that one prompt's tensors take on disk."""
     return sum(kept.numel() * kept.element_size() for kept in map(without_padding, tensors.values()))

@@ -1,4 +1,4 @@
-"""What a judge is: a benchmark's metric on images and the rows of their prompts."""
+"""What a benchmark metric is: scores of images for the rows of their prompts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a judge says of one image.
+class ImageScores:
+    """Scores of one image.
 
     Attributes:
         scores: by name, higher is better.
@@ -40,12 +40,12 @@ class ScoreGroup:
     scores: dict[str, float]
 
 
-class Judge(nn.Module, ABC):
-    """A benchmark's metric: scores of images for the rows of their prompts, with frozen weights and no gradients.
+class BenchmarkMetric(nn.Module, ABC):
+    """A published benchmark's scores of images for the rows of their prompts, with frozen weights and no gradients.
 
     Attributes:
         needs: what a row has to have so that `asks` is true, for the error.
-        score_names: of the scores that every judgement has.
+        score_names: of the scores that every image gets.
     """
 
     needs: ClassVar[str]
@@ -59,7 +59,7 @@ class Judge(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def asks(cls, row: Row) -> bool:
-        """Whether a row asks something that this judge can answer."""
+        """Whether a row asks something that this metric can score."""
 
     @classmethod
     def check_rows(cls, rows: Sequence[Row], arguments: Mapping[str, Any]) -> None:
@@ -75,8 +75,8 @@ class Judge(nn.Module, ABC):
         """
 
     @abstractmethod
-    def judge(self, images: Tensor, rows: Sequence[Row]) -> list[Judgement]:
-        """Judgements on images [B, 3, H, W] in [0, 1] for B rows, all of which `asks`.
+    def score(self, images: Tensor, rows: Sequence[Row]) -> list[ImageScores]:
+        """Scores of images [B, 3, H, W] in [0, 1] for B rows, all of which `asks`.
 
         Raises:
             ValueError: if a row is not as it has to be.
@@ -91,13 +91,13 @@ class Judge(nn.Module, ABC):
             rows: of their prompts.
 
         Raises:
-            ValueError: as `judge`.
+            ValueError: as `score`.
         """
         asking = [place for place, row in enumerate(rows) if self.asks(row)]
-        judgements = self.judge(images[asking], [rows[place] for place in asking]) if asking else []
+        found = self.score(images[asking], [rows[place] for place in asking]) if asking else []
         scores = {name: torch.full((len(rows),), torch.nan) for name in self.score_names}
-        for place, judgement in zip(asking, judgements, strict=True):
-            for name, score in judgement.scores.items():
+        for place, of_image in zip(asking, found, strict=True):
+            for name, score in of_image.scores.items():
                 scores[name][place] = score
         return scores
 

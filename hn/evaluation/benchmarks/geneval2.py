@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hn.evaluation.benchmarks.base import Judge, Judgement, Row, ScoreGroup
+from hn.evaluation.benchmarks.base import BenchmarkMetric, ImageScores, Row, ScoreGroup
 from hn.rewards.vlm import PLACE, eight_bits
 from hn.rewards.vqa_score import VqaScoreReward
 
@@ -33,7 +33,7 @@ DIGITS = {
 TEMPLATE = f"{PLACE} Answer in one word."
 
 
-class SoftTifaJudge(Judge):
+class SoftTifaMetric(BenchmarkMetric):
     """`soft_tifa_am` and `soft_tifa_gm` in [0, 1]: the arithmetic and the geometric mean, over the questions of a
     prompt, of the probability that a vision-language model gives the right answer.
 
@@ -84,13 +84,13 @@ class SoftTifaJudge(Judge):
             check_row(row)
 
     @torch.no_grad()
-    def judge(self, images: Tensor, rows: Sequence[Row]) -> list[Judgement]:
+    def score(self, images: Tensor, rows: Sequence[Row]) -> list[ImageScores]:
         for row in rows:
             check_row(row)
         pictures = eight_bits(images)
         asked = [(place, *pair) for place, row in enumerate(rows) for pair in row["vqa_list"]]
         found: list[float] = []
-        with torch.autocast(images.device.type, enabled=False):  # a judge stays the same
+        with torch.autocast(images.device.type, enabled=False):  # scores do not depend on the caller's precision
             for start in range(0, len(asked), self.vlm.batch_size):
                 places, questions, answers = zip(*asked[start : start + self.vlm.batch_size], strict=True)
                 inputs = self.vlm.inputs(pictures[list(places)], [self.vlm.question(text) for text in questions])
@@ -99,7 +99,7 @@ class SoftTifaJudge(Judge):
                     ids = first_tokens(self.vlm.processor.tokenizer, answer_forms(question, answer))
                     found.append(min(1.0, row[ids].sum().item()))
         scores = iter(found)
-        return [_judgement([next(scores) for _ in row["vqa_list"]]) for row in rows]
+        return [_image_scores([next(scores) for _ in row["vqa_list"]]) for row in rows]
 
     @classmethod
     def summarize(cls, results: Sequence[Row]) -> list[ScoreGroup]:
@@ -159,5 +159,5 @@ def _is_pair(pair: Any) -> bool:
     return isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(p, str) and p.strip() for p in pair)
 
 
-def _judgement(atoms: list[float]) -> Judgement:
-    return Judgement({"soft_tifa_am": fmean(atoms), "soft_tifa_gm": geometric_mean(atoms)}, {"atoms": atoms})
+def _image_scores(atoms: list[float]) -> ImageScores:
+    return ImageScores({"soft_tifa_am": fmean(atoms), "soft_tifa_gm": geometric_mean(atoms)}, {"atoms": atoms})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hn.evaluation.geneval import Verdict
+from hn.utils.files import write_text
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 FIELDS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
@@ -62,7 +63,8 @@ def write_results(path: str | Path, rows: Iterable[Mapping[str, Any]], fields: S
     """Write these fields of rows, like those of `result_row`, as JSON lines."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({name: row[name] for name in fields}) + "\n" for row in rows), encoding="utf-8")
+    lines = (json.dumps({name: row[name] for name in fields}) + "\n" for row in rows)
+    write_text(path, "".join(lines), durable=True)
 
 
 def read_results(path: str | Path, is_growing: bool = False, fields: Sequence[str] = FIELDS) -> list[dict[str, Any]]:

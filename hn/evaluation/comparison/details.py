@@ -44,7 +44,7 @@ def details(record: MethodRecord, categories: Mapping[int, str], base: MethodRec
 def categories_of(record: MethodRecord, categories: Mapping[int, str]) -> dict[str, dict[str, Any]]:
     """By category: `images`, `prompts`, and `reward`, `held_out_reward` and `geneval`, each with its interval `_ci95`.
 
-    `geneval` is the share of correct images; what was not measured, or of a category cannot be judged, is None.
+    `geneval` is the share of correct images; what was not measured, or of a category cannot be answered, is None.
 
     Args:
         record: of a method.

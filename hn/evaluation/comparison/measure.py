@@ -33,12 +33,12 @@ def measure(
 
     Args:
         method: what makes the images.
-        scorer: what judges them.
+        scorer: what scores them.
         generator: whose noise is drawn; an image's noise depends on seed, prompt and image number alone.
         batches: of a prompt data loader.
         images_per_prompt: images of each prompt.
         seed: of the noise.
-        record: of the batches before these, to go on with; a new one if not given.
+        record: of the batches before these, which is continued; a new one if not given.
         after_batch: called with the record so far, after every batch.
         after_images: called before that with the method's name, the samples and their images [B, 3, H, W] in [0, 1].
     """
@@ -61,7 +61,7 @@ def measure(
 def reference_features(
     generator: Generator, scorer: Scorer, batches: Iterable[PromptBatch], images_per_prompt: int, seed: int
 ) -> dict[str, Tensor] | None:
-    """Features [N, D] of the base's images of the same prompts from other noise: what fidelity is measured against.
+    """Features [N, D] of the base's images of the same prompts from other noise: what distances are measured against.
 
     By the names that they have in a `MethodRecord`; None if the scorer has no features.
     """

@@ -1,6 +1,6 @@
-"""Object detectors, the judges of GenEval's prompts."""
+"""Object detectors, which GenEval's verdicts are made with."""
 
-from hn.evaluation.detectors.base import Detector, RowDetector, judge
+from hn.evaluation.detectors.base import Detector, RowDetector, geneval_verdicts
 from hn.evaluation.detectors.color import ClipColorClassifier
 from hn.evaluation.detectors.geneval import GenEvalDetector
 from hn.evaluation.detectors.mask2former import Mask2FormerDetector
@@ -13,5 +13,5 @@ __all__ = [
     "Mask2FormerDetector",
     "Owlv2Detector",
     "RowDetector",
-    "judge",
+    "geneval_verdicts",
 ]

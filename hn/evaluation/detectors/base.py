@@ -32,14 +32,14 @@ class RowDetector(Protocol):
     ) -> list[Detections]: ...
 
 
-def judge(
+def geneval_verdicts(
     detector: Detector, images: Tensor, metadata: Sequence[Mapping[str, Any]], options: VerdictOptions | None = None
 ) -> list[Verdict | None]:
     """GenEval's verdict on each of the images [B, 3, H, W] in [0, 1], None for one whose row asks nothing.
 
     Args:
         detector: finds the objects.
-        images: what is judged.
+        images: what the verdicts are on.
         metadata: B rows of a prompt file like GenEval's.
         options: thresholds; the official ones by default.
     """

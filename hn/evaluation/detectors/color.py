@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import open_clip
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from hn.evaluation.geneval import COLORS, Detection
 from hn.rewards.open_clip import OpenClipReward
 from hn.utils.dtype import full_precision
 from hn.utils.hub import Repository
+from hn.utils.private.torch import ApplyHook
 
 ARCHITECTURE, PRETRAINED = "ViT-L-14", "openai"
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 BACKGROUND = "#999"
 
 
-class ClipColorClassifier(nn.Module):
+class ClipColorClassifier(ApplyHook):
     """Which of the ten colours an object has: the one whose texts are nearest to the crop of its box.
 
     The crop shows the object alone, in front of grey (#999); Pillow resizes it as open_clip's transform does. The text
@@ -89,9 +90,9 @@ class ClipColorClassifier(nn.Module):
             self._texts[name] = normalize(features.unflatten(0, (len(COLORS), len(TEMPLATES))).mean(dim=1), dim=-1)
         return self._texts[name]
 
-    def _apply(self, fn, recurse: bool = True):  # what .to(), .cuda() and .half() go through
-        self._texts.clear()
-        return super()._apply(fn, recurse)
+    def before_apply(self, convert: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        self._texts.clear()  # features of the device and data type of before
+        return convert
 
 
 def crop_object(image: Image.Image, found: Detection) -> Image.Image:

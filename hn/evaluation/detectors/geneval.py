@@ -1,4 +1,4 @@
-"""GenEval's judge of real images: objects by Mask2Former, their colours by CLIP."""
+"""GenEval's detector for real images: objects by Mask2Former, their colours by CLIP."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Mask2FormerDetector(nn.Module):
         try:
             self._names = object_names(self.model.config.id2label)
         except ValueError as error:
-            raise ValueError(f"{pretrained} cannot judge GenEval's prompts: {error}") from None
+            raise ValueError(f"{pretrained} cannot detect what GenEval's prompts ask for: {error}") from None
         self.classes = OBJECTS
         self.floor, self.max_detections, self.batch_size = floor, max_detections, batch_size
         self.short_side, self.long_side = short_side, long_side

@@ -1,4 +1,4 @@
-"""The miniature's object detector: class, colour, box and score of every object; the judge of GenEval-style verdicts.
+"""The miniature's object detector: class, colour, box and score of every object, for GenEval-style verdicts.
 
 It is never used as a reward.
 """
@@ -59,7 +59,8 @@ class GridDetector(nn.Module):
         """Images [B, 3, H, W] in [0, 1] -> class logits [B, K, h, w], colour logits [B, C, h, w], and per cell the
         centre's offset from the cell's middle in cells and the log radius in pixels [B, 3, h, w].
 
-        Computed in the weights' data type, whatever the images' is, and also under autocast: a judge stays the same."""
+        Computed in the weights' data type, whatever the images' is, and also under autocast, so that verdicts do not
+        depend on the caller's precision."""
         with torch.autocast(images.device.type, enabled=False):
             out = self.body(images.to(self.body[0].weight.dtype) * 2 - 1)
         return torch.split(out, [len(self.classes), len(self.colors), 3], dim=1)

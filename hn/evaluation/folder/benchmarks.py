@@ -1,4 +1,4 @@
-"""GenEval's verdicts and benchmark scores of images on disk: what `hn.evaluation.folder.score.judge_files` writes."""
+"""Benchmark metrics and GenEval's verdicts of images on disk."""
 
 from __future__ import annotations
 
@@ -10,102 +10,114 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hn.evaluation.benchmarks.base import Judge, ScoreGroup
+from hn.evaluation.benchmarks.base import BenchmarkMetric, ScoreGroup
 from hn.evaluation.benchmarks.geneval_results import FIELDS as GENEVAL_FIELDS
 from hn.evaluation.benchmarks.geneval_results import GenevalSummary, result_row, summarize
-from hn.evaluation.detectors.base import Detector, judge
+from hn.evaluation.detectors.base import Detector, geneval_verdicts
 from hn.evaluation.folder.images import GENEVAL_METADATA, ImageFile
-from hn.evaluation.folder.score import Judging, Line
+from hn.evaluation.folder.score import BatchScorer, FolderMetric, Line, Statistics, by_method, line_of
 from hn.evaluation.geneval import COLORS, RELATIONS, VerdictOptions
-from hn.report.tables import geneval_table, judge_table
-
-FIELDS = ("filename", "prompt", "scores", "details", "metadata")
 
 
-class JudgeScores(Judging[list[ScoreGroup]]):
-    """Scores of any `Judge`, for images with rows that it `asks`; `metadata` is JSON inside JSON, as in GenEval's.
+class BenchmarkScores(FolderMetric[list[ScoreGroup]]):
+    """Scores of a `BenchmarkMetric`, for images with rows that it `asks`.
 
     Args:
-        judge_class: of the judge.
-        make_judge: loads it.
+        name: of the metric.
+        metric_class: its class.
+        section: its class path and arguments.
+        make_metric: loads it.
     """
 
-    name = "judge"
-    fields = FIELDS
-    depends_on = ("judge",)
+    def __init__(
+        self,
+        name: str,
+        metric_class: type[BenchmarkMetric],
+        section: Mapping[str, Any],
+        make_metric: Callable[[], BenchmarkMetric],
+    ) -> None:
+        super().__init__(name, {"metric": section})
+        self.metric_class, self.make_metric = metric_class, make_metric
 
-    def __init__(self, judge_class: type[Judge], make_judge: Callable[[], Judge]) -> None:
-        self.judge_class, self.make_judge = judge_class, make_judge
-        self.network: Judge | None = None
+    def choose(self, files: Sequence[ImageFile]) -> list[ImageFile]:
+        asking = [file for file in files if self.metric_class.asks(file.row)]
+        if not asking:
+            raise ValueError(
+                f"{self.name} can score none of the images: their prompts' rows have to have "
+                f"{self.metric_class.needs}. --prompts names the set that they are of."
+            )
+        self.metric_class.check_rows([file.row for file in asking], self.settings["metric"].get("init_args", {}))
+        return asking
 
-    def load(self, files: Sequence[ImageFile], device: torch.device | str) -> None:
-        self.network = self.make_judge().to(device)
+    def load(self, files: Sequence[ImageFile], device: torch.device | str) -> BatchScorer:
+        metric = self.make_metric().to(device)
 
-    def lines(self, names: Sequence[str], images: Tensor, rows: Sequence[Mapping[str, Any]]) -> list[Line]:
-        return [
-            {"filename": name, "prompt": row["prompt"], **asdict(judgement), "metadata": json.dumps(row)}
-            for name, row, judgement in zip(names, rows, self.network.judge(images, rows), strict=True)
-        ]
+        def score_batch(names: Sequence[str], images: Tensor, rows: Sequence[Mapping[str, Any]]) -> list[Line]:
+            found = metric.score(images, rows)
+            return [line_of(name, row, s.scores, s.details) for name, row, s in zip(names, rows, found, strict=True)]
+
+        return score_batch
 
     def summarize(self, lines: Sequence[Line], files: Mapping[str, ImageFile]) -> list[ScoreGroup]:
-        """The judge's means, of each method where several made the images."""
-        by_method: dict[str | None, list[Line]] = {}
-        for line in lines:
-            by_method.setdefault(files[line["filename"]].method, []).append(line)
-        if len(by_method) == 1:
-            return self.judge_class.summarize(lines)
+        """The metric's means, of each method where several made the images."""
+        methods = by_method(lines, files)
+        if len(methods) == 1:
+            return self.metric_class.summarize(lines)
         return [
             replace(group, name=f"{method}: {group.name}")
-            for method, made in by_method.items()
-            for group in self.judge_class.summarize(made)
+            for method, made in methods.items()
+            for group in self.metric_class.summarize(made)
         ]
 
-    def as_json(self, summary: list[ScoreGroup]) -> list[dict[str, Any]]:
-        return [asdict(group) for group in summary]
 
-    def table(self, summary: list[ScoreGroup]) -> str:
-        return judge_table(summary)
-
-
-class GenevalVerdicts(Judging[GenevalSummary]):
+class GenevalVerdicts(FolderMetric[GenevalSummary]):
     """GenEval's verdicts, in the official format.
 
     Args:
+        options: thresholds.
+        section: class path and arguments of the detector.
         make_detector: loads the detector.
-        options: thresholds; the official ones by default.
     """
 
-    name = "geneval"
     fields = GENEVAL_FIELDS
-    depends_on = ("detector", "options")
 
-    def __init__(self, make_detector: Callable[[], Detector], options: VerdictOptions | None = None) -> None:
-        self.make_detector, self.options = make_detector, options
-        self.detector: Detector | None = None
+    def __init__(
+        self, options: VerdictOptions, section: Mapping[str, Any], make_detector: Callable[[], Detector]
+    ) -> None:
+        super().__init__("geneval", {"detector": section, "options": asdict(options)})
+        self.options, self.make_detector = options, make_detector
 
-    def load(self, files: Sequence[ImageFile], device: torch.device | str) -> None:
+    def choose(self, files: Sequence[ImageFile]) -> list[ImageFile]:
+        require_right_clauses(files)
+        return list(files)
+
+    def load(self, files: Sequence[ImageFile], device: torch.device | str) -> BatchScorer:
         """Load the detector.
 
         Raises:
             ValueError: if a prompt names a class that it does not know.
         """
-        self.detector = self.make_detector()
-        _require_known_classes(self.detector, files)
-        if hasattr(self.detector, "to"):
-            self.detector.to(device)
+        detector = self.make_detector()
+        _require_known_classes(detector, files)
+        if hasattr(detector, "to"):
+            detector.to(device)
 
-    def lines(self, names: Sequence[str], images: Tensor, rows: Sequence[Mapping[str, Any]]) -> list[Line]:
-        verdicts = judge(self.detector, images, rows, self.options)
-        return [result_row(*of_one) for of_one in zip(names, rows, verdicts, strict=True)]
+        def score_batch(names: Sequence[str], images: Tensor, rows: Sequence[Mapping[str, Any]]) -> list[Line]:
+            verdicts = geneval_verdicts(detector, images, rows, self.options)
+            return [result_row(*of_one) for of_one in zip(names, rows, verdicts, strict=True)]
+
+        return score_batch
 
     def summarize(self, lines: Sequence[Line], files: Mapping[str, ImageFile]) -> GenevalSummary:
         return summarize(lines)
 
-    def as_json(self, summary: GenevalSummary) -> dict[str, Any]:
-        return asdict(summary)
+    def values(self, line: Line) -> Mapping[str, float | None]:
+        """1 for a correct image, else 0."""
+        return {self.name: float(line["correct"])}
 
-    def table(self, summary: GenevalSummary) -> str:
-        return geneval_table(summary)
+    def statistics(self, lines: Sequence[Line]) -> dict[str, Statistics]:
+        """GenEval's overall score, the mean of the tags' means."""
+        return {self.name: {"mean": summarize(lines).overall, "std": None}}
 
 
 def require_right_clauses(files: Sequence[ImageFile]) -> None:

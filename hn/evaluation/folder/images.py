@@ -54,6 +54,11 @@ class ImageFile:
     method: str | None = None
     metadata: Mapping[str, Any] | None = field(default=None, compare=False)
 
+    @property
+    def row(self) -> Mapping[str, Any]:
+        """The row of its prompt, or one with the prompt alone."""
+        return self.metadata or {"prompt": self.prompt}
+
 
 def read_image_folder(
     folder: PathLike, prompts: PathLike | None = None, images_per_prompt: int | None = None
@@ -100,17 +105,15 @@ def read_image_folder(
     return _with_prompts(folder, paths, Path(prompts), images_per_prompt or 1)
 
 
-def read_geneval_folder(folder: PathLike, allow_uneven: bool = False) -> list[ImageFile]:
+def read_geneval_folder(folder: PathLike) -> list[ImageFile]:
     """The images of a folder in GenEval's layout with the rows of their prompts; no image is opened.
 
     Args:
         folder: holds `00000/metadata.jsonl` with one row and `00000/samples/0000.png, ...`, and so on.
-        allow_uneven: take prompts with different numbers of images.
 
     Raises:
         FileNotFoundError: if the folder or a `metadata.jsonl` is missing.
-        ValueError: if there are no such folders, a prompt has no images or not as many as the others, or a row is not
-            one of GenEval's.
+        ValueError: if there are no such folders, a prompt has no images, or a row is not one of GenEval's.
     """
     folder = Path(folder)
     _require_folder(folder)
@@ -126,18 +129,10 @@ def read_geneval_folder(folder: PathLike, allow_uneven: bool = False) -> list[Im
             f"{folder} has no {GENEVAL_METADATA}, the row of the prompt, in {_listed(missing)}. Add it, or remove "
             "these folders."
         )
-    prompts = {path: list(_of_geneval_prompt(path)) for path in _geneval_folders(folder)}
-    for path, files in prompts.items():
-        _check_geneval_row(path / GENEVAL_METADATA, files[0].metadata)
-    counts = [len(files) for files in prompts.values()]
-    usual = max(set(counts), key=lambda count: (counts.count(count), count))
-    uneven = [f"{path.name} ({len(files)})" for path, files in prompts.items() if len(files) != usual]
-    if uneven and not allow_uneven:
-        raise ValueError(
-            f"{folder}: most prompts have {usual} images, these have another number: {_listed(uneven)}. Make the "
-            "missing ones, or take them as they are with --allow_uneven."
-        )
-    return [file for files in prompts.values() for file in files]
+    files = _of_geneval(folder)
+    for path, file in {file.path.parents[1]: file for file in files}.items():
+        _check_geneval_row(path / GENEVAL_METADATA, file.row)
+    return files
 
 
 def check_images(files: Sequence[ImageFile]) -> list[tuple[int, int]]:
@@ -315,7 +310,7 @@ def read_benchmark_images(source: PathLike) -> list[ImageFile]:
     files = read_image_folder(samples if samples.is_dir() else source)
     if all(file.prompt is None for file in files):
         files = [_named_after_prompt(file) for file in files]
-    return [file if file.metadata else replace(file, metadata={"prompt": file.prompt}) for file in files]
+    return files
 
 
 def with_rows(
@@ -358,9 +353,9 @@ def require_even(files: Sequence[ImageFile]) -> None:
     """Raises:
     ValueError: if prompts have different numbers of images, so that they would not weigh the same; names some.
     """
-    counts = Counter(file.prompt for file in files)
+    counts = Counter((file.path.parent, file.prompt) for file in files)  # in GenEval's layout a prompt has a folder
     usual, _ = Counter(counts.values()).most_common(1)[0]
-    uneven = {f"{prompt!r} ({count})" for prompt, count in counts.items() if count != usual}
+    uneven = {f"{prompt!r} in {folder} ({count})" for (folder, prompt), count in counts.items() if count != usual}
     if uneven:
         raise ValueError(
             f"Most prompts have {usual} image{'s' if usual > 1 else ''}, {len(uneven)} have another number: "
@@ -382,7 +377,7 @@ def _of_mapping(path: Path) -> list[ImageFile]:
     missing = {content[prompt] for prompt, place in found.items() if not place.is_file()}
     if missing:
         raise FileNotFoundError(f"{path} names {len(missing)} images that are not there: {some_of(missing)}.")
-    return [ImageFile(place, prompt, metadata={"prompt": prompt}) for prompt, place in found.items()]
+    return [ImageFile(place, prompt) for prompt, place in found.items()]
 
 
 def _named_after_prompt(file: ImageFile) -> ImageFile:

@@ -1,33 +1,70 @@
-"""Scores of images on disk: `scores.json`, `scores.csv` and a table."""
+"""Rewards of images on disk, and `scores.json` and `scores.csv` of all metrics together."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from hn.evaluation.folder.images import ImageFile, load_image, size_batches
-from hn.report.tables import scores_table
+from hn.evaluation.folder.images import ImageFile
+from hn.evaluation.folder.score import (
+    BatchScorer,
+    FolderMetric,
+    Line,
+    Results,
+    Statistics,
+    by_method,
+    files_by_name,
+    line_of,
+)
 from hn.rewards.base import Reward
-from hn.rewards.ensemble import RewardEnsemble
 from hn.utils.environment import environment
-from hn.utils.files import unused_directory, write_csv, write_json
-from hn.utils.progress import with_progress
+from hn.utils.files import write_csv, write_json
 
-Statistics = dict[str, float | None]
-"""`mean` and `std` of one reward's scores."""
+MethodStatistics = dict[str, dict[str, Statistics]]
+"""By method, and of all images under "all": the statistics of each score."""
 
 
-def require_prompts(files: Sequence[ImageFile], rewards: Mapping[str, type[Reward]]) -> None:
+class RewardScores(FolderMetric[MethodStatistics]):
+    """Scores of a reward; None where one is not finite.
+
+    Args:
+        name: of the reward.
+        reward_class: its class.
+        section: its class path and arguments.
+        make_reward: loads it.
+    """
+
+    def __init__(
+        self, name: str, reward_class: type[Reward], section: Mapping[str, Any], make_reward: Callable[[], Reward]
+    ) -> None:
+        super().__init__(name, {"reward": section})
+        self.reward_class, self.make_reward = reward_class, make_reward
+
+    def load(self, files: Sequence[ImageFile], device: torch.device | str) -> BatchScorer:
+        reward = self.make_reward().to(device)
+
+        @torch.inference_mode()
+        def score_batch(names: Sequence[str], images: Tensor, rows: Sequence[Mapping[str, Any]]) -> list[Line]:
+            scores = reward(images, [row["prompt"] or "" for row in rows]).tolist()
+            finite = ({self.name: score if math.isfinite(score) else None} for score in scores)
+            return [line_of(name, row, score, {}) for name, row, score in zip(names, rows, finite, strict=True)]
+
+        return score_batch
+
+    def summarize(self, lines: Sequence[Line], files: Mapping[str, ImageFile]) -> MethodStatistics:
+        return summarize_methods({self: lines}, files)
+
+
+def require_prompts(files: Sequence[ImageFile], rewards: Sequence[RewardScores]) -> None:
     """Raises:
     ValueError: if an image has no prompt, and a reward reads it.
     """
-    readers = [name for name, reward in rewards.items() if reward.reads_prompts]
+    readers = [reward.name for reward in rewards if reward.reward_class.reads_prompts]
     if readers and any(file.prompt is None for file in files):
         raise ValueError(
             f"{', '.join(readers)} {'read' if len(readers) > 1 else 'reads'} prompts, and {files[0].path.parent} has "
@@ -35,110 +72,59 @@ def require_prompts(files: Sequence[ImageFile], rewards: Mapping[str, type[Rewar
         )
 
 
-def score_files(
+def summarize_methods(lines: Mapping[FolderMetric, Sequence[Line]], files: Mapping[str, ImageFile]) -> MethodStatistics:
+    """Statistics of all metrics' scores, of all images and of each method where something says what made an image."""
+    summary: MethodStatistics = {"all": {}}
+    for metric, of_metric in lines.items():
+        for method, made in {"all": of_metric, **by_method(of_metric, files)}.items():
+            if method is not None:
+                summary.setdefault(method, {}).update(metric.statistics(made))
+    return summary
+
+
+def write_scores(
+    results: Mapping[FolderMetric, Results],
     files: Sequence[ImageFile],
-    sizes: Sequence[tuple[int, int]],
-    make_rewards: Callable[[], Mapping[str, Reward]],
+    folder: Path,
     directory: Path,
     facts: Mapping[str, Any],
-    folder: Path,
-    batch_size: int = 8,
-    device: torch.device | str = "cpu",
-) -> None:
-    """Write `scores.json` and `scores.csv` of images and print a table. A file is there in whole or not at all.
+) -> tuple[MethodStatistics, list[dict[str, Any]]]:
+    """Write `scores.json` and `scores.csv`: the scores that any of the metrics gave to each image.
 
     Args:
-        files: what to score.
-        sizes: height and width of each.
-        make_rewards: loads the rewards, by name.
-        directory: where to; made, under another name if it holds something.
+        results: of each metric, without missing ones.
+        files: all images.
+        folder: that files are named relative to.
+        directory: where to.
         facts: more entries of `scores.json`.
-        folder: that the files are named relative to.
-        batch_size: images scored at once; images of different sizes are never.
-        device: where to compute.
+
+    Returns:
+        The summary, and a row for each image that one of the metrics scored.
     """
-    directory = unused_directory(directory)  # first: this is no time to find out that it cannot be written to
-    try:
-        scores = score_images(files, sizes, make_rewards(), batch_size, device)
-        rows = [
-            {"file": file.path.relative_to(folder).as_posix(), "prompt": file.prompt}
-            | ({} if file.method is None else {"method": file.method})
-            | {"scores": {name: _finite(values[i]) for name, values in scores.items()}}
-            for i, file in enumerate(files)
-        ]
-        summary = {"all": summarise(scores)} | {
-            method: summarise({name: _of_method(values, files, method) for name, values in scores.items()})
-            for method in dict.fromkeys(file.method for file in files if file.method is not None)
-        }
-        write_json(
-            directory / "scores.json",
-            {"environment": environment(), **facts, "images": len(files), "summary": summary, "scores": rows},
-        )
-        write_csv(directory / "scores.csv", rows)
-    except BaseException:
-        if not any(directory.iterdir()):
-            directory.rmdir()
-        raise
-    prompts = len({file.prompt for file in files} - {None})
-    of_prompts = f" of {prompts} prompt{'s' if prompts > 1 else ''}" if prompts else ""
-    title = f"{len(files)} image{'s' if len(files) > 1 else ''}{of_prompts}"
-    print(f"{scores_table(summary, title)}\n\nscores       {directory / 'scores.json'} and scores.csv")
-    for name, values in scores.items():
-        if count := sum(not math.isfinite(value) for value in values):
-            print(f"warning: {count} of {name}'s scores are not finite (null); choose another --dtype, like bfloat16.")
-
-
-@torch.inference_mode()
-def score_images(
-    files: Sequence[ImageFile],
-    sizes: Sequence[tuple[int, int]],
-    rewards: Mapping[str, Reward],
-    batch_size: int = 8,
-    device: torch.device | str = "cpu",
-) -> dict[str, list[float]]:
-    """Every reward's score of every image, by the rewards' names; images without a prompt have an empty one.
-
-    Args:
-        files: N images.
-        sizes: height and width of each.
-        rewards: moved to the device.
-        batch_size: images scored at once; images of different sizes are never.
-        device: where to compute.
-    """
-    # An ensemble resizes a batch once for all members that see it alike. Its names cannot have dots, ours can.
-    ensemble = RewardEnsemble(
-        {str(number): reward for number, reward in enumerate(rewards.values())},
-        weights={str(number): 0.0 for number in range(len(rewards))},
-    ).to(device)
-    scores = {name: [math.nan] * len(files) for name in rewards}
-    with ThreadPoolExecutor() as pool:
-        for places in with_progress(size_batches(sizes, batch_size), "scores"):
-            images = torch.stack(list(pool.map(load_image, [files[place].path for place in places]))).to(device)
-            output = ensemble(images, [files[place].prompt or "" for place in places])
-            for number, name in enumerate(rewards):
-                for place, value in zip(places, output.components[str(number)].tolist(), strict=True):
-                    scores[name][place] = value
-    return scores
-
-
-def summarise(scores: Mapping[str, Sequence[float]]) -> dict[str, Statistics]:
-    """Mean and standard deviation (divided by N - 1) of every reward's N scores, in float64.
-
-    Either is None where there is none: a score is not finite, or there is one image only.
-    """
-    with np.errstate(invalid="ignore"):
-        return {
-            name: {
-                "mean": _finite(float(np.mean(values))),
-                "std": _finite(float(np.std(values, ddof=1))) if len(values) > 1 else None,
-            }
-            for name, values in scores.items()
-        }
-
-
-def _of_method(values: Sequence[float], files: Sequence[ImageFile], method: str) -> list[float]:
-    return [value for value, file in zip(values, files, strict=True) if file.method == method]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    by_name = files_by_name(files, folder)
+    found: dict[str, dict[str, float | None]] = {}
+    for metric, result in results.items():
+        for name, line in result.lines.items():
+            found.setdefault(name, {}).update(metric.values(line))
+    names = list(dict.fromkeys(score for scores in found.values() for score in scores))
+    rows = [
+        {"file": name, "prompt": file.prompt}
+        | ({} if file.method is None else {"method": file.method})
+        | {"scores": {score: found[name].get(score) for score in names}}
+        for name, file in by_name.items()
+        if name in found
+    ]
+    summary = summarize_methods({metric: [*result.lines.values()] for metric, result in results.items()}, by_name)
+    content = {
+        "environment": environment(),
+        **facts,
+        "rewards": {each.name: each.settings["reward"] for each in results if isinstance(each, RewardScores)},
+        "benchmarks": {each.name: each.settings for each in results if not isinstance(each, RewardScores)},
+        "images": len(rows),
+        "summary": summary,
+        "scores": rows,
+    }
+    write_json(directory / "scores.json", content, durable=True)
+    columns = [name for name in ("file", "prompt", "method") if any(name in row for row in rows)]
+    write_csv(directory / "scores.csv", [{name: row.get(name) for name in columns} | row["scores"] for row in rows])
+    return summary, rows

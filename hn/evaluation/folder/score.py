@@ -1,93 +1,192 @@
-"""Images on disk judged in batches, line by line to a file that several processes may write together."""
+"""Scores of images on disk, written line by line to a file that several processes may share."""
 
 from __future__ import annotations
 
-import glob
 import json
-import os
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hn.evaluation.benchmarks.geneval_results import read_results, write_results
 from hn.evaluation.folder.images import ImageFile, load_image, size_batches
+from hn.evaluation.folder.shard import WorkShard, shard_files
 from hn.utils.environment import environment
-from hn.utils.files import in_one_step, write_json
+from hn.utils.files import write_json
 from hn.utils.progress import with_progress
 
-T = TypeVar("T")
+Line = Mapping[str, Any]
+"""The scores of one image: `filename`, the prompt's row as JSON under `metadata`, and more."""
+
+FIELDS = ("filename", "prompt", "scores", "details", "metadata")
+"""Of a line in our own format; GenEval's has other ones."""
+
+BatchScorer = Callable[[Sequence[str], Tensor, Sequence[Mapping[str, Any]]], list[Line]]
+"""(B file names, images [B, 3, H, W] in [0, 1] on the device, rows of their prompts) -> B lines."""
+
+Statistics = dict[str, float | None]
+"""`mean` and `std` (divided by N - 1); None where there is none, of one image or of a score that is not finite."""
+
+Summary = TypeVar("Summary")
+
+
+def line_of(name: str, row: Mapping[str, Any], scores: Mapping[str, float | None], details: Mapping[str, Any]) -> Line:
+    """A line with `FIELDS`; `metadata` is JSON inside JSON, as in GenEval's lines."""
+    return dict(zip(FIELDS, (name, row["prompt"], scores, details, json.dumps(row)), strict=True))
+
+
+class FolderMetric(ABC, Generic[Summary]):
+    """A metric of images on disk: how it is loaded, the lines of its results, and their summary.
+
+    Args:
+        name: of the metric and of its results file.
+        settings: what the scores depend on, as JSON has it; results with other settings are not mixed in one file.
+
+    Attributes:
+        fields: of every line, in their order; `filename` and `metadata` are among them.
+    """
+
+    fields: ClassVar[Sequence[str]] = FIELDS
+
+    def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
+        self.name, self.settings = name, settings
+
+    def choose(self, files: Sequence[ImageFile]) -> list[ImageFile]:
+        """The images that this metric can score.
+
+        Raises:
+            ValueError: if there are none, or the row of a prompt is not as it has to be.
+        """
+        return list(files)
+
+    @abstractmethod
+    def load(self, files: Sequence[ImageFile], device: torch.device | str) -> BatchScorer:
+        """Load the weights; called before the first batch, and not at all if there is nothing left to do.
+
+        Raises:
+            ValueError: if one of the files is none that this metric can score.
+        """
+
+    @abstractmethod
+    def summarize(self, lines: Sequence[Line], files: Mapping[str, ImageFile]) -> Summary:
+        """The summary of all lines: dataclasses, or what JSON has. `files` are by name."""
+
+    def values(self, line: Line) -> Mapping[str, float | None]:
+        """The scores of one image by name."""
+        return line["scores"]
+
+    def statistics(self, lines: Sequence[Line]) -> dict[str, Statistics]:
+        """The mean of each score, and the deviation where the mean is the plain one of the images."""
+        scores = [self.values(line) for line in lines]
+        return {name: _statistics([of_image[name] for of_image in scores]) for name in (scores[0] if scores else ())}
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """The share of one of `count` processes: every `count`-th piece of the work, from piece `number` on.
+class Results(Generic[Summary]):
+    """What is known when one process has done its share.
 
-    Args:
-        number: 0, ..., count - 1.
-        count: of processes.
-
-    Raises:
-        ValueError: if there is no such share.
+    Attributes:
+        lines: by the image's file name, in the order of the files.
+        summary: None while lines of other processes are missing.
+        missing: how many these are.
+        unreadable: what is wrong with images that cannot be read, by file name.
     """
 
-    number: int = 0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.number < self.count:
-            raise ValueError(f"There is no shard {self}; of {self.count} they are 0 to {self.count - 1}.")
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """`0/4`: the first of four.
-
-        Raises:
-            ValueError: if the text says no share.
-        """
-        found = re.fullmatch(r"(\d+)/([1-9]\d*)", text)
-        if found is None:
-            raise ValueError(f"A shard is its number, from 0 on, and how many there are, like 0/4; not {text!r}.")
-        return cls(int(found[1]), int(found[2]))
-
-    @classmethod
-    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """This process's among those that `torchrun` started (`RANK` and `WORLD_SIZE`); the whole without it.
-
-        Raises:
-            ValueError: if the variables say no share.
-        """
-        if not {"RANK", "WORLD_SIZE"} <= environment.keys():
-            return cls()
-        return cls.parse(f"{environment['RANK']}/{environment['WORLD_SIZE']}")
-
-    def of(self, pieces: Sequence[T]) -> Sequence[T]:
-        """The pieces that are this share's."""
-        return pieces[self.number :: self.count]
-
-    def file(self, path: Path) -> Path:
-        """Where this share of a file is written: the file itself if there are no others."""
-        if self.count == 1:
-            return path
-        return path.with_name(f"{path.stem}.shard-{self.number}-of-{self.count}{path.suffix}")
+    lines: Mapping[str, Line]
+    summary: Summary | None
+    missing: int
+    unreadable: Mapping[str, str]
 
 
-def shard_files(path: Path) -> list[Path]:
-    """Files of any shards of a file that are there."""
-    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.shard-*-of-*{glob.escape(path.suffix)}"))
+def score_files(
+    metric: FolderMetric[Summary],
+    files: Sequence[ImageFile],
+    sizes: Mapping[Path, tuple[int, int] | str],
+    output: Path,
+    facts: Mapping[str, Any],
+    folder: Path,
+    batch_size: int,
+    device: torch.device | str,
+    shard: WorkShard,
+) -> Results[Summary]:
+    """Write the scores of each image to `output`, and a summary beside it.
+
+    Lines that are there already are kept, as `kept_lines` says. Batches are the same however often it was interrupted
+    and however many processes share them, and those begun are done again: so the file is the same too. A shard's lines
+    go to a file of its own beside `output`; the shard that finds no other one's missing joins them.
+
+    Args:
+        metric: what scores.
+        files: the images, with the rows of their prompts.
+        sizes: height and width of each, or what is wrong with it; such images are left out.
+        output: file of JSON lines.
+        facts: more entries of the summary's file.
+        folder: that files are named relative to, those in it.
+        batch_size: images scored at once; images of different sizes are never.
+        device: where to compute.
+        shard: share of the batches to score.
+
+    Raises:
+        ValueError: if no image can be read, one is there twice, there are results with other settings, or one of the
+            files is none that this metric can score.
+    """
+    require_same_settings(output, metric.settings)
+    by_name = files_by_name(files, folder)
+    unreadable = {name: size for name, file in by_name.items() if isinstance(size := sizes[file.path], str)}
+    readable = [name for name in by_name if name not in unreadable]
+    if not readable:
+        raise ValueError(f"No image of {folder} can be read: {next(iter(unreadable.values()))}")
+    groups = size_batches([sizes[by_name[name].path] for name in readable], batch_size)
+    share = shard.of([[readable[place] for place in group] for group in groups])
+    own, kept = shard.file(output), kept_lines(result_files(output), by_name, metric.fields)
+    to_do = [batch for batch in share if any(name not in kept for name in batch)]
+    mine = {name for batch in share for name in batch} | kept_lines([own], by_name, metric.fields).keys()
+    mine -= {name for batch in to_do for name in batch}
+    score_batch = metric.load(files, device) if to_do else None  # before anything is written
+    content = {"environment": environment(), **metric.settings, **facts}
+    own.parent.mkdir(parents=True, exist_ok=True)
+    write_json(summary_file(own), content)
+    write_results(own, [kept[name] for name in by_name if name in kept and name in mine], metric.fields)
+    scored: dict[str, Line] = {}
+    title = metric.name if shard.count == 1 else f"{metric.name} {shard}"
+    with own.open("a", encoding="utf-8") as results, ThreadPoolExecutor() as pool:
+        for batch in with_progress(to_do, title) if to_do else ():
+            images = torch.stack(list(pool.map(load_image, [by_name[name].path for name in batch]))).to(device)
+            lines = score_batch(batch, images, [by_name[name].row for name in batch])
+            scored |= zip(batch, lines, strict=True)
+            results.write("".join(json.dumps(line) + "\n" for line in lines))
+            results.flush()
+    return _join(metric, output, by_name, scored, content, unreadable)
 
 
-Line = Mapping[str, Any]
-"""What was said of one image: `filename`, the prompt's row as JSON under `metadata`, and more."""
+def _join(
+    metric: FolderMetric[Summary],
+    output: Path,
+    by_name: Mapping[str, ImageFile],
+    scored: Mapping[str, Line],
+    content: Mapping[str, Any],
+    unreadable: Mapping[str, str],
+) -> Results[Summary]:
+    """Make one file of all lines, with its summary, once they are all there. Two shards may do it at once."""
+    found = kept_lines(result_files(output), by_name, metric.fields) | scored
+    lines = {name: found[name] for name in by_name if name in found}
+    missing = sum(name not in found and name not in unreadable for name in by_name)
+    if missing:
+        return Results(lines, None, missing, unreadable)
+    summary = metric.summarize([*lines.values()], by_name)
+    content = {**content, "summary": json.loads(json.dumps(summary, default=asdict)), "unreadable": unreadable}
+    write_json(summary_file(output), content, durable=True)
+    write_results(output, lines.values(), metric.fields)
+    for file in shard_files(output):
+        file.unlink(missing_ok=True)
+        summary_file(file).unlink(missing_ok=True)
+    return Results(lines, summary, 0, unreadable)
 
 
 def summary_file(output: Path) -> Path:
@@ -103,10 +202,9 @@ def result_files(output: Path) -> list[Path]:
     return [*shard_files(output), *([output] if output.is_file() else [])]
 
 
-def require_same_judge(output: Path, facts: Mapping[str, Any], entries: Sequence[str]) -> None:
+def require_same_settings(output: Path, settings: Mapping[str, Any]) -> None:
     """Raises:
-    ValueError: if there is a results file, or a shard's, that this judge cannot continue: one of these entries of
-        `facts` differs.
+    ValueError: if there is a results file, or a shard's, that cannot be continued: it was made with other settings.
     """
     for results in result_files(output):
         try:
@@ -115,13 +213,13 @@ def require_same_judge(output: Path, facts: Mapping[str, Any], entries: Sequence
             if not results.exists():  # another shard has just joined them all
                 continue
             raise ValueError(
-                f"{results} is there already and {summary_file(results).name}, which says what judged it, is not; "
-                "choose another --output, or remove it."
+                f"{results} is there already and {summary_file(results).name}, which says with what settings it was "
+                "made, is not; choose another --output, or remove it."
             ) from None
-        changed = [name for name in entries if earlier.get(name) != json.loads(json.dumps(facts[name]))]
+        changed = [name for name, value in settings.items() if earlier.get(name) != json.loads(json.dumps(value))]
         if changed:
             raise ValueError(
-                f"{results} has verdicts by another judge ({' and '.join(changed)} differ, see "
+                f"{results} has scores with other settings ({' and '.join(changed)} differ, see "
                 f"{summary_file(results).name}); choose another --output, or remove it."
             )
 
@@ -149,165 +247,14 @@ def kept_lines(results: Sequence[Path], files: Mapping[str, ImageFile], fields: 
             line["filename"]: line
             for line in lines
             if (file := files.get(line["filename"])) is not None
-            and line["metadata"] == json.dumps(file.metadata)
+            and line["metadata"] == json.dumps(file.row)
             and file.path.stat().st_mtime_ns <= written
         }
     return kept
 
 
-Summary = TypeVar("Summary")
-
-
-class Judging(ABC, Generic[Summary]):
-    """What `judge_files` leaves to a benchmark: who judges, the lines of the results, and their summary.
-
-    Attributes:
-        name: for the progress.
-        fields: of every line, in their order; `filename` and `metadata` are among them.
-        depends_on: entries of the summary's file that make a judge: results of two are not mixed in one file.
-    """
-
-    name: ClassVar[str]
-    fields: ClassVar[Sequence[str]]
-    depends_on: ClassVar[Sequence[str]]
-
-    @abstractmethod
-    def load(self, files: Sequence[ImageFile], device: torch.device | str) -> None:
-        """Load the weights; called before the first batch, and not at all if there is nothing left to do.
-
-        Raises:
-            ValueError: if one of the files is none that this can judge.
-        """
-
-    @abstractmethod
-    def lines(self, names: Sequence[str], images: Tensor, rows: Sequence[Mapping[str, Any]]) -> list[Line]:
-        """The lines of one batch.
-
-        Args:
-            names: B names of files.
-            images: [B, 3, H, W] in [0, 1], float32, on the device.
-            rows: of their prompts.
-        """
-
-    @abstractmethod
-    def summarize(self, lines: Sequence[Line], files: Mapping[str, ImageFile]) -> Summary:
-        """The summary of all lines; `files` by name."""
-
-    @abstractmethod
-    def as_json(self, summary: Summary) -> Any:
-        """The summary as JSON has it."""
-
-    @abstractmethod
-    def table(self, summary: Summary) -> str:
-        """The summary for the terminal."""
-
-
-def judge_files(
-    judging: Judging[Summary],
-    files: Sequence[ImageFile],
-    sizes: Sequence[tuple[int, int] | str],
-    output: Path,
-    facts: Mapping[str, Any],
-    folder: Path,
-    batch_size: int = 8,
-    device: torch.device | str = "cpu",
-    shard: Shard | None = None,
-) -> Summary | None:
-    """Write what is said of each image to `output`, a summary beside it, and print a table.
-
-    Lines that are there already are kept, if the image is not newer than the file and the row of its prompt is the
-    same. Batches are the same however often it was interrupted and whoever judges them, and those begun are done again:
-    so the file is too.
-
-    A shard's lines go to a file of its own beside `output`; the shard that finds no other one's missing joins them.
-
-    Args:
-        judging: the benchmark.
-        files: what to judge, with the rows of the prompts.
-        sizes: height and width of each, or what is wrong with it; such images are left out and named.
-        output: of JSON lines.
-        facts: entries of the summary's file: those of `judging.depends_on` and others.
-        folder: that files are named relative to, those in it.
-        batch_size: images judged at once; images of different sizes are never.
-        device: where to compute.
-        shard: share of the batches to judge; all of them if not given.
-
-    Returns:
-        The summary; None if other shards' lines are missing.
-
-    Raises:
-        ValueError: if no image can be read, one is there twice, there are results by another judge, or one of the files
-            is none that this one can judge.
-    """
-    shard = Shard() if shard is None else shard
-    require_same_judge(output, facts, judging.depends_on)
-    by_name = _by_name(files, folder)
-    size_of = dict(zip(by_name, sizes, strict=True))
-    unreadable = {name: size for name, size in size_of.items() if isinstance(size, str)}
-    readable = [name for name in by_name if name not in unreadable]
-    if not readable:
-        raise ValueError(f"No image of {folder} can be read: {sizes[0]}")
-    batches = [[readable[i] for i in batch] for batch in size_batches([size_of[n] for n in readable], batch_size)]
-    share = shard.of(batches)
-    own = shard.file(output)
-    kept = kept_lines(result_files(output), by_name, judging.fields)
-    to_do = [batch for batch in share if any(name not in kept for name in batch)]
-    begun = {name for batch in to_do for name in batch}
-    mine = {name for batch in share for name in batch} | kept_lines([own], by_name, judging.fields).keys()
-    if to_do:  # before anything is written
-        judging.load(files, device)
-
-    own.parent.mkdir(parents=True, exist_ok=True)
-    content = {"environment": environment(), **facts}
-    write_json(summary_file(own), content)
-    with in_one_step(own) as partial:
-        write_results(
-            partial, [kept[name] for name in by_name if name in kept and name in mine - begun], judging.fields
-        )
-    judged: dict[str, Line] = {}
-    title = judging.name if shard.count == 1 else f"{judging.name} {shard}"
-    with own.open("a", encoding="utf-8") as results, ThreadPoolExecutor() as pool:
-        for batch in with_progress(to_do, title) if to_do else ():
-            images = torch.stack(list(pool.map(load_image, [by_name[name].path for name in batch]))).to(device)
-            lines = judging.lines(batch, images, [by_name[name].metadata for name in batch])
-            judged |= zip(batch, lines, strict=True)
-            results.write("".join(json.dumps(line) + "\n" for line in lines))
-            results.flush()
-    return _join(judging, output, shard, by_name, judged, content, unreadable)
-
-
-def _join(
-    judging: Judging[Summary],
-    output: Path,
-    shard: Shard,
-    by_name: Mapping[str, ImageFile],
-    judged: Mapping[str, Line],
-    content: Mapping[str, Any],
-    unreadable: Mapping[str, str],
-) -> Summary | None:
-    """Make one file of all lines, with its summary, once they are all there. Two shards may do it at once."""
-    found = kept_lines(result_files(output), by_name, judging.fields) | judged
-    missing = sum(name not in found and name not in unreadable for name in by_name)
-    if missing:
-        print(f"shard {shard} is done; {missing} images of the others are not judged yet")
-        return None
-    lines = [found[name] for name in by_name if name in found]
-    summary = judging.summarize(lines, by_name)
-    own = shard.file(output)
-    content = {**content, "summary": judging.as_json(summary), "unreadable": unreadable}
-    write_json(summary_file(output), content, partial=own.with_suffix(".summary.partial"))
-    with in_one_step(output, own.with_suffix(".partial")) as partial:
-        write_results(partial, lines, judging.fields)
-    for file in shard_files(output):
-        file.unlink(missing_ok=True)
-        summary_file(file).unlink(missing_ok=True)
-    print(f"{judging.table(summary)}\n\nresults      {output} and {summary_file(output).name}")
-    _warn_of_unreadable([*unreadable.values()])
-    return summary
-
-
-def _by_name(files: Sequence[ImageFile], folder: Path) -> dict[str, ImageFile]:
-    """The files by what they are called in the results: the path in the folder, or all of it where one lies elsewhere.
+def files_by_name(files: Sequence[ImageFile], folder: Path) -> dict[str, ImageFile]:
+    """The files by what they are called in results: the path in the folder, or all of it where one lies elsewhere.
 
     Raises:
         ValueError: if an image is there twice, so that a line could not say of which prompt it is.
@@ -322,10 +269,16 @@ def _by_name(files: Sequence[ImageFile], folder: Path) -> dict[str, ImageFile]:
     return by_name
 
 
-def _warn_of_unreadable(complaints: Sequence[str]) -> None:
-    """Print how many images cannot be read, and what is wrong with the first of them; nothing if there are none."""
-    if complaints:
-        several = len(complaints) > 1
-        count = f"{len(complaints)} image{'s' if several else ''}"
-        print(f"warning: {count} cannot be read and {'are' if several else 'is'} not in the scores:")
-        print("\n".join([*complaints[:8], *(["..."] if len(complaints) > 8 else [])]))
+def by_method(lines: Iterable[Line], files: Mapping[str, ImageFile]) -> dict[str | None, list[Line]]:
+    """The lines by the method that made the image; None where nothing says so."""
+    methods: dict[str | None, list[Line]] = {}
+    for line in lines:
+        methods.setdefault(files[line["filename"]].method, []).append(line)
+    return methods
+
+
+def _statistics(values: Sequence[float | None]) -> Statistics:
+    """In float64; None stands for what is not finite."""
+    if None in values:
+        return {"mean": None, "std": None}
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}

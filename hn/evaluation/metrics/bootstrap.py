@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import bootstrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +59,18 @@ def paired_bootstrap(
     if labels.shape != (len(a),):
         raise ValueError(f"{len(a)} prompts need as many group labels, not {len(labels)}")
 
-    members = [difference[labels == label] for label in np.unique(labels)]
-    rng = np.random.default_rng(seed)
-    means = np.mean([_resampled_means(group, n_resamples, rng) for group in members], axis=0)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return PairedDifference(
-        mean=float(np.mean([group.mean() for group in members])),
-        low=float(low),
-        high=float(high),
-        confidence=confidence,
-        n_prompts=len(difference),
-    )
+    groups_of_values = [difference[labels == label] for label in np.unique(labels)]
+    # SciPy refuses a group of one prompt. Drawn with replacement it is always the same.
+    drawn = [group for group in groups_of_values if len(group) > 1]
+    sum_of_others = sum(group[0] for group in groups_of_values if len(group) == 1)
 
+    def mean_of_groups(*values: np.ndarray, axis: int) -> np.ndarray:
+        return (sum(group.mean(axis) for group in values) + sum_of_others) / len(groups_of_values)
 
-def _resampled_means(values: np.ndarray, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Means of `n_resamples` draws with replacement of all of `values`, [n_resamples]."""
-    block = max(1, 4_000_000 // len(values))  # bounds the index array to 32 MB
-    sizes = [min(block, n_resamples - start) for start in range(0, n_resamples, block)]
-    return np.concatenate([values[rng.integers(len(values), size=(n, len(values)))].mean(axis=1) for n in sizes])
+    mean = low = high = float(mean_of_groups(*drawn, axis=0))
+    if drawn:
+        batch = max(1, 4_000_000 // max(map(len, drawn)))  # resamples at a time, which bounds the memory
+        options = {"n_resamples": n_resamples, "batch": batch, "confidence_level": confidence, "method": "percentile"}
+        found = bootstrap(drawn, mean_of_groups, vectorized=True, rng=np.random.default_rng(seed), **options)
+        low, high = map(float, found.confidence_interval)
+    return PairedDifference(mean, low, high, confidence, n_prompts=len(difference))

@@ -50,6 +50,25 @@ class FirstStep:
     input_scale: float
 
 
+@dataclass(frozen=True)
+class BackboneInputs:
+    """What the backbone is called with at the first step.
+
+    Attributes:
+        sample: [B, *noise_shape] scaled noise, in the backbone's data type.
+        timestep: [B] float32.
+        conditioning: of B prompts.
+        height: of the images in pixels.
+        width: likewise.
+    """
+
+    sample: Tensor
+    timestep: Tensor
+    conditioning: Conditioning
+    height: int
+    width: int
+
+
 def first_step_of(scheduler: SchedulerMixin) -> FirstStep:
     """The first step of a scheduler whose timesteps are set.
 
@@ -62,7 +81,7 @@ def first_step_of(scheduler: SchedulerMixin) -> FirstStep:
 
 
 class Family(ABC):
-    """Facts about one kind of pipeline. Holds options but no state: the pipeline is handed to every method.
+    """Facts about one kind of pipeline. Holds options but no state: the pipeline is passed to every method.
 
     Attributes:
         pipeline_class: the pipelines it runs.
@@ -171,26 +190,13 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def call_backbone(
-        self,
-        pipe: DiffusionPipeline,
-        backbone: nn.Module,
-        model_input: Tensor,
-        timestep: Tensor,
-        conditioning: Conditioning,
-        height: int,
-        width: int,
-    ) -> Tensor:
+    def call_backbone(self, pipe: DiffusionPipeline, backbone: nn.Module, inputs: BackboneInputs) -> Tensor:
         """Raw output [B, *noise_shape] of `backbone`, which is the pipeline's or a copy of it.
 
         Args:
             pipe: the pipeline.
             backbone: the network to call.
-            model_input: [B, *noise_shape] scaled noise, in the backbone's data type.
-            timestep: [B] float32.
-            conditioning: of B prompts.
-            height: of the images in pixels.
-            width: likewise.
+            inputs: what it is called with.
         """
 
     def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:

@@ -3,13 +3,15 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, FluxPipeline
-from torch import Tensor, nn
+from diffusers import DiffusionPipeline, FluxPipeline, ModelMixin
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
+from hn.generators.families.base import BackboneInputs
 from hn.generators.families.flow import PackedFlowMatching
 from hn.utils.device import to_device
+from hn.utils.private.diffusers import flux_positions, unpack_latents
 
 
 class Flux(PackedFlowMatching):
@@ -45,36 +47,24 @@ class Flux(PackedFlowMatching):
     def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         return {**conditioning, "guidance_scale": self.guidance_scale}
 
-    def call_backbone(
-        self,
-        pipe: DiffusionPipeline,
-        backbone: nn.Module,
-        model_input: Tensor,
-        timestep: Tensor,
-        conditioning: Conditioning,
-        height: int,
-        width: int,
-    ) -> Tensor:
-        embeds, patch = conditioning["prompt_embeds"], 2 * pipe.vae_scale_factor
+    def call_backbone(self, pipe: DiffusionPipeline, backbone: ModelMixin, inputs: BackboneInputs) -> Tensor:
+        embeds, patch = inputs.conditioning["prompt_embeds"], 2 * pipe.vae_scale_factor
         guided = backbone.config.guidance_embeds
         return backbone(
-            hidden_states=model_input,
-            timestep=timestep.to(model_input.dtype),
-            guidance=torch.full_like(timestep, self.guidance_scale) if guided else None,
-            pooled_projections=conditioning["pooled_prompt_embeds"],
+            hidden_states=inputs.sample,
+            timestep=inputs.timestep.to(inputs.sample.dtype),
+            guidance=torch.full_like(inputs.timestep, self.guidance_scale) if guided else None,
+            pooled_projections=inputs.conditioning["pooled_prompt_embeds"],
             encoder_hidden_states=embeds,
             # Positions: text has none, an image token its row and column.
             txt_ids=embeds.new_zeros(embeds.shape[1], 3),
             img_ids=to_device(
-                pipe._prepare_latent_image_ids(
-                    model_input.shape[0], height // patch, width // patch, torch.device("cpu"), embeds.dtype
-                ),
-                embeds.device,
+                flux_positions(pipe, inputs.height // patch, inputs.width // patch, embeds.dtype), embeds.device
             ),
             return_dict=False,
         )[0]
 
     def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:
         config = pipe.vae.config
-        latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+        latents = unpack_latents(pipe, latents, height, width)
         return pipe.vae.decode(latents / config.scaling_factor + config.shift_factor, return_dict=False)[0]

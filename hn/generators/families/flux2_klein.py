@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from hn.generators.base import Conditioning
-from hn.generators.families.base import require_multiples
+from hn.generators.families.base import BackboneInputs, require_multiples
 from hn.generators.families.flow import FlowMatching
 from hn.utils.device import to_device
+from hn.utils.private.diffusers import flux2_positions, flux2_text_positions
 
 
 class Flux2Klein(FlowMatching):
@@ -57,28 +58,19 @@ class Flux2Klein(FlowMatching):
     def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         return {**conditioning, "guidance_scale": 1.0}
 
-    def call_backbone(
-        self,
-        pipe: DiffusionPipeline,
-        backbone: nn.Module,
-        model_input: Tensor,
-        timestep: Tensor,
-        conditioning: Conditioning,
-        height: int,
-        width: int,
-    ) -> Tensor:
-        embeds = conditioning["prompt_embeds"]
+    def call_backbone(self, pipe: DiffusionPipeline, backbone: nn.Module, inputs: BackboneInputs) -> Tensor:
+        embeds = inputs.conditioning["prompt_embeds"]
         output = backbone(
-            hidden_states=pipe._pack_latents(model_input),
-            timestep=timestep.to(model_input.dtype),
+            hidden_states=inputs.sample.flatten(2).transpose(1, 2),
+            timestep=inputs.timestep.to(inputs.sample.dtype),
             guidance=None,
             encoder_hidden_states=embeds,
             # All alike.
-            txt_ids=to_device(pipe._prepare_text_ids(embeds[:1]), embeds.device).expand(embeds.shape[0], -1, -1),
-            img_ids=to_device(pipe._prepare_latent_ids(model_input), embeds.device),
+            txt_ids=to_device(flux2_text_positions(pipe, embeds[:1]), embeds.device).expand(embeds.shape[0], -1, -1),
+            img_ids=to_device(flux2_positions(pipe, inputs.sample), embeds.device),
             return_dict=False,
         )[0]
-        return output.transpose(1, 2).reshape(model_input.shape)
+        return output.transpose(1, 2).reshape(inputs.sample.shape)
 
     def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:
         return pipe.vae.decode(latents, return_dict=False)[0]

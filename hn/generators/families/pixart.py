@@ -3,16 +3,16 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, PixArtAlphaPipeline
+from diffusers import DiffusionPipeline, ModelMixin, PixArtAlphaPipeline
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import (
     ASPECT_RATIO_256_BIN,
     ASPECT_RATIO_512_BIN,
     ASPECT_RATIO_1024_BIN,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from hn.generators.base import Conditioning
-from hn.generators.families.base import Family, FirstStep, first_step_of, require_multiples
+from hn.generators.families.base import BackboneInputs, Family, FirstStep, first_step_of, require_multiples
 
 _BINS = {(256, 256): ASPECT_RATIO_256_BIN, (512, 512): ASPECT_RATIO_512_BIN, (1024, 1024): ASPECT_RATIO_1024_BIN}
 
@@ -73,7 +73,12 @@ class PixArtAlpha(Family):
 
     def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         # With embeddings given, the pipeline refuses its own default for the negative prompt.
-        arguments = {**conditioning, "negative_prompt": None, "guidance_scale": 1.0, "use_resolution_binning": False}
+        arguments: dict[str, Any] = {
+            **conditioning,
+            "negative_prompt": None,
+            "guidance_scale": 1.0,
+            "use_resolution_binning": False,
+        }
         if steps == 1 and self.one_step_timestep is not None:
             arguments["timesteps"] = [self.one_step_timestep]
         return arguments
@@ -87,28 +92,23 @@ class PixArtAlpha(Family):
             scheduler.set_timesteps(1)
         return first_step_of(scheduler)
 
-    def call_backbone(
-        self,
-        pipe: DiffusionPipeline,
-        backbone: nn.Module,
-        model_input: Tensor,
-        timestep: Tensor,
-        conditioning: Conditioning,
-        height: int,
-        width: int,
-    ) -> Tensor:
+    def call_backbone(self, pipe: DiffusionPipeline, backbone: ModelMixin, inputs: BackboneInputs) -> Tensor:
         sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if backbone.config.sample_size == 128:  # the 1024-pixel model is told the size of the image
             sizes = {
-                "resolution": model_input.new_tensor([height, width]).expand(model_input.shape[0], -1),
-                "aspect_ratio": model_input.new_tensor([height / width]).expand(model_input.shape[0], -1),
+                "resolution": inputs.sample.new_tensor([inputs.height, inputs.width]).expand(
+                    inputs.sample.shape[0], -1
+                ),
+                "aspect_ratio": inputs.sample.new_tensor([inputs.height / inputs.width]).expand(
+                    inputs.sample.shape[0], -1
+                ),
             }
         output = backbone(
-            model_input,
-            encoder_hidden_states=conditioning["prompt_embeds"],
-            encoder_attention_mask=conditioning["prompt_attention_mask"],
-            timestep=timestep,
+            inputs.sample,
+            encoder_hidden_states=inputs.conditioning["prompt_embeds"],
+            encoder_attention_mask=inputs.conditioning["prompt_attention_mask"],
+            timestep=inputs.timestep,
             added_cond_kwargs=sizes,
             return_dict=False,
         )[0]
-        return output[:, : model_input.shape[1]]
+        return output[:, : inputs.sample.shape[1]]

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from hn.generators.base import Conditioning
+from hn.generators.families.base import BackboneInputs
 from hn.generators.families.flow import PackedFlowMatching
 from hn.utils.device import to_device
+from hn.utils.private.diffusers import unpack_latents
 
 
 class QwenImage(PackedFlowMatching):
@@ -59,32 +61,23 @@ class QwenImage(PackedFlowMatching):
         # Guidance 1 and no negative prompt: no second pass.
         return {"prompt_embeds": embeds, "prompt_embeds_mask": mask, "true_cfg_scale": 1.0}
 
-    def call_backbone(
-        self,
-        pipe: DiffusionPipeline,
-        backbone: nn.Module,
-        model_input: Tensor,
-        timestep: Tensor,
-        conditioning: Conditioning,
-        height: int,
-        width: int,
-    ) -> Tensor:
-        embeds, mask = self._cut(conditioning)
+    def call_backbone(self, pipe: DiffusionPipeline, backbone: nn.Module, inputs: BackboneInputs) -> Tensor:
+        embeds, mask = self._cut(inputs.conditioning)
         patch = 2 * pipe.vae_scale_factor
         return backbone(
-            hidden_states=model_input,
-            timestep=timestep.to(model_input.dtype),
+            hidden_states=inputs.sample,
+            timestep=inputs.timestep.to(inputs.sample.dtype),
             guidance=None,
             encoder_hidden_states=embeds,
             encoder_hidden_states_mask=None if mask.all() else mask,
-            img_shapes=[[(1, height // patch, width // patch)]] * len(model_input),
+            img_shapes=[[(1, inputs.height // patch, inputs.width // patch)]] * len(inputs.sample),
             return_dict=False,
         )[0]
 
     def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:
         config = pipe.vae.config
         # [B, C, 1, H, W]: the autoencoder is one for videos.
-        latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor).to(pipe.vae.dtype)
+        latents = unpack_latents(pipe, latents, height, width).to(pipe.vae.dtype)
         mean, std = (
             to_device(torch.tensor(values).view(1, -1, 1, 1, 1).to(latents.dtype), latents.device)
             for values in (config.latents_mean, config.latents_std)

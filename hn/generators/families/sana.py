@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline, SanaSprintPipeline
+from diffusers import DiffusionPipeline, ModelMixin, SanaSprintPipeline
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import ASPECT_RATIO_1024_BIN
-from torch import Tensor, nn
+from torch import Tensor
 
 from hn.generators.base import Conditioning
-from hn.generators.families.base import Family, FirstStep, require_multiples
+from hn.generators.families.base import BackboneInputs, Family, FirstStep, require_multiples
 
 # What the pipeline itself tells the text encoder before the prompt.
 _INSTRUCTION = inspect.signature(SanaSprintPipeline.__call__).parameters["complex_human_instruction"].default
@@ -24,7 +24,7 @@ class SanaSprint(Family):
     resolution binning is off. Steps after the first draw noise.
 
     Args:
-        guidance_scale: handed to the pipeline; multiplied with the model's `guidance_embeds_scale` it is the embedding.
+        guidance_scale: passed to the pipeline; multiplied with the model's `guidance_embeds_scale` it is the embedding.
         intermediate_timestep: angle of the second of two steps; evenly spaced if None, as other numbers of steps are.
         instruction: what the text encoder is told before the prompt; the pipeline's own by default, [] for none.
         max_sequence_length: tokens of the prompt, without the instruction.
@@ -90,24 +90,15 @@ class SanaSprint(Family):
         # The pipeline starts at the angle 1.57080, whose share of noise, sin / (sin + cos), is 1 to five digits.
         return FirstStep(timestep=1.0, input_scale=1.0)
 
-    def call_backbone(
-        self,
-        pipe: DiffusionPipeline,
-        backbone: nn.Module,
-        model_input: Tensor,
-        timestep: Tensor,
-        conditioning: Conditioning,
-        height: int,
-        width: int,
-    ) -> Tensor:
-        embeds = conditioning["prompt_embeds"].to(model_input.dtype)
-        guidance = torch.full_like(timestep, self.guidance_scale, dtype=embeds.dtype)
+    def call_backbone(self, pipe: DiffusionPipeline, backbone: ModelMixin, inputs: BackboneInputs) -> Tensor:
+        embeds = inputs.conditioning["prompt_embeds"].to(inputs.sample.dtype)
+        guidance = torch.full_like(inputs.timestep, self.guidance_scale, dtype=embeds.dtype)
         return backbone(
-            model_input,
+            inputs.sample,
             encoder_hidden_states=embeds,
-            encoder_attention_mask=conditioning["prompt_attention_mask"],
+            encoder_attention_mask=inputs.conditioning["prompt_attention_mask"],
             guidance=guidance * backbone.config.guidance_embeds_scale,
-            timestep=timestep,
+            timestep=inputs.timestep,
             return_dict=False,
         )[0]
 

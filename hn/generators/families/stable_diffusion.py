@@ -7,7 +7,7 @@ from diffusers import DiffusionPipeline, LatentConsistencyModelPipeline, StableD
 from torch import Tensor, nn
 
 from hn.generators.base import Conditioning
-from hn.generators.families.base import Family, FirstStep, first_step_of, require_multiples
+from hn.generators.families.base import BackboneInputs, Family, FirstStep, first_step_of, require_multiples
 from hn.utils.device import to_device
 
 
@@ -18,7 +18,7 @@ class StableDiffusion(Family):
     The safety checker is not loaded: it would blank images, which no reward should see.
 
     Args:
-        guidance_scale: handed to the pipeline; by default 0, as SD-Turbo's authors do, and 8 for UNets that take it
+        guidance_scale: passed to the pipeline; by default 0, as SD-Turbo's authors do, and 8 for UNets that take it
             as an embedding, as LCM's authors do. Above 1 a UNet without the embedding would run classifier-free
             guidance, which is refused.
         one_step_timestep: training timestep at which one-step generation starts, for checkpoints distilled at another
@@ -77,21 +77,12 @@ class StableDiffusion(Family):
             self._require_last_timestep(scheduler)
         return first_step_of(scheduler)
 
-    def call_backbone(
-        self,
-        pipe: DiffusionPipeline,
-        backbone: nn.Module,
-        model_input: Tensor,
-        timestep: Tensor,
-        conditioning: Conditioning,
-        height: int,
-        width: int,
-    ) -> Tensor:
+    def call_backbone(self, pipe: DiffusionPipeline, backbone: nn.Module, inputs: BackboneInputs) -> Tensor:
         return backbone(
-            model_input,
-            timestep,
-            encoder_hidden_states=conditioning["prompt_embeds"],
-            timestep_cond=self._guidance_embedding(pipe, model_input),
+            inputs.sample,
+            inputs.timestep,
+            encoder_hidden_states=inputs.conditioning["prompt_embeds"],
+            timestep_cond=self._guidance_embedding(pipe, inputs.sample),
             return_dict=False,
         )[0]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
-from hn.generators.families.base import require_multiples
+from hn.generators.families.base import BackboneInputs, require_multiples
 from hn.generators.families.flow import FlowMatching
 
 
@@ -54,21 +54,12 @@ class StableDiffusion3(FlowMatching):
     def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         return {**conditioning, "guidance_scale": 0.0}
 
-    def call_backbone(
-        self,
-        pipe: DiffusionPipeline,
-        backbone: nn.Module,
-        model_input: Tensor,
-        timestep: Tensor,
-        conditioning: Conditioning,
-        height: int,
-        width: int,
-    ) -> Tensor:
+    def call_backbone(self, pipe: DiffusionPipeline, backbone: nn.Module, inputs: BackboneInputs) -> Tensor:
         return backbone(
-            hidden_states=model_input,
-            timestep=timestep,
-            encoder_hidden_states=conditioning["prompt_embeds"],
-            pooled_projections=conditioning["pooled_prompt_embeds"],
+            hidden_states=inputs.sample,
+            timestep=inputs.timestep,
+            encoder_hidden_states=inputs.conditioning["prompt_embeds"],
+            pooled_projections=inputs.conditioning["pooled_prompt_embeds"],
             return_dict=False,
         )[0]
 

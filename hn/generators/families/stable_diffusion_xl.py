@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from hn.generators.base import Conditioning
+from hn.generators.families.base import BackboneInputs
 from hn.generators.families.stable_diffusion import StableDiffusion
 from hn.utils.device import to_device
 
@@ -43,25 +44,19 @@ class StableDiffusionXL(StableDiffusion):
         embeds, _, pooled, _ = pipe.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
-    def call_backbone(
-        self,
-        pipe: DiffusionPipeline,
-        backbone: nn.Module,
-        model_input: Tensor,
-        timestep: Tensor,
-        conditioning: Conditioning,
-        height: int,
-        width: int,
-    ) -> Tensor:
-        embeds, pooled = conditioning["prompt_embeds"], conditioning["pooled_prompt_embeds"]
+    def call_backbone(self, pipe: DiffusionPipeline, backbone: nn.Module, inputs: BackboneInputs) -> Tensor:
+        embeds, pooled = inputs.conditioning["prompt_embeds"], inputs.conditioning["pooled_prompt_embeds"]
         # Original size, offset of the crop, target size: six numbers.
-        sizes = to_device(torch.tensor([height, width, 0, 0, height, width], dtype=embeds.dtype), embeds.device)
+        sizes = to_device(
+            torch.tensor([inputs.height, inputs.width, 0, 0, inputs.height, inputs.width], dtype=embeds.dtype),
+            embeds.device,
+        )
         return backbone(
-            model_input,
-            timestep,
+            inputs.sample,
+            inputs.timestep,
             encoder_hidden_states=embeds,
-            timestep_cond=self._guidance_embedding(pipe, model_input),
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes.expand(model_input.shape[0], -1)},
+            timestep_cond=self._guidance_embedding(pipe, inputs.sample),
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes.expand(inputs.sample.shape[0], -1)},
             return_dict=False,
         )[0]
 

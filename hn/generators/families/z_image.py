@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from hn.generators.base import Conditioning
-from hn.generators.families.base import require_multiples
+from hn.generators.families.base import BackboneInputs, require_multiples
 from hn.generators.families.flow import FlowMatching
 
 
@@ -59,18 +59,9 @@ class ZImage(FlowMatching):
     def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         return {"prompt_embeds": self._unpadded(conditioning), "guidance_scale": 0.0}
 
-    def call_backbone(
-        self,
-        pipe: DiffusionPipeline,
-        backbone: nn.Module,
-        model_input: Tensor,
-        timestep: Tensor,
-        conditioning: Conditioning,
-        height: int,
-        width: int,
-    ) -> Tensor:
-        images = list(model_input.unsqueeze(2).unbind())  # one frame [C, 1, H, W] a sample
-        output = backbone(images, timestep, self._unpadded(conditioning), return_dict=False)[0]
+    def call_backbone(self, pipe: DiffusionPipeline, backbone: nn.Module, inputs: BackboneInputs) -> Tensor:
+        images = list(inputs.sample.unsqueeze(2).unbind())  # one frame [C, 1, H, W] a sample
+        output = backbone(images, inputs.timestep, self._unpadded(inputs.conditioning), return_dict=False)[0]
         return torch.stack(output).squeeze(2)
 
     def decode(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,8 @@ from hn.miniature.world import TAGS
 from hn.rewards.base import Reward
 from hn.rewards.clip import ClipReward
 from hn.rewards.image_reward import ImageReward
-from hn.utils.images import labelled_grid
+from hn.utils.files import write_json, write_text
+from hn.utils.images import labelled_grid, write_png
 
 STEPS = (1, 2, 4)
 SECOND = "image_reward"
@@ -216,8 +216,8 @@ def write_report(folder: str | Path, **options: int) -> dict[str, Any]:
     """
     folder = Path(folder)
     measured = measure(folder, **options)
-    sample_picture(DiffusersGenerator(str(folder / "pipeline"))).save(folder / "samples.png", optimize=True)
-    (folder / "REPORT.md").write_text(markdown(measured))
+    write_png(sample_picture(DiffusersGenerator(str(folder / "pipeline"))), folder / "samples.png", optimize=True)
+    write_text(folder / "REPORT.md", markdown(measured))
     report = {**measured, "bars": bars(measured)}
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(folder / "report.json", report)
     return report

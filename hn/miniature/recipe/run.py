@@ -23,6 +23,7 @@ from hn.miniature.recipe.reward import RewardStage, export
 from hn.miniature.recipe.stage import Stage, fit
 from hn.miniature.recipe.student import SHARD, StudentStage, make_pairs
 from hn.miniature.recipe.tokenizer import build_tokenizer, save_tokenizer
+from hn.utils.files import atomic_folder, write_json
 
 STAGES = ("prompts", "autoencoder", "student", "detector", "reward", "reward_held_out", "image_reward", "report")
 SHARDS = 14
@@ -122,7 +123,8 @@ class Recipe:
         stage = AutoencoderStage()
         self._fit(stage, "autoencoder")
         autoencoder = stage.calibrate(batches=self._scaled(32))
-        replace_folder(self.products["autoencoder"].path, autoencoder.save_pretrained)
+        with atomic_folder(self.products["autoencoder"].path) as folder:
+            autoencoder.save_pretrained(folder)
 
     def _student(self) -> None:
         autoencoder, tokenizer = self._load_autoencoder(), build_tokenizer()
@@ -134,17 +136,15 @@ class Recipe:
         pipeline = stage.pipeline(tokenizer, autoencoder)
         for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
             part.half()
-
-        def save(folder: Path) -> None:
+        with atomic_folder(self.out / "pipeline") as folder:
             pipeline.save_pretrained(folder)
             save_tokenizer(tokenizer, folder / "tokenizer")
-
-        replace_folder(self.out / "pipeline", save)
 
     def _detector(self) -> None:
         stage = DetectorStage()
         self._fit(stage, "detector")
-        replace_folder(self.out / "detector", stage.detector.save_pretrained)
+        with atomic_folder(self.out / "detector") as folder:
+            stage.detector.save_pretrained(folder)
 
     def _reward(self) -> None:
         self._clip("reward", RewardStage(build_tokenizer()))
@@ -154,12 +154,14 @@ class Recipe:
 
     def _clip(self, name: str, stage: RewardStage) -> None:
         self._fit(stage, name)
-        replace_folder(self.products[name].path, lambda folder: export(stage, folder))
+        with atomic_folder(self.products[name].path) as folder:
+            export(stage, folder)
 
     def _image_reward(self) -> None:
         stage = ImageRewardStage(build_word_tokenizer())
         self._fit(stage, "image_reward")
-        replace_folder(self.out / "image_reward", lambda folder: export_image_reward(stage, folder))
+        with atomic_folder(self.out / "image_reward") as folder:
+            export_image_reward(stage, folder)
 
     def _report(self) -> None:
         write_report(self.out)
@@ -187,16 +189,6 @@ class Recipe:
         )
 
 
-def replace_folder(folder: Path, save: Callable[[Path], object]) -> None:
-    """Have `save` write a folder and put it in the place of `folder` only once it is complete."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
 def _remember_scale(path: Path, scale: float) -> None:
     if path.is_file():
         before = json.loads(path.read_text())["scale"]
@@ -207,4 +199,4 @@ def _remember_scale(path: Path, scale: float) -> None:
             )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"scale": scale}) + "\n")
+    write_json(path, {"scale": scale})

@@ -25,7 +25,7 @@ from hn.miniature.coupling import NOISE_SHAPE, couple
 from hn.miniature.recipe.stage import Stage
 from hn.miniature.recipe.tokenizer import fingerprint
 from hn.miniature.renderer import render
-from hn.utils.files import in_one_step
+from hn.utils.files import atomic_write
 
 TAG_WEIGHTS = {"single_object": 1, "two_object": 4, "counting": 4, "colors": 3, "position": 4, "color_attr": 6}
 SHARD = 16_384
@@ -81,8 +81,8 @@ def make_pairs(
             latents.append((mean * autoencoder.config.scaling_factor).half().cpu())
         tokens = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids.to(torch.uint8)
         pairs = {"noise": noise, "latents": torch.cat(latents), "tokens": tokens}
-        with in_one_step(path) as partial:
-            save_file(pairs, partial, metadata={"vocabulary": fingerprint(tokenizer)})
+        with atomic_write(path) as temporary:
+            save_file(pairs, temporary, metadata={"vocabulary": fingerprint(tokenizer)})
 
 
 def load_pairs(folder: Path, tokenizer: CLIPTokenizer) -> dict[str, Tensor]:

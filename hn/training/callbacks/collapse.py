@@ -18,7 +18,7 @@ class RewardCollapse(L.Callback):
 
     - the held-out reward (`val/held_out_reward`) has lost more than `tolerance` of the way between that best and the
       farthest it was ever away from the base: of a gain that is over, a share; or
-    - the distance to the base's images (`val/fidelity`) is beyond `max_fidelity`.
+    - the distance to the base's images (`val/cmmd`) is beyond `max_cmmd`.
 
     The base itself, f = 0, counts as the first validation. The alarm comes after `patience` suspect validations in a
     row. `Evaluation` measures all of them; without a held-out reward, and a limit for the distance, there is nothing to
@@ -26,7 +26,7 @@ class RewardCollapse(L.Callback):
 
     Args:
         tolerance: share of the held-out reward's range so far, in [0, 1), that it may be below its best.
-        max_fidelity: largest CMMD to the base's images; not watched if not given. It depends on the features, so look
+        max_cmmd: largest CMMD to the base's images; not watched if not given. It depends on the features, so look
             at a healthy run first.
         patience: suspect validations in a row.
         stop: end the training as well; `hn train` then tests the best checkpoint.
@@ -36,13 +36,13 @@ class RewardCollapse(L.Callback):
     """
 
     def __init__(
-        self, tolerance: float = 0.5, max_fidelity: float | None = None, patience: int = 3, stop: bool = False
+        self, tolerance: float = 0.5, max_cmmd: float | None = None, patience: int = 3, stop: bool = False
     ) -> None:
         if not 0 <= tolerance < 1 or patience < 1:
             raise ValueError(
                 f"tolerance must be in [0, 1) and patience at least 1; they are {tolerance} and {patience}."
             )
-        self.tolerance, self.max_fidelity, self.patience, self.stop = tolerance, max_fidelity, patience, stop
+        self.tolerance, self.max_cmmd, self.patience, self.stop = tolerance, max_cmmd, patience, stop
         self.best: dict[str, float] | None = None  # the validation with the best held-out reward, or the base
         self.range = 0.0
         self.in_a_row, self.warned = 0, False
@@ -57,7 +57,7 @@ class RewardCollapse(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        names = ("reward", "held_out_reward", "fidelity", "base_reward", "base_held_out_reward")
+        names = ("reward", "held_out_reward", "cmmd", "base_reward", "base_held_out_reward")
         found = {
             name: float(trainer.callback_metrics[key])
             for name in names
@@ -78,7 +78,7 @@ class RewardCollapse(L.Callback):
 
         Args:
             step: the update.
-            scores: `reward`, and as far as measured `held_out_reward`, `fidelity`, `base_reward`,
+            scores: `reward`, and as far as measured `held_out_reward`, `cmmd`, `base_reward`,
                 `base_held_out_reward`.
 
         Returns:
@@ -98,10 +98,8 @@ class RewardCollapse(L.Callback):
                 self.best = {"step": step, "reward": reward, "held_out_reward": held_out}
             elif self.best["held_out_reward"] - held_out > self.tolerance * self.range:
                 signs.append(f"the held-out reward fell from {self.best['held_out_reward']:.4g} to {held_out:.4g}")
-        if self.max_fidelity is not None and scores.get("fidelity", 0.0) > self.max_fidelity:
-            signs.append(
-                f"the distance to the base's images is {scores['fidelity']:.3g} (limit {self.max_fidelity:.3g})"
-            )
+        if self.max_cmmd is not None and scores.get("cmmd", 0.0) > self.max_cmmd:
+            signs.append(f"the distance to the base's images is {scores['cmmd']:.3g} (limit {self.max_cmmd:.3g})")
         is_suspect = signs and reward > self.best["reward"]
         self.in_a_row = self.in_a_row + 1 if is_suspect else 0
         if self.in_a_row < self.patience or self.warned:

@@ -11,7 +11,7 @@ from torchvision.transforms.functional import to_tensor
 
 from hn.evaluation.samples import Samples
 from hn.training.module import NoiseHypernetModule
-from hn.utils.images import labelled_grid
+from hn.utils.images import labelled_grid, write_png
 
 
 class ImageGrid(L.Callback):
@@ -61,7 +61,7 @@ class ImageGrid(L.Callback):
         folder = Path(trainer.default_root_dir) / "images"
         folder.mkdir(parents=True, exist_ok=True)
         self.last_path = folder / f"{name}.png"
-        picture.save(self.last_path)
+        write_png(picture, self.last_path)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("images", to_tensor(picture), trainer.global_step)

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from hn.training.callbacks.stopping import AGREED, StoppedBySignal
 from hn.training.run_directory import CHECKPOINTS
-from hn.utils.files import in_one_step
+from hn.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +26,9 @@ class LastCheckpoint(Checkpoint):
     A run that continues from it, wherever it was stopped, trains the same weights as one that was not stopped: what the
     batch or the validation under way had done is taken back, and done again, and so are the batches of an update that
     is not finished (with `accumulate_grad_batches`), in other callbacks' checkpoints as well. (Lightning's own
-    `ModelCheckpoint(save_last=True)` writes only where it found a new best; and going on from a checkpoint that was
-    written in the middle of a batch, Lightning counts that batch twice, in the middle of a validation, it does the rest
-    of it alone.) Place this callback after those whose state it must hold, like `ModelCheckpoint`.
+    `ModelCheckpoint(save_last=True)` writes only where it found a new best. Resuming from a checkpoint that was written
+    in the middle of a batch, Lightning counts that batch twice; in the middle of a validation, it does only the rest of
+    it.) Place this callback after those whose state it must hold, like `ModelCheckpoint`.
 
     The file is replaced in one step, so a run that is killed while it writes keeps the one before; the one before it
     stays as `checkpoints/previous.ckpt`.
@@ -135,7 +135,7 @@ class LastCheckpoint(Checkpoint):
 def count_running_epoch(trainer: L.Trainer) -> None:
     """Have the trainer count the epoch that is under way as begun.
 
-    Going on from a checkpoint of an epoch's last batch, Lightning (2.6) ends that epoch and begins the next one without
+    Resuming from a checkpoint of an epoch's last batch, Lightning (2.6) ends that epoch and begins the next one without
     counting it; from a checkpoint of that one it would begin at another place.
     """
     progress = trainer.fit_loop.epoch_progress
@@ -151,12 +151,11 @@ def last_checkpoint(trainer: L.Trainer) -> Path:
 
 def keep_also(path: Path, name: Path) -> None:
     """Have a file under a second name too, which stays with its content when the first one's file is replaced."""
-    with in_one_step(name) as partial:
-        partial.unlink(missing_ok=True)
+    with atomic_write(name) as temporary:
         try:
-            os.link(path, partial)
+            os.link(path, temporary)
         except OSError:  # a file system without links
-            shutil.copyfile(path, partial)
+            shutil.copyfile(path, temporary)
 
 
 def take_back_batches(progress: dict[str, Any], accumulated: int, is_last_batch: bool) -> bool:

@@ -19,6 +19,7 @@ from torch.nn import Parameter
 from hn.training.callbacks.last_checkpoint import is_last_update
 from hn.training.callbacks.stopping import TrainingStopped
 from hn.utils.device import HostCopy
+from hn.utils.private.torch import foreach_mul_, foreach_norm, supports_amp_scaling
 from hn.utils.text import some_of
 
 # Whose fused kernels leave weights and moments alone where `found_inf` is 1, and the step counts are counted back.
@@ -27,18 +28,18 @@ _FUSED = (torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW, torch.optim.
 
 def skips_on_device(optimizer: torch.optim.Optimizer, has_scaler: bool) -> bool:
     """Whether `DeviceSkip` works for an optimiser: those of `torch.optim` with `fused: true`, and under
-    `precision: 16-mixed` what the scaler lets do its work (`_step_supports_amp_scaling`).
+    `precision: 16-mixed` those whose kernels do the scaler's work.
 
     Others count their steps on the host or have no way to be told.
     """
     if has_scaler:
-        return getattr(optimizer, "_step_supports_amp_scaling", False)
+        return supports_amp_scaling(optimizer)
     # The groups' say counts: a checkpoint brings its own.
     return type(optimizer) in _FUSED and all(group["fused"] for group in optimizer.param_groups)
 
 
 class DeviceSkip:
-    """Has an optimiser's next step change nothing if a number on the device is 1.
+    """Skips an optimizer step on the device, without a host sync, if a number on the device is 1.
 
     Args:
         optimizer: one that `skips_on_device`.
@@ -63,9 +64,9 @@ class DeviceSkip:
         self._optimizer = optimizer
         self._new = [parameter for parameter in parameters if parameter not in optimizer.state]
         if has_scaler:
-            torch._foreach_mul_(gradients, torch.where(is_bad > 0, torch.nan, 1.0))
+            foreach_mul_(gradients, torch.where(is_bad > 0, torch.nan, 1.0))
         else:
-            optimizer.found_inf = is_bad
+            optimizer.found_inf = is_bad  # type: ignore[attr-defined]  # what fused optimisers look for
 
     @property
     def made_state(self) -> bool:
@@ -143,7 +144,7 @@ class SkipNonFinite(L.Callback):
 
     The optimiser changes neither weights nor its own state (moments, step counts); a single bad batch would make all of
     them NaN for good. The update is used up nevertheless: `global_step`, the learning rate's schedule, the noise and
-    the prompts go on as if it had been done, so that a run has as many batches with skipped updates as without. With
+    the prompts advance as if it had been done, so that a run has as many batches with skipped updates as without. With
     `accumulate_grad_batches` one bad batch skips the update it is part of. `train/skipped_updates`, the number so far,
     is logged and kept in checkpoints.
 
@@ -215,6 +216,7 @@ class SkipNonFinite(L.Callback):
         if trainer.world_size > 1:  # a loss, or a shard of the gradients, may be bad on one process alone
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         is_bad, has_bad_loss = flags.unbind()
+        assert self._count is not None  # since on_train_start
         self._count = self._count + is_bad
         pl_module.log(SKIPPED, self._count)  # a number of the host would have to be sent to the device
         values = [value for terms in self._terms for value in terms.values()]
@@ -238,7 +240,8 @@ class SkipNonFinite(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._skip is not None:
-            self._end_skip(trainer)
+            skip, self._skip = self._skip, None
+            self._end_skip(skip, trainer)
         # Here and not when it is found: the batch is over, and a checkpoint of it can be continued from.
         self._stop_if_found()
 
@@ -250,9 +253,8 @@ class SkipNonFinite(L.Callback):
         self._read()
         self._trainer = None
 
-    def _end_skip(self, trainer: L.Trainer) -> None:
+    def _end_skip(self, skip: DeviceSkip, trainer: L.Trainer) -> None:
         """After a step that the device may have left out: read about the one before, or about this one too."""
-        skip, self._skip = self._skip, None
         skip.end()
         if skip.made_state and not self._has_stepped:
             if self._read():
@@ -281,6 +283,7 @@ class SkipNonFinite(L.Callback):
             self._in_a_row = 0
             return False
         trainer = self._trainer
+        assert trainer is not None  # until on_train_end, which has read all updates
         self.skipped += 1
         if found.has_bad_loss or not _has_scaler(trainer):
             self._in_a_row += 1
@@ -349,7 +352,7 @@ def magnitudes(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     Args:
         tensors: of any shape but empty ones, and any floating dtype, which the magnitudes have too.
     """
-    return torch._foreach_norm(tensors, float("inf")) if tensors else ()
+    return foreach_norm(tensors, float("inf")) if tensors else ()
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import lightning as L
 from hn.data.prompts import PromptBatch
 from hn.evaluation.methods import MethodOutput
 from hn.evaluation.samples import Samples
-from hn.utils.images import to_pil
+from hn.utils.files import write_text
+from hn.utils.images import to_pil, write_png
 
 
 class PredictionWriter(L.Callback):
@@ -32,8 +33,8 @@ class PredictionWriter(L.Callback):
         for index, copy, row, image in zip(samples.index, samples.copy, samples.metadata, output.images, strict=True):
             folder = self.folder(trainer) / f"{index:05d}"
             (folder / "samples").mkdir(parents=True, exist_ok=True)
-            (folder / "metadata.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-            to_pil(image).save(folder / "samples" / f"{copy:04d}.png")
+            write_text(folder / "metadata.jsonl", json.dumps(row) + "\n")
+            write_png(to_pil(image), folder / "samples" / f"{copy:04d}.png")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:

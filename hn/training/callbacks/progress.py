@@ -34,8 +34,8 @@ class StepProgressBar(ProgressBar):
             raise ValueError(f"refresh_every ({refresh_every}) and line_every ({line_every}) must be at least 1.")
         self.refresh_every, self.line_every = refresh_every, line_every
         self._enabled = True
-        self._training: tqdm | None = None
-        self._evaluating: tqdm | None = None
+        self._training: Any = None  # a bar, while it is shown
+        self._evaluating: Any = None
         self._images, self._since = 0, 0.0
 
     def disable(self) -> None:

@@ -18,7 +18,7 @@ class StoppedBySignal(SystemExit):
 
 
 class TrainingStopped(RuntimeError):
-    """Going on makes no sense; the message says why, and what to try."""
+    """Training cannot usefully continue; the message says why, and what to try."""
 
 
 AGREED = (StoppedBySignal, TrainingStopped)

@@ -1,4 +1,4 @@
-"""Rewards on a prompt set of one's own, by category, during training and at its end."""
+"""Rewards on another prompt set, by category, during training and at its end."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class PromptSuite(L.Callback):
         at_end: measure at the end of `hn train` and `hn test`, with the weights that are tested.
         limit: measure on so many prompts only, evenly spread over the set.
         batch_size: prompts at once.
-        detector: judges prompts that have GenEval metadata; by default the one of the `Evaluation` callback,
-            whose other judges judge rows of theirs too.
+        detector: for GenEval's verdicts on prompts that have its metadata; by default the one of the `Evaluation`
+            callback, whose benchmark metrics score rows of theirs too.
         seed: of the noise.
 
     Raises:
@@ -127,6 +127,7 @@ class PromptSuite(L.Callback):
             logger.log_metrics(self._scalars(base, trained), trainer.global_step)
         if not trainer.is_global_zero:
             return
+        assert self.suite is not None  # since on_test_start
         summaries = {"base": base.summary(), trained.name: trained.summary(base)}
         for record in (base, trained):
             summaries[record.name]["categories"] = self.suite.by_category(record)
@@ -153,7 +154,8 @@ class PromptSuite(L.Callback):
         others = [each for each in trainer.callbacks if isinstance(each, PromptSuite) and each is not self]
         if any(other.name == self.name for other in others):
             raise ValueError(f"Two prompt suites are called {self.name}; give one of them another name.")
-        data, training, store = trainer.datamodule, (), None
+        data, store = trainer.datamodule, None
+        training: Sequence[str] = ()
         if isinstance(data, PromptDataModule):
             training, store = data.training_prompts(), data.store
         else:
@@ -165,10 +167,10 @@ class PromptSuite(L.Callback):
         evaluation = next((each for each in trainer.callbacks if isinstance(each, Evaluation)), None)
         if self.detector is None and evaluation is not None:
             self.detector = evaluation.detector
-        if hasattr(self.detector, "to"):
+        if self.detector is not None and hasattr(self.detector, "to"):
             self.detector.to(trainer.strategy.root_device)
-        judges = [] if evaluation is None else evaluation.judges
-        self.scorer = Scorer(module.reward, self.detector, feature_extractor_of(module.reward), judges=judges)
+        benchmarks = [] if evaluation is None else evaluation.benchmarks
+        self.scorer = Scorer(module.reward, self.detector, feature_extractor_of(module.reward), benchmarks=benchmarks)
         self.suite = suite
 
     @torch.no_grad()
@@ -185,14 +187,16 @@ class PromptSuite(L.Callback):
                 part.training = mode
 
     def _measure_method(self, trainer: L.Trainer, module: NoiseHypernetModule, method: Method) -> MethodRecord:
-        batches = shared_out(self.suite.batches(self.batch_size), trainer.global_rank, trainer.world_size)
+        assert self.suite is not None  # since the start
+        batches = batches_of_rank(self.suite.batches(self.batch_size), trainer.global_rank, trainer.world_size)
         shown = with_progress(batches, f"{self.name}, {method.name}") if trainer.is_global_zero else batches
         with trainer.precision_plugin.forward_context():
             record = measure(method, self.scorer, module.generator, shown, self.images_per_prompt, self.seed)
         return joined_over_processes(record)
 
     def _scalars(self, base: MethodRecord, trained: MethodRecord) -> dict[str, float]:
-        scalars = {}
+        assert self.suite is not None
+        scalars: dict[str, float] = {}
         for prefix, record in (("", trained), ("base_", base)):
             scalars |= {f"{self.name}/{prefix}{key}": value for key, value in scalars_of(record.summary()).items()}
             for category, means in self.suite.by_category(record).items():
@@ -202,11 +206,11 @@ class PromptSuite(L.Callback):
         return scalars
 
 
-def shared_out(batches: Sequence[B], rank: int, ranks: int) -> list[B]:
-    """A process's share of batches, whole ones: an image's last bits depend on the batch that it is made in.
+def batches_of_rank(batches: Sequence[B], rank: int, ranks: int) -> list[B]:
+    """The batches of one process. They stay whole: an image's last bits depend on the batch that it is made in.
 
-    Each process gets as many, where weights are shared out too and all take part in each pass; some batches then come
-    twice, and count once when the shards are joined.
+    All processes get the same number, because with sharded weights all take part in each pass; some batches then
+    come twice, and count once when the records are joined.
     """
     each = -(-len(batches) // ranks)
     return [batches[place % len(batches)] for place in range(rank, each * ranks, ranks)]

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hn.generators.base import Conditioning
 from hn.generators.families import Family
 from hn.training.planning.fake import fake_copy
 from hn.training.planning.live_memory import LiveMemory
 from hn.training.planning.values import KnownValues
+from hn.utils.private.torch import FakeTensorMode
 
 PROMPT = "a cat"
 _MOST_WORDS = 4096  # tokenizers without a window of their own say that it is 1e30

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from itertools import chain
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass, transform_subclass
+
+from hn.utils.copies import copy_module
+from hn.utils.private.torch import FakeTensorMode, is_traceable_wrapper_subclass, transform_subclass
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -25,9 +25,12 @@ def fake_copy(model: M, mode: FakeTensorMode) -> M:
         model: its tensors' shapes and data types count alone; on the meta device as a rule.
         mode: the copy works within it.
     """
-    with mode:
-        memo = {id(tensor): _fake(tensor) for tensor in chain(model.parameters(), model.buffers())}
-    return copy.deepcopy(model, memo)
+
+    def fake(tensor: Tensor) -> Tensor:
+        with mode:
+            return _fake(tensor)
+
+    return copy_module(model, fake)
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from hn.training.planning.fake import plain_tensors
+from hn.utils.private.torch import TorchDispatchMode, storage_address, tree_iter
 
 
 class LiveMemory(TorchDispatchMode):
@@ -32,7 +31,7 @@ class LiveMemory(TorchDispatchMode):
         self.now = self.peak = 0
         # Kept, so that no other storage gets its address.
         self._known = [tensor.untyped_storage() for each in known for tensor in plain_tensors(each)]
-        self._sizes = {storage._cdata: 0 for storage in self._known}
+        self._sizes = {storage_address(storage): 0 for storage in self._known}
 
     def __torch_dispatch__(
         self,
@@ -50,7 +49,7 @@ class LiveMemory(TorchDispatchMode):
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = storage_address(storage)
         if key not in self._sizes:
             self._sizes[key] = storage.nbytes()
             self.now += storage.nbytes()

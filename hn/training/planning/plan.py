@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from hn.generators.pipeline import DiffusersGenerator
+from hn.generators.pipeline_generator import PipelineGenerator
 from hn.training.module import NoiseHypernetModule, OptimizerFactory
 from hn.training.planning.encoding import fake_conditioning, usual_prompt
 from hn.training.planning.fake import fake_copy, weight_bytes
 from hn.training.planning.update import UpdateMemory, update_memory, without_reports
+from hn.utils.private.torch import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 GIB = 1 << 30
 USABLE = 0.9
@@ -93,7 +94,7 @@ def plan_update(
     rewards that are not differentiable the weights count, not what they take while they score.
 
     Args:
-        module: its generator is an outline; rewards may be anywhere.
+        module: its generator is on the meta device; rewards may be anywhere.
         batch_size: images per update and GPU.
         precision: "32-true", "bf16-mixed" or "16-mixed".
         accumulate: batches whose gradients make an update.
@@ -108,41 +109,77 @@ def plan_update(
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     generator.start  # noqa: B018 - computed now, from the scheduler's values, of which there are none later
     with torch.device("meta"):
-        text = generator.files.outline_text_encoders(generator.family)
+        text = generator.files.build_text_encoders_on_meta(generator.family)
     prompt = usual_prompt(generator.family, text) if prompt is None else prompt
-    sizes, encoding = {}, {}
+    # Memory grows by the same with each image, once there are as many as are scored at a time.
+    first = max(batch_size, module.score_batch_size or 1)
+    batches = {
+        size: follow_batch(module, text, [prompt] * size, precision)
+        for size in dict.fromkeys([batch_size, first, first + 1])
+    }
+    batch = batches[batch_size]
+    own = generator.components.keys()
+    encoders = {} if generator.conditioning is not None else networks_of(text, without=own)
+    offloaded = generator.family.text_parts if generator.offload_text_encoders else ()
+    on_cpu = {name: weight_bytes(encoders.pop(name)) for name in offloaded if name in encoders}
+    return Plan(
+        batch_size=batch_size,
+        weights=weights_by_part(module, encoders),
+        on_cpu=on_cpu,
+        remembered=generator.prompt_cache_size * (batch.conditioning // batch_size),
+        trainable=sum(parameter.numel() for parameter in trained),
+        gradients=sum(parameter.numel() * parameter.element_size() for parameter in trained),
+        optimizer=optimizer_bytes(module.optimizer_factory, trained),
+        encoding=batch.encoding + sum(on_cpu.values()) if generator.conditioning is None else 0,
+        update=batch.update,
+        anchor=(first, batches[first].update.peak),
+        each_image=batches[first + 1].update.peak - batches[first].update.peak,
+        accumulates=accumulate > 1,
+    )
+
+
+@dataclass(frozen=True)
+class BatchMemory:
+    """Bytes of one batch.
+
+    Attributes:
+        conditioning: of all its prompts.
+        encoding: what encoding them takes.
+        update: what the forward and backward pass take.
+    """
+
+    conditioning: int
+    encoding: int
+    update: UpdateMemory
+
+
+def follow_batch(
+    module: NoiseHypernetModule, text: DiffusionPipeline, prompts: Sequence[str], precision: str
+) -> BatchMemory:
+    """Follow the shapes of one update, prompts encoded beforehand.
+
+    Args:
+        module: as for `plan_update`.
+        text: the pipeline's text encoders, on the meta device.
+        prompts: of the batch.
+        precision: as for `plan_update`.
+
+    Raises:
+        ValueError: if shapes alone do not say how this generator runs, or as `update_memory`.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    generator = module.generator
+    assert isinstance(generator, PipelineGenerator)
     try:
-        # Memory grows by the same with each image, once there are as many as are scored at a time.
-        first = max(batch_size, module.score_batch_size or 1)
-        for size in dict.fromkeys([batch_size, first, first + 1]):
-            mode = FakeTensorMode(allow_non_fake_inputs=True)
-            conditioning, encoding[size] = fake_conditioning(generator.family, text, [prompt] * size, mode)
-            copied = without_reports(fake_copy(module, mode))
-            sizes[size] = update_memory(copied, conditioning, [prompt] * size, precision, mode)
+        conditioning, encoding = fake_conditioning(generator.family, text, prompts, mode)
+        copied = without_reports(fake_copy(module, mode))
+        update = update_memory(copied, conditioning, prompts, precision, mode)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise ValueError(
             f"The memory of a {type(generator.pipe).__name__} cannot be planned: how it runs depends on values that "
             "networks compute, and there are only shapes."
         ) from error
-    own = generator.components.keys()
-    encoders = {} if generator.conditioning is not None else networks_of(text, without=own)
-    offloaded = generator.family.text_parts if generator.offload_text_encoders else ()
-    on_cpu = {name: weight_bytes(encoders.pop(name)) for name in offloaded if name in encoders}
-    each_prompt = sum(tensor.nbytes for tensor in conditioning.values()) // size
-    return Plan(
-        batch_size=batch_size,
-        weights=weights_by_part(module, encoders),
-        on_cpu=on_cpu,
-        remembered=generator.prompt_cache_size * each_prompt,
-        trainable=sum(parameter.numel() for parameter in trained),
-        gradients=sum(parameter.numel() * parameter.element_size() for parameter in trained),
-        optimizer=optimizer_bytes(module.optimizer_factory, trained),
-        encoding=encoding[batch_size] + sum(on_cpu.values()) if generator.conditioning is None else 0,
-        update=sizes[batch_size],
-        anchor=(first, sizes[first].peak),
-        each_image=sizes[first + 1].peak - sizes[first].peak,
-        accumulates=accumulate > 1,
-    )
+    return BatchMemory(sum(tensor.nbytes for tensor in conditioning.values()), encoding, update)
 
 
 def networks_of(pipe: DiffusionPipeline, without: Container[str] = ()) -> dict[str, nn.Module]:
@@ -158,6 +195,7 @@ def weights_by_part(module: NoiseHypernetModule, others: Mapping[str, nn.Module]
         module: a module.
         others: networks by name that it does not have.
     """
+    assert isinstance(module.generator, PipelineGenerator)
     parts: dict[str, nn.Module] = {**others, **dict(module.generator.components.items())}
     for kind, members in (("reward", module.reward.rewards), ("held-out reward", module.reward.held_out)):
         parts |= {f"{kind} {name}": reward for name, reward in members.items()}

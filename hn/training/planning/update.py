@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hn.generators.base import Conditioning
+from hn.generators.pipeline_generator import PipelineGenerator
 from hn.objective import noise_hypernetwork_loss
 from hn.rewards.base import Reward
 from hn.rewards.in_parts import score_in_parts
@@ -51,7 +52,8 @@ def update_memory(
         precision: a name in `AUTOCAST`.
         mode: that of the fake tensors; any context for real ones.
     """
-    generator = module.generator if module.tuned is None else module.tuned
+    generator = module.hypernet.image_generator
+    assert isinstance(generator, PipelineGenerator)
     known = chain(module.parameters(), module.buffers(), conditioning.values())
     with mode, KnownValues(), LiveMemory(known) as memory:
         kept: dict[str, int] = {}
@@ -61,7 +63,7 @@ def update_memory(
 
         with autocast(precision):
             noise = torch.randn(len(prompts), *generator.noise_shape)
-            f = torch.zeros_like(noise) if module.tuned is not None else module.hypernet(noise, conditioning)
+            f = module.hypernet(noise, conditioning)
             stage("hypernetwork")
             latents = generator.denoise(noise + f, conditioning)
             stage("generator")

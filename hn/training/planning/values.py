@@ -8,9 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+
+from hn.utils.private.torch import (
+    FakeTensorMode,
+    OpOverload,
+    TorchDispatchMode,
+    schema_arguments,
+    storage_address,
+    tree_iter,
+    unset_fake_temporarily,
+)
 
 _SMALL = 1 << 16
 """Elements of the largest tensor made of nothing that has values."""
@@ -33,7 +40,7 @@ class KnownValues(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        function: torch._ops.OpOverload,
+        function: OpOverload,
         types: Sequence[type],
         arguments: Sequence[Any] = (),
         options: Mapping[str, Any] | None = None,
@@ -51,13 +58,13 @@ class KnownValues(TorchDispatchMode):
             arguments = [arguments[0], positions, *arguments[2:]]
         for written in _written(function, arguments, options):
             if self._has_values(written):
-                self._overwritten[written.untyped_storage()._cdata] = written.untyped_storage()
+                self._overwritten[storage_address(written.untyped_storage())] = written.untyped_storage()
         return function(*arguments, **options)
 
     def _has_values(self, tensor: Tensor) -> bool:
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.device.type == "meta":
             return False
-        return tensor.untyped_storage()._cdata not in self._overwritten
+        return storage_address(tensor.untyped_storage()) not in self._overwritten
 
     def _positions(self, index: Tensor | None) -> Sequence[Tensor | None]:
         """An index, or of a mask the indices of what it chooses: where its values are known, so is how many."""
@@ -67,7 +74,7 @@ class KnownValues(TorchDispatchMode):
             return index.nonzero(as_tuple=True)
 
 
-def _is_small(function: torch._ops.OpOverload, arguments: Sequence[Any], options: Mapping[str, Any]) -> bool:
+def _is_small(function: OpOverload, arguments: Sequence[Any], options: Mapping[str, Any]) -> bool:
     """Whether a function of no tensors makes few numbers, the same each time."""
     if torch.Tag.nondeterministic_seeded in function.tags:
         return False
@@ -76,9 +83,9 @@ def _is_small(function: torch._ops.OpOverload, arguments: Sequence[Any], options
     return all(value.numel() <= _SMALL for value in tree_iter(made) if isinstance(value, Tensor))
 
 
-def _written(function: torch._ops.OpOverload, arguments: Sequence[Any], options: Mapping[str, Any]) -> Iterator[Tensor]:
+def _written(function: OpOverload, arguments: Sequence[Any], options: Mapping[str, Any]) -> Iterator[Tensor]:
     """The tensors that a function writes into."""
-    names = function._schema.arguments
+    names = schema_arguments(function)
     given = dict(zip((argument.name for argument in names), arguments, strict=False)) | dict(options)
     for argument in names:
         if argument.alias_info is not None and argument.alias_info.is_write:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hn.cli.embed import embed_prompts
 from hn.data.encodings.files import PromptFiles, default_folder, size_in_words, without_padding
 from hn.generators import DiffusersGenerator
-from tests.tiny_pipelines import CASES
+from tests.tiny_pipelines import CASES, NETWORKS
 
 CPU = torch.device("cpu")
 PROMPTS = ["a red cube", "two blue ball left of the green cube", "a ball"]
@@ -31,7 +31,7 @@ def embedded(tiny_pipeline_folder: Path, tmp_path: Path) -> Callable[..., Diffus
 
     def make(folder: Path = tiny_pipeline_folder, **options) -> DiffusersGenerator:
         options = {"cache": str(tmp_path / "cache"), "encode_batch_size": 1, **options}
-        embed_prompts(DiffusersGenerator.outline(str(folder), **options), PROMPTS, CPU)
+        embed_prompts(DiffusersGenerator.build_on_meta(str(folder), **options), PROMPTS, CPU)
         return DiffusersGenerator(str(folder), **options)
 
     return make
@@ -54,7 +54,7 @@ def test_what_is_written_is_read_bit_for_bit(cache: PromptFiles) -> None:
     samples = {f"prompt {length}": sample(length, length) for length in (0, 1, 5, 8)}
     first, second = dict(list(samples.items())[:3]), dict(list(samples.items())[3:])
     assert (cache.write(first).name, cache.write(second).name) == ("00000.safetensors", "00001.safetensors")
-    for files in (cache, PromptFiles(cache.root, cache.identity)):
+    for files in (cache, PromptFiles(cache.root, cache.fingerprint)):
         assert len(files) == 4
         assert files.missing(["prompt 8", "new", "prompt 1", "new"]) == ["new"]
         for prompt, expected in samples.items():
@@ -71,10 +71,10 @@ def test_zeros_between_filled_rows_are_kept() -> None:
 
 def test_another_identity_is_another_folder(cache: PromptFiles) -> None:
     cache.write({"a": sample(0, 3)})
-    other = PromptFiles(cache.root, {**cache.identity, "dtype": "bfloat16"})
+    other = PromptFiles(cache.root, {**cache.fingerprint, "dtype": "bfloat16"})
     assert len(other) == 0
     assert other.others() == [f"{cache.folder} differs in dtype"] and cache.others() == []
-    assert json.loads((cache.folder / "encoder.json").read_text()) == cache.identity
+    assert json.loads((cache.folder / "encoder.json").read_text()) == cache.fingerprint
 
 
 def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(cache: PromptFiles, small_files_only) -> None:
@@ -83,7 +83,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(cache: PromptF
     with pytest.raises(OSError, match=message), small_files_only():
         cache.write({"b": {"embeds": torch.ones(1, 500)}})
     assert sorted(path.name for path in cache.folder.iterdir()) == ["00000.safetensors", "encoder.json"]
-    assert_same(PromptFiles(cache.root, cache.identity).read("a"), sample(0, 3))
+    assert_same(PromptFiles(cache.root, cache.fingerprint).read("a"), sample(0, 3))
 
 
 def test_too_little_room_is_said_before(cache: PromptFiles) -> None:
@@ -106,7 +106,7 @@ def test_the_default_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, 
     assert default_folder() == Path.home() / "elsewhere"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_family_runs_on_files_without_its_text_encoders(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     case.build().save_pretrained(tmp_path / "pipe")
@@ -114,7 +114,7 @@ def test_every_family_runs_on_files_without_its_text_encoders(name: str, tmp_pat
     options = {"family": case.family, "encode_batch_size": 1, **size}
     plain = DiffusersGenerator(folder, **options)
     options["cache"] = str(tmp_path / "cache")
-    embed_prompts(DiffusersGenerator.outline(folder, **options), PROMPTS, CPU)
+    embed_prompts(DiffusersGenerator.build_on_meta(folder, **options), PROMPTS, CPU)
     generator = DiffusersGenerator(folder, **options)
 
     parts = plain.files.text_parts(plain.family)
@@ -139,11 +139,11 @@ def test_padding_is_not_kept(name: str, tokens: int | None, tmp_path: Path) -> N
     case = CASES[name]
     case.build().save_pretrained(tmp_path / "pipe")
     options = {"family": case.family, "height": case.size[0], "width": case.size[1], "cache": str(tmp_path / "cache")}
-    outline = DiffusersGenerator.outline(str(tmp_path / "pipe"), **options)
-    embed_prompts(outline, ["a red cube"], CPU)
-    (file,) = outline.conditioning.folder.glob("*.safetensors")
+    meta_generator = DiffusersGenerator.build_on_meta(str(tmp_path / "pipe"), **options)
+    embed_prompts(meta_generator, ["a red cube"], CPU)
+    (file,) = meta_generator.conditioning.folder.glob("*.safetensors")
     (kept,) = [len(tensor) for key, tensor in load_file(file).items() if key.endswith("/prompt_embeds")]
-    full = outline.conditioning.read("a red cube")["prompt_embeds"].shape[1]
+    full = meta_generator.conditioning.read("a red cube")["prompt_embeds"].shape[1]
     assert kept < full
     assert tokens in (None, kept)  # "a red cube" and the end
 

@@ -8,7 +8,7 @@ from scipy.stats import gmean
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
 from hn.evaluation.benchmarks.base import ScoreGroup
-from hn.evaluation.benchmarks.geneval2 import SoftTifaJudge, answer_forms, first_tokens, geometric_mean
+from hn.evaluation.benchmarks.geneval2 import SoftTifaMetric, answer_forms, first_tokens, geometric_mean
 from hn.rewards.vlm import eight_bits
 from tests import tiny_vlms
 
@@ -44,20 +44,20 @@ def probabilities_by_hand(folder, image, question):
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_scores_are_means_of_the_answers_probabilities(folder, batch_size):
-    judge, images = SoftTifaJudge(str(folder), dtype="float32", batch_size=batch_size), torch.rand(2, 3, 40, 56)
+    metric, images = SoftTifaMetric(str(folder), dtype="float32", batch_size=batch_size), torch.rand(2, 3, 40, 56)
     tokenizer = tiny_vlms.tokenizer()
     yes = tokenizer.convert_tokens_to_ids(["Yes", "yes", "ĠYes", "Ġyes"])
     # Numbers are bytes to this tokenizer: four, Four, 4, and the space before any of them.
     four = tokenizer.convert_tokens_to_ids(["f", "F", "4", "Ġ"])
-    for image, row, judgement in zip(images, ROWS, judge.judge(images, ROWS), strict=True):
+    for image, row, scores in zip(images, ROWS, metric.score(images, ROWS), strict=True):
         picture = torch.as_tensor(eight_bits(image[None])[0])
         expected = [
             probabilities_by_hand(folder, picture, question)[four if answer == "four" else yes].sum().item()
             for question, answer in row["vqa_list"]
         ]
-        assert judgement.details["atoms"] == pytest.approx(expected, rel=1e-4)
-        assert judgement.scores["soft_tifa_am"] == pytest.approx(sum(expected) / len(expected), rel=1e-4)
-        assert judgement.scores["soft_tifa_gm"] == pytest.approx(gmean(expected), rel=1e-4)
+        assert scores.details["atoms"] == pytest.approx(expected, rel=1e-4)
+        assert scores.scores["soft_tifa_am"] == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+        assert scores.scores["soft_tifa_gm"] == pytest.approx(gmean(expected), rel=1e-4)
 
 
 def test_answer_forms():
@@ -86,7 +86,7 @@ def test_summary():
         result(0.1, 0.0, [0.1], set="b"),
         result(0.4, 0.2, [0.4], skills=["count"], atom_count=4, set="b"),
     ]
-    groups = SoftTifaJudge.summarize(results)
+    groups = SoftTifaMetric.summarize(results)
     assert [(group.name, group.n) for group in groups] == [
         ("all images", 4), ("a", 1), ("b", 3), ("skill count", 2), ("skill object", 3), ("3 atoms", 1), ("4 atoms", 2),
     ]  # fmt: skip
@@ -100,7 +100,7 @@ def test_summary():
         {"soft_tifa_gm": 0.3},
     ]
     assert [group.scores for group in groups] == [pytest.approx(scores) for scores in expected]
-    assert SoftTifaJudge.summarize(results[2:3]) == [ScoreGroup("all images", 1, results[2]["scores"])]
+    assert SoftTifaMetric.summarize(results[2:3]) == [ScoreGroup("all images", 1, results[2]["scores"])]
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,12 @@ def test_summary():
 )
 def test_rows_that_are_not_right(change, message):
     with pytest.raises(ValueError, match=message):
-        SoftTifaJudge.check_rows([ROWS[0], ROWS[1] | change], {})
+        SoftTifaMetric.check_rows([ROWS[0], ROWS[1] | change], {})
 
 
 def test_rows_that_ask_nothing(folder):
-    judge = SoftTifaJudge(str(folder), dtype="float32")
-    scores = judge(torch.rand(2, 3, 32, 32), [{"prompt": "a pig"}, ROWS[1]])
+    metric = SoftTifaMetric(str(folder), dtype="float32")
+    scores = metric(torch.rand(2, 3, 32, 32), [{"prompt": "a pig"}, ROWS[1]])
     assert {name: math.isnan(score[0]) and score[1] > 0 for name, score in scores.items()} == {
         "soft_tifa_am": True, "soft_tifa_gm": True,
     }  # fmt: skip
@@ -129,4 +129,4 @@ def test_what_to_download(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="hf download Qwen/Qwen3-VL-8B-Instruct"):
-        SoftTifaJudge()
+        SoftTifaMetric()

@@ -56,6 +56,7 @@ def checked(folder, field):
     return results
 
 
+@pytest.mark.slow
 def test_a_set_is_grouped_by_its_own_field_and_by_another_without_measuring(comparison, tmp_path, refuse):
     main(comparison)
     folder = tmp_path / "runs" / "tiny" / "compare_x"

@@ -21,7 +21,7 @@ def loader(tiny_prompts):
 
 def test_a_method_is_measured_on_every_image(module, loader, tiny_detector):
     scorer = Scorer(module.reward, tiny_detector, feature_extractor_of(module.reward))
-    base = Sampled("base", module.generator, is_base=True)
+    base = Sampled("base", module.generator)
     record = measure(base, scorer, module.generator, loader(3), images_per_prompt=2, seed=0)
     assert len(record) == 10
     assert (record.name, record.nfe) == ("base", 1)
@@ -39,7 +39,7 @@ def test_the_reference_is_the_base_on_other_noise(module, loader):
     found = reference_features(module.generator, scorer, loader(3), images_per_prompt=2, seed=0)
     reference = found.pop("features")
     assert not found
-    base = measure(Sampled("base", module.generator, is_base=True), scorer, module.generator, loader(3), 2, 0)
+    base = measure(Sampled("base", module.generator), scorer, module.generator, loader(3), 2, 0)
     assert reference.shape == base.column("features").shape
     assert not torch.isclose(reference, base.column("features"), rtol=1e-4).all(dim=1).any()
     assert reference_features(module.generator, Scorer(module.reward), loader(3), 2, 0) is None

@@ -1,7 +1,6 @@
 """A comparison that was killed goes on, through the command line."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -52,12 +51,12 @@ def without_seconds(path: Path) -> dict:
     return results
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_ends_as_if_it_had_not_been(comparison, tmp_path, capsys):
     runs, gate = tmp_path / "runs" / "tiny", tmp_path / "gate.open"
     process = subprocess.Popen(
         [sys.executable, "-m", "hn", *comparison, "--run.name", "killed"],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -111,6 +110,7 @@ def test_a_killed_comparison_goes_on_and_ends_as_if_it_had_not_been(comparison, 
     assert more == methods
 
 
+@pytest.mark.slow
 def test_other_settings_are_not_mixed(comparison, tmp_path, capsys):
     (tmp_path / "gate.open").touch()
     main([*comparison, "--run.name", "x"])

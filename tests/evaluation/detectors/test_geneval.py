@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from hn.evaluation.detectors import ClipColorClassifier, GenEvalDetector, Mask2FormerDetector, RowDetector, judge
+from hn.evaluation.detectors import (
+    ClipColorClassifier,
+    GenEvalDetector,
+    Mask2FormerDetector,
+    RowDetector,
+    geneval_verdicts,
+)
 from hn.evaluation.detectors.coco import OBJECTS
 from hn.evaluation.detectors.color import crop_object
 from hn.evaluation.geneval import VerdictOptions, evaluate
@@ -13,7 +19,7 @@ from tests import tiny_detectors
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("judge")
+    folder = tmp_path_factory.mktemp("detector")
     objects = Mask2FormerDetector(**tiny_detectors.mask2former(folder / "mask2former"))
     return GenEvalDetector(objects, ClipColorClassifier(**tiny_detectors.color_classifier(folder / "clip")))
 
@@ -59,11 +65,14 @@ def test_verdicts_ask_only_for_colors_that_a_clause_names(detector, images, monk
         detector.color_classifier, "classify", lambda crops, names: asked.extend(names) or classify(crops, names)
     )
     assert isinstance(detector, RowDetector)
-    right, other_right = judge(detector, images, rows)
+    right, other_right = geneval_verdicts(detector, images, rows)
     assert right.correct and other_right.correct and asked == [name]
     rows[0]["include"][0]["color"] = wrong
-    assert judge(detector, images, rows)[0].reason == f"expected {wrong} {name}>=1, found 0 {wrong}; and 1 {best.color}"
-    assert judge(detector, images, [{"prompt": "x"}, {"prompt": "y"}]) == [None, None]
+    assert (
+        geneval_verdicts(detector, images, rows)[0].reason
+        == f"expected {wrong} {name}>=1, found 0 {wrong}; and 1 {best.color}"
+    )
+    assert geneval_verdicts(detector, images, [{"prompt": "x"}, {"prompt": "y"}]) == [None, None]
 
 
 def test_both_ways_give_the_same_verdicts(detector, images):
@@ -72,7 +81,7 @@ def test_both_ways_give_the_same_verdicts(detector, images):
         options = VerdictOptions(threshold=threshold)
         for name in OBJECTS:
             row = {"tag": "colors", "include": [{"class": name, "count": 1, "color": "red"}]}
-            verdicts = judge(detector, images, [row] * 2, options)
+            verdicts = geneval_verdicts(detector, images, [row] * 2, options)
             expected = [evaluate(found, row, options) for found in complete]
             assert [(v.correct, v.reason) for v in verdicts] == [(v.correct, v.reason) for v in expected]
 

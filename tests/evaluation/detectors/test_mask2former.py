@@ -140,5 +140,5 @@ def test_what_cannot_be_is_refused(arguments, tmp_path):
         Mask2FormerDetector(str(tmp_path / "nowhere"))
     labels = {number: f"LABEL_{number}" for number in range(80)}
     other = tiny_detectors.mask2former(tmp_path / "other", labels)["pretrained"]
-    with pytest.raises(ValueError, match="other cannot judge GenEval's prompts: .*no label for person"):
+    with pytest.raises(ValueError, match="other cannot detect what GenEval's prompts ask for: .*no label for person"):
         Mask2FormerDetector(other)

@@ -9,6 +9,7 @@ from hn.evaluation.geneval import Detection
 from hn.miniature.recipe.detector import detection_targets
 from hn.miniature.scenes import random_scenes
 from hn.miniature.world import COLOR_NAMES, SHAPES
+from tests.scenes import ground_truth
 
 CLASSES, COLORS = ("circle", "star"), ("red", "blue", "black")
 
@@ -92,7 +93,7 @@ def test_every_image_gets_its_own_detections() -> None:
     assert sum(len(found) for found in together[0].values()) > 0
 
 
-def test_targets_lead_back_to_the_scene(ground_truth, fixed: Fixed) -> None:
+def test_targets_lead_back_to_the_scene(fixed: Fixed) -> None:
     # A detector whose maps are the training targets finds exactly what is in the scene.
     scenes = random_scenes(20, torch.Generator().manual_seed(0))
     heat, where, color, geometry = detection_targets(scenes)

@@ -5,7 +5,7 @@ from transformers import Owlv2Processor
 
 from hn.evaluation.detectors import Owlv2Detector
 from hn.evaluation.geneval import VerdictOptions
-from tests import tiny_judges
+from tests import tiny_benchmarks
 
 ROWS = [
     {"include": [{"class": "cat", "count": 1}, {"class": "dog", "count": 2}]},
@@ -16,7 +16,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
-    return tiny_judges.owlv2(tmp_path_factory.mktemp("owlv2"))
+    return tiny_benchmarks.owlv2(tmp_path_factory.mktemp("owlv2"))
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from tests.exactness import stock_images
 from tests.tiny_pipelines import CASES, Case
 
 PROMPTS = ["a red cube", "two blue ball left of the green cube"]
-STEPS = pytest.mark.parametrize("steps", [1, 2, 4, 8])
+FOUR = pytest.param(4, marks=pytest.mark.slow)
+STEPS = pytest.mark.parametrize("steps", [1, 2, FOUR, pytest.param(8, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -73,6 +74,7 @@ def test_every_default_family_is_tested() -> None:
 
 
 @STEPS
+@pytest.mark.exact
 def test_images_equal_the_stock_pipelines_exactly(
     case: Case, pipe: DiffusionPipeline, generator: DiffusersGenerator, steps: int
 ) -> None:
@@ -83,6 +85,7 @@ def test_images_equal_the_stock_pipelines_exactly(
     assert (images - images_of_stock(pipe, case, noise, steps)).abs().max() == 0
 
 
+@pytest.mark.exact
 def test_tall_images_equal_the_stock_pipelines_exactly(case: Case, pipe: DiffusionPipeline) -> None:
     width, height = case.size
     generator = wrap(pipe, case, size=(height, width))
@@ -155,7 +158,7 @@ def test_the_first_step_is_what_the_pipeline_computes_first(generator: Diffusers
     torch.testing.assert_close(own_output, pipeline_output, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", [1, FOUR])
 def test_an_untrained_hypernetwork_changes_nothing(case: Case, generator: DiffusersGenerator, steps: int) -> None:
     hypernet = LoraHypernet(rank=2).build(generator)
     noise, conditioning = generator.sample_noise(2), generator.encode(PROMPTS)
@@ -165,7 +168,7 @@ def test_an_untrained_hypernetwork_changes_nothing(case: Case, generator: Diffus
     assert (images - modulated).abs().max() == 0
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("steps", [1, pytest.param(2, marks=pytest.mark.slow), FOUR])
 def test_reward_gradient_equals_finite_differences(case: Case, pipe: DiffusionPipeline, steps: int) -> None:
     """In float64, gradients along a segment integrate (Gauss-Legendre) to the difference of the reward at its ends.
 

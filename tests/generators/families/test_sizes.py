@@ -73,7 +73,7 @@ def test_the_log_warns_once_of_a_size_far_from_the_trained_ones(
     (record,) = caplog.records
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="hn"):
-        DiffusersGenerator.outline(str(tiny_pipeline_folder), height=64, width=64)
+        DiffusersGenerator.build_on_meta(str(tiny_pipeline_folder), height=64, width=64)
         assert not caplog.records
         DiffusersGenerator(str(tiny_pipeline_folder), height=64, width=64)
     assert [other.getMessage() for other in caplog.records] == [record.getMessage()]

@@ -91,6 +91,7 @@ def test_classifier_free_guidance_is_refused(make_generator) -> None:
         make_generator(family=StableDiffusion(guidance_scale=7.5))
 
 
+@pytest.mark.exact
 def test_one_step_generation_can_start_at_another_timestep(make_generator, stock_pipeline) -> None:
     generator = make_generator(family=StableDiffusion(one_step_timestep=800), scheduler="diffusers.LCMScheduler")
     assert generator.family.first_step(generator.pipe).timestep == 800

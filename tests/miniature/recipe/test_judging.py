@@ -1,5 +1,4 @@
 import random
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -7,14 +6,12 @@ import torch
 from hn.evaluation.geneval import evaluate
 from hn.miniature.captions import Caption, judging_pools, sample_caption
 from hn.miniature.recipe.judging import TAG_WEIGHTS, JudgingStage, patch_labels
-from hn.miniature.renderer import SceneBatch
 from hn.miniature.scenes import scenes_of
 from hn.miniature.world import COLOR_NAMES, COLORS, SHAPES
+from tests.scenes import ground_truth, scene
 
 
-def test_hard_negatives_are_false_and_of_combinations_that_rewards_may_know(
-    ground_truth: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hard_negatives_are_false_and_of_combinations_that_rewards_may_know(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = JudgingStage(5, steps=2, batch_size=8, learning_rate=1e-3, seed=0)
     words, pools, flips = random.Random(0), judging_pools(), []
     captions = [sample_caption(words, pools, TAG_WEIGHTS) for _ in range(300)]
@@ -30,7 +27,7 @@ def test_hard_negatives_are_false_and_of_combinations_that_rewards_may_know(
         assert not evaluate(found[row], flip.metadata()).correct, (captions[row], flip)
 
 
-def test_patches_know_what_covers_their_centres(scene: Callable[..., SceneBatch]) -> None:
+def test_patches_know_what_covers_their_centres() -> None:
     scenes = scene(((6, 6), 4, "heart", COLORS["pink"]), ((22, 26), 4, "ring", COLORS["black"]))
     shape, color = (labels.view(8, 8) for labels in patch_labels(scenes))
     assert shape[1, 1] == SHAPES.index("heart") and color[1, 1] == COLOR_NAMES.index("pink")

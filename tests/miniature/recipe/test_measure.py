@@ -19,6 +19,7 @@ from hn.miniature.recipe.measure import (
 from hn.miniature.scenes import scenes_of
 from hn.miniature.world import TAGS
 from hn.rewards.base import Reward
+from tests.scenes import ground_truth
 
 PROMPTS = Path(__file__).parents[3] / "data" / "prompts" / "miniature"
 
@@ -53,7 +54,7 @@ def test_clean_renders_are_decided_by_the_seed() -> None:
     assert torch.equal(images, clean_renders(captions))
 
 
-def test_verdicts_are_shares_by_tag_and_their_mean(ground_truth) -> None:
+def test_verdicts_are_shares_by_tag_and_their_mean() -> None:
     captions = held_out_captions(50, seed=2)
     rows = [caption.metadata() for caption in captions]
     found = ground_truth(scenes_of(captions, torch.Generator().manual_seed(0)))

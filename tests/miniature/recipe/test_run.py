@@ -9,7 +9,7 @@ from hn.evaluation.detectors.miniature import GridDetector
 from hn.generators.pipeline import DiffusersGenerator
 from hn.miniature.recipe.__main__ import main
 from hn.miniature.recipe.report import REWARDS, load_reward, write_report
-from hn.miniature.recipe.run import STAGES, Product, Recipe, replace_folder
+from hn.miniature.recipe.run import STAGES, Product, Recipe
 
 
 @pytest.fixture
@@ -112,25 +112,6 @@ def test_work_of_another_length_is_refused(recipe: Recipe) -> None:
 def test_scale_must_be_positive(scale: float, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="scale must be a positive number"):
         Recipe(tmp_path, tmp_path, tmp_path, scale)
-
-
-def test_a_folder_is_replaced_only_by_a_complete_one(tmp_path: Path) -> None:
-    folder = tmp_path / "clip"
-
-    def write(folder: Path, text: str) -> None:
-        (folder / "config.json").write_text(text)
-
-    def fail(folder: Path) -> None:
-        write(folder, "half")
-        raise OSError("disk full")
-
-    replace_folder(folder, lambda partial: write(partial, "first"))
-    with pytest.raises(OSError, match="disk full"):
-        replace_folder(folder, fail)
-    assert (folder / "config.json").read_text() == "first"
-    replace_folder(folder, lambda partial: write(partial, "second"))
-    assert (folder / "config.json").read_text() == "second"
-    assert [path.name for path in tmp_path.iterdir()] == ["clip"]
 
 
 def options(folder: Path) -> list[str]:

@@ -16,13 +16,13 @@ class Opposite(RednessReward):
         return -super().forward(images, prompts)
 
 
-def alarms(callback, rewards, held_out=None, fidelity=None):
+def alarms(callback, rewards, held_out=None, cmmd=None):
     """The validations, counted from 1, that an alarm comes at, and the alarms; an update is ten times the number."""
     found = {}
     for number, reward in enumerate(rewards, start=1):
         scores = {"reward": reward, **BASE}
         scores |= {} if held_out is None else {"held_out_reward": held_out[number - 1]}
-        scores |= {} if fidelity is None else {"fidelity": fidelity[number - 1]}
+        scores |= {} if cmmd is None else {"cmmd": cmmd[number - 1]}
         alarm = callback.look_at(10 * number, scores)
         found |= {} if alarm is None else {number: alarm}
     return found
@@ -64,9 +64,9 @@ def test_the_distance_to_the_base_has_a_limit_of_its_own():
     course = ([0.1, 0.2, 0.3], [1.1, 1.2, 1.2], [0.1, 2.0, 3.0])
     assert alarms(RewardCollapse(patience=1), *course) == {}
     # At the second validation the held-out reward has its best: nothing has risen since.
-    found = alarms(RewardCollapse(patience=1, max_fidelity=1.5), *course)
+    found = alarms(RewardCollapse(patience=1, max_cmmd=1.5), *course)
     assert list(found) == []
-    found = alarms(RewardCollapse(patience=2, max_fidelity=1.5), [0.1, 0.2, 0.3], fidelity=[0.1, 2.0, 3.0])
+    found = alarms(RewardCollapse(patience=2, max_cmmd=1.5), [0.1, 0.2, 0.3], cmmd=[0.1, 2.0, 3.0])
     assert list(found) == [3]
     assert "the distance to the base's images is 3 (limit 1.5)" in found[3]
 

@@ -6,10 +6,11 @@ from huggingface_hub import constants
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from hn.evaluation.benchmarks.base import BenchmarkMetric, ImageScores
 from hn.evaluation.comparison.measure import measure, reference_features
 from hn.evaluation.methods import Sampled
+from hn.evaluation.metrics.cmmd import cmmd, frechet_distance, kid
 from hn.evaluation.metrics.diversity import pairwise_cosine_distance
-from hn.evaluation.metrics.fidelity import cmmd, frechet_distance, kid
 from hn.evaluation.metrics.noise_diagnostics import NoiseDiagnostics
 from hn.evaluation.samples import Samples
 from hn.hypernets import LoraFinetune
@@ -46,7 +47,7 @@ def fit(make_module, make_data, make_trainer, tiny_detector):
 def test_base_and_trained_model_are_scored_side_by_side(fit, make_data):
     module, _, evaluation, scores = fit()
     assert len(scores) == 2
-    names = SCORES | {"kl_nats", "fidelity", "diversity"}
+    names = SCORES | {"kl_nats", "cmmd", "diversity"}
     assert scores[0].keys() == {f"val/{prefix}{name}" for name in names for prefix in ("", "base_")}
     # the same as measured by hand, on all prompts, whatever the batches
     data = make_data()
@@ -62,7 +63,7 @@ def test_base_and_trained_model_are_scored_side_by_side(fit, make_data):
             "held_out_clip_held_out": summary["held_out_rewards"]["clip_held_out"],
             "geneval": summary["geneval"]["overall"],
             "kl_nats": summary["kl_nats"],
-            "fidelity": summary["fidelity"],
+            "cmmd": summary["cmmd"],
             "diversity": summary["diversity"],
         }
         for name, value in expected.items():
@@ -81,6 +82,7 @@ def test_the_base_is_measured_once(fit, monkeypatch):
     assert calls == ["base"] * 3  # three batches of the first validation
 
 
+@pytest.mark.slow
 def test_a_sanity_check_is_no_measurement(fit):
     _, _, evaluation, scores = fit(num_sanity_val_steps=1, max_steps=2)
     assert len(scores) == 2  # the sanity check's, and that of the validation
@@ -109,8 +111,8 @@ def test_summaries_are_the_entries_of_results(fit, make_data):
     assert summaries["base"]["images"] == 10
 
 
-def test_without_detector_and_fidelity_there_is_neither(make_module, make_data, make_trainer):
-    evaluation = Evaluation(fidelity=False)
+def test_without_detector_and_cmmd_there_is_neither(make_module, make_data, make_trainer):
+    evaluation = Evaluation(cmmd=False)
     trainer = make_trainer(callbacks=[evaluation])
     trainer.validate(make_module(images_per_prompt=1), datamodule=make_data(), verbose=False)
     assert trainer.callback_metrics.keys() == {
@@ -130,6 +132,31 @@ class Brighter:
 
     def image_distance(self, first, second):
         return (first - second).mean(dim=(1, 2, 3)).abs()
+
+
+class Brightness(BenchmarkMetric):
+    """Mean brightness, for prompts with a cube."""
+
+    needs, score_names = "a cube", ("brightness",)
+
+    @classmethod
+    def asks(cls, row):
+        return "cube" in row["prompt"]
+
+    def score(self, images, rows):
+        return [ImageScores({"brightness": float(image.mean())}) for image in images]
+
+
+def test_metrics_of_benchmarks_are_logged_and_kept(make_module, make_data, make_trainer):
+    evaluation = Evaluation(cmmd=False, benchmarks=[Brightness()])
+    trainer = make_trainer(callbacks=[evaluation])
+    trainer.test(make_module(images_per_prompt=1), datamodule=make_data(), verbose=False)
+    scores = evaluation.record.column("benchmark/brightness")
+    assert 0 < scores.isnan().sum() < len(scores)
+    mean = float(scores.nanmean())
+    assert evaluation.summaries("test")["hypernetwork"]["benchmarks"] == {"brightness": pytest.approx(mean)}
+    assert float(trainer.callback_metrics["test/benchmark_brightness"]) == pytest.approx(mean)
+    assert "test/base_benchmark_brightness" in trainer.callback_metrics
 
 
 def test_features_of_ones_own_give_distances_and_diversity(make_module, make_data, make_trainer):
@@ -164,6 +191,7 @@ def test_features_and_diagnostics_come_from_a_configuration(experiment, refuse, 
     assert "noise_diagnostics needs at least one prompt" in message
 
 
+@pytest.mark.slow
 def test_the_kl_that_the_objective_leaves_out_is_estimated(make_module, make_data, make_trainer):
     diagnostics = NoiseDiagnostics(prompts=2, probes=2, iterations=3, batch_size=2)
     evaluation = Evaluation(noise_diagnostics=diagnostics)
@@ -200,5 +228,5 @@ def test_mixed_precision_scores_base_and_trained_model_alike(fit):
     """The base's images are made under autocast too: without training, they are the trained model's."""
     _, _, _, scores = fit(precision="bf16-mixed", max_steps=1, val_check_interval=1, lr=0.0)
     (score,) = scores
-    for name in SCORES | {"fidelity", "diversity"}:
+    for name in SCORES | {"cmmd", "diversity"}:
         assert score[f"val/{name}"] == score[f"val/base_{name}"], name

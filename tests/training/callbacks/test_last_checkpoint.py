@@ -85,21 +85,26 @@ def check(fit, last, kept, monkeypatch):
 @pytest.mark.parametrize(
     ("hook", "call"),
     [
-        ("on_train_batch_start", 4),  # the first batch of an epoch, not after a validation
+        # The first batch of an epoch, not after a validation.
+        pytest.param("on_train_batch_start", 4, marks=pytest.mark.slow),
         ("on_before_optimizer_step", 5),  # after a validation
-        ("on_train_batch_end", 3),  # the last batch of an epoch, its update is done
-        ("on_validation_batch_end", 2),  # in the middle of the first validation
+        # The last batch of an epoch, its update is done.
+        pytest.param("on_train_batch_end", 3, marks=pytest.mark.slow),
+        # In the middle of the first validation.
+        pytest.param("on_validation_batch_end", 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_failed_run_continues_as_if_nothing_had_been(check, hook, call):
     check(hook, call)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [2, 5])  # in the middle of an update, and at the first batch after a short one
 def test_accumulated_batches_of_an_unfinished_update_are_done_again(check, call):
     check("on_train_batch_start", call, accumulate_grad_batches=2, max_steps=4, val_check_interval=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hook", "call", "is_killed"),
     [
@@ -149,6 +154,7 @@ def test_a_second_name_keeps_the_content(tmp_path, monkeypatch, links):
     assert {file.name for file in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_a_validation_does_it_again(fit, last, monkeypatch):
     class Validations(Callback):
         def __init__(self):

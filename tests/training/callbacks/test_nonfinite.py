@@ -94,11 +94,11 @@ def same(one, other) -> bool:
     [
         (Poison([1], "reward"), ADAMW),
         (Poison([1], "loss", INF), ADAMW),  # whose gradient is finite
-        (Poison([1], "gradient", NAN), ADAMW),
-        (Poison([1], "gradient", -INF), ADAMW),
-        (Poison([1], "reward"), FUSED_ADAMW),
+        pytest.param(Poison([1], "gradient", NAN), ADAMW, marks=pytest.mark.slow),
+        pytest.param(Poison([1], "gradient", -INF), ADAMW, marks=pytest.mark.slow),
+        pytest.param(Poison([1], "reward"), FUSED_ADAMW, marks=pytest.mark.slow),
         (Poison([1], "loss", INF), FUSED_ADAMW),
-        (Poison([1], "gradient", -INF), partial(FUSED_ADAMW, amsgrad=True)),
+        pytest.param(Poison([1], "gradient", -INF), partial(FUSED_ADAMW, amsgrad=True), marks=pytest.mark.slow),
         (Poison([1], "gradient", NAN), FUSED_SGD),
     ],
 )
@@ -115,7 +115,9 @@ def test_a_bad_update_changes_neither_weights_nor_optimiser_but_the_schedule_goe
     assert caplog.text.count("is skipped") == 1 and "Update 2 is skipped (1 so far)" in caplog.text
 
 
-@pytest.mark.parametrize("optimizer", [ADAMW, FUSED_ADAMW, FUSED_SGD])
+@pytest.mark.parametrize(
+    "optimizer", [ADAMW, *(pytest.param(each, marks=pytest.mark.slow) for each in (FUSED_ADAMW, FUSED_SGD))]
+)
 def test_without_a_bad_update_training_is_what_it_was(fit, optimizer, make_module, make_data, make_trainer):
     with_it, skip, _ = fit(Poison([]), optimizer=optimizer)
     history = History()
@@ -125,7 +127,7 @@ def test_without_a_bad_update_training_is_what_it_was(fit, optimizer, make_modul
     assert skip.skipped == 0 and with_it.logged == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("optimizer", [FUSED_ADAMW, FUSED_SGD])
+@pytest.mark.parametrize("optimizer", [pytest.param(FUSED_ADAMW, marks=pytest.mark.slow), FUSED_SGD])
 def test_a_bad_first_update_leaves_no_state_behind(fit, optimizer, make_module):
     history, skip, _ = fit(Poison([0, 1], "gradient", INF), optimizer=optimizer)
     begin = {name: p.detach() for name, p in make_module().hypernet.named_parameters() if p.requires_grad}
@@ -199,6 +201,7 @@ def test_a_run_with_a_fused_optimiser_stops_before_a_validation_and_at_the_end(f
         fit(Poison([bad]), 1, FUSED_ADAMW, [NoValidation()], **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [FUSED_ADAMW, FUSED_SGD, ADAMW])
 def test_under_a_scaler_infinite_gradients_do_not_count_towards_the_limit(fit, optimizer, make_module):
     # Two scales are too large, the third one fits; then a gradient is infinite by itself.

@@ -47,6 +47,7 @@ def test_updates_are_counted_where_gradients_are_accumulated(run):
     assert re.findall(r"step (\d)/2:", written) == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_epochs_give_the_number_of_updates_too(run):
     assert "step 6/6:" in run(StepProgressBar(line_every=2), max_steps=-1, max_epochs=2)
 

@@ -9,11 +9,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hn.cli.embed import experiment_prompts
+from hn.cli.subcommands import SUBCOMMANDS
 from hn.evaluation.comparison.measure import measure
 from hn.evaluation.methods import Sampled
 from hn.report.curves import read_scalars
 from hn.training.callbacks.evaluation import Evaluation
-from hn.training.callbacks.suite import PromptSuite, shared_out, suites_in
+from hn.training.callbacks.suite import PromptSuite, batches_of_rank, suites_in
 
 ROWS = [
     {"prompt": "a red cube left of a ball", "category": "Two Things"},
@@ -88,6 +89,7 @@ def test_a_suite_is_measured_in_training_and_at_the_end(run, prompts, tmp_path, 
     assert scalars["words/one_only/held_out_reward"][1][-1] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without_it(run, prompts, tmp_path):
     suite = PromptSuite("words", str(prompts), every_n_steps=1, at_end=False)
     with_suite, _ = run("fit", suite)
@@ -105,6 +107,7 @@ def test_a_checkpoint_can_be_chosen_by_a_suite(run, prompts, tmp_path):
     assert float(best.best_model_score) == pytest.approx(max(logged), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_verdicts_are_the_evaluations(run, tiny_prompts, tiny_detector, tmp_path):
     evaluation = Evaluation(tiny_detector)
     run("train", PromptSuite("again", str(tiny_prompts / "test.jsonl")), evaluation)
@@ -184,15 +187,16 @@ def test_conditioning_covers_suites(make_data, prompts, tiny_prompts):
     }
     assert [own["name"] for own in suites_in(callbacks)] == ["words"]
     own = {row["prompt"] for row in ROWS} - {"the blue ball"}
-    for verb, expected in (("train", True), ("embed", True), ("test", True), ("compare", False), ("validate", False)):
-        found = [*experiment_prompts(verb, data, callbacks)]
+    for name, expected in (("train", True), ("embed", True), ("test", True), ("compare", False), ("validate", False)):
+        command = SUBCOMMANDS[name]
+        found = [*experiment_prompts(command.stages, command.has_suites, data, callbacks)]
         assert (own <= set(found)) is expected
         assert found[-1] == "two cube"
 
 
 @pytest.mark.parametrize(("count", "ranks"), [(1, 1), (5, 1), (4, 2), (5, 2), (1, 3), (2, 5)])
 def test_all_processes_get_as_many_batches_and_together_all_of_them(count, ranks):
-    shares = [shared_out([*range(count)], rank, ranks) for rank in range(ranks)]
+    shares = [batches_of_rank([*range(count)], rank, ranks) for rank in range(ranks)]
     assert len({len(share) for share in shares}) == 1
     assert {batch for share in shares for batch in share} == set(range(count))
     assert sum(map(len, shares)) < count + ranks

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hn.generators import DiffusersGenerator
+from hn.generators.families.base import BackboneInputs
 from hn.generators.families.stable_diffusion import StableDiffusion
 from hn.hypernets import LoraHypernet
 from hn.rewards import RednessReward, RewardEnsemble
@@ -18,21 +19,22 @@ from tests import tiny_pipelines
 
 
 @pytest.fixture
-def make_outline(tiny_pipeline_folder: Path) -> Callable[..., NoiseHypernetModule]:
+def make_on_meta(tiny_pipeline_folder: Path) -> Callable[..., NoiseHypernetModule]:
     """A module whose generator has no weights, of a folder and with the generator's options."""
 
     def make(folder: Path = tiny_pipeline_folder, **options: object) -> NoiseHypernetModule:
-        generator = DiffusersGenerator.outline(str(folder), **options)
+        generator = DiffusersGenerator.build_on_meta(str(folder), **options)
         reward = RewardEnsemble({"redness": RednessReward()}, {"redness": 1.0})
         return NoiseHypernetModule(generator, LoraHypernet(rank=2), reward)
 
     return make
 
 
+@pytest.mark.slow
 def test_parts_are_those_of_the_loaded_pipeline(
-    make_outline: Callable[..., NoiseHypernetModule], generator: DiffusersGenerator
+    make_on_meta: Callable[..., NoiseHypernetModule], generator: DiffusersGenerator
 ) -> None:
-    module = make_outline()
+    module = make_on_meta()
     plan = plan_update(module, batch_size=4)
     for name, part in generator.components.items():
         assert plan.weights[name] == sum(p.numel() * 4 for p in part.parameters()) + sum(
@@ -46,37 +48,41 @@ def test_parts_are_those_of_the_loaded_pipeline(
     assert plan.on_cpu == {}
 
 
-def test_the_largest_batch_fits_and_the_next_does_not(make_outline: Callable[..., NoiseHypernetModule]) -> None:
-    plan = plan_update(make_outline(), batch_size=4)
+@pytest.mark.slow
+def test_the_largest_batch_fits_and_the_next_does_not(make_on_meta: Callable[..., NoiseHypernetModule]) -> None:
+    plan = plan_update(make_on_meta(), batch_size=4)
     memory = 3 * plan.total
     largest = plan.largest_batch(memory)
     assert 4 < largest < 40
-    assert plan_update(make_outline(), largest).total <= USABLE * memory
-    assert plan_update(make_outline(), largest + 1).total > USABLE * memory * 0.999
+    assert plan_update(make_on_meta(), largest).total <= USABLE * memory
+    assert plan_update(make_on_meta(), largest + 1).total > USABLE * memory * 0.999
     assert plan.largest_batch(plan.fixed) == 0
     assert plan.largest_batch(80 * GIB) > 1000
 
 
+@pytest.mark.slow
 def test_gradients_are_there_all_the_time_when_they_are_accumulated(
-    make_outline: Callable[..., NoiseHypernetModule],
+    make_on_meta: Callable[..., NoiseHypernetModule],
 ) -> None:
-    once, several = (plan_update(make_outline(), 2, accumulate=n) for n in (1, 4))
+    once, several = (plan_update(make_on_meta(), 2, accumulate=n) for n in (1, 4))
     assert several.total == once.total + once.gradients
 
 
+@pytest.mark.slow
 def test_conditioning_from_files_needs_no_text_encoders(
-    make_outline: Callable[..., NoiseHypernetModule], tmp_path: Path
+    make_on_meta: Callable[..., NoiseHypernetModule], tmp_path: Path
 ) -> None:
-    with_encoders, without = plan_update(make_outline(), 2), plan_update(make_outline(cache=str(tmp_path)), 2)
+    with_encoders, without = plan_update(make_on_meta(), 2), plan_update(make_on_meta(cache=str(tmp_path)), 2)
     assert with_encoders.weights.keys() - without.weights.keys() == {"text_encoder"}
     assert without.update == with_encoders.update
     assert without.encoding == 0 < with_encoders.encoding
 
 
+@pytest.mark.slow
 def test_offloaded_text_encoders_are_on_the_gpu_while_they_encode(
-    make_outline: Callable[..., NoiseHypernetModule],
+    make_on_meta: Callable[..., NoiseHypernetModule],
 ) -> None:
-    there, offloaded = plan_update(make_outline(), 2), plan_update(make_outline(offload_text_encoders=True), 2)
+    there, offloaded = plan_update(make_on_meta(), 2), plan_update(make_on_meta(offload_text_encoders=True), 2)
     size = there.weights["text_encoder"]
     assert offloaded.on_cpu == {"text_encoder": size}
     assert offloaded.weights == {name: value for name, value in there.weights.items() if name != "text_encoder"}
@@ -89,8 +95,9 @@ def test_offloaded_text_encoders_are_on_the_gpu_while_they_encode(
     assert large.largest_batch(memory) == 0  # it does not fit, whatever the batch
 
 
-def test_prompts_that_are_not_remembered_take_nothing(make_outline: Callable[..., NoiseHypernetModule]) -> None:
-    assert plan_update(make_outline(prompt_cache_size=0), 1).remembered == 0
+@pytest.mark.slow
+def test_prompts_that_are_not_remembered_take_nothing(make_on_meta: Callable[..., NoiseHypernetModule]) -> None:
+    assert plan_update(make_on_meta(prompt_cache_size=0), 1).remembered == 0
 
 
 @pytest.mark.parametrize(
@@ -105,13 +112,14 @@ def test_the_state_of_an_optimiser(factory: Callable, bytes_each: int) -> None:
     assert optimizer_bytes(factory, half) == 10 * bytes_each / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["z_image", "qwen_image", "flux2_klein"])
 def test_a_pipeline_that_reads_prompts_lengths_is_planned_for_prompts_that_fill_the_window(
-    name: str, make_outline: Callable[..., NoiseHypernetModule], tmp_path: Path
+    name: str, make_on_meta: Callable[..., NoiseHypernetModule], tmp_path: Path
 ) -> None:
     case = tiny_pipelines.CASES[name]
     case.build().save_pretrained(tmp_path)
-    module = make_outline(tmp_path, height=case.size[0], width=case.size[1], family=case.family)
+    module = make_on_meta(tmp_path, height=case.size[0], width=case.size[1], family=case.family)
     whole, short = plan_update(module, 1), plan_update(module, 1, prompt="a cat")
     assert whole.weights.keys() == {"text_encoder", "transformer", "vae", "reward redness", "trained"}
     if module.generator.family.reads_conditioning:
@@ -124,15 +132,14 @@ def test_a_pipeline_that_reads_prompts_lengths_is_planned_for_prompts_that_fill_
 class Reading(StableDiffusion):
     """Does as the values of the text encoder say."""
 
-    def call_backbone(self, pipe: Any, backbone: nn.Module, *arguments: Any) -> Tensor:
-        *_, conditioning, _, _ = arguments
-        if conditioning["prompt_embeds"].mean() > 0:
-            return super().call_backbone(pipe, backbone, *arguments)
-        return arguments[0]
+    def call_backbone(self, pipe: Any, backbone: nn.Module, inputs: BackboneInputs) -> Tensor:
+        if inputs.conditioning["prompt_embeds"].mean() > 0:
+            return super().call_backbone(pipe, backbone, inputs)
+        return inputs.sample
 
 
 def test_a_generator_that_depends_on_what_networks_compute_is_refused(
-    make_outline: Callable[..., NoiseHypernetModule],
+    make_on_meta: Callable[..., NoiseHypernetModule],
 ) -> None:
     with pytest.raises(ValueError, match="Pipeline cannot be planned: how it runs depends on values that networks"):
-        plan_update(make_outline(family=Reading()), 1)
+        plan_update(make_on_meta(family=Reading()), 1)

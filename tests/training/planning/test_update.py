@@ -16,7 +16,7 @@ from hn.training.planning.encoding import fake_conditioning
 from hn.training.planning.fake import fake_copy, weight_bytes
 from hn.training.planning.live_memory import LiveMemory
 from hn.training.planning.update import UpdateMemory, update_memory, without_reports
-from tests.tiny_pipelines import CASES, WINDOW
+from tests.tiny_pipelines import CASES, NETWORKS, WINDOW
 
 PROMPTS = ["a red cube", "two blue ball"]
 
@@ -34,6 +34,7 @@ def count(module: NoiseHypernetModule, fake: bool, copies: int = 1, precision: s
     return update_memory(fake_copy(module, mode), conditioning, prompts, precision, mode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("hypernet", [LoraHypernet, LoraFinetune])
 def test_fake_tensors_take_what_real_ones_take(
@@ -47,7 +48,8 @@ def test_fake_tensors_take_what_real_ones_take(
     assert fake.peak == pytest.approx(real.peak, rel=0.03)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_family_takes_as_much_on_fake_tensors(name: str) -> None:
     """Two steps of its own sampler and scheduler, with prompts of different lengths."""
     case = CASES[name]
@@ -71,6 +73,7 @@ def test_every_family_takes_as_much_on_fake_tensors(name: str) -> None:
     assert fake.peak == pytest.approx(real.peak, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed (pip install 'hn[quantise]')")
 def test_quantised_rewards_take_what_they_take(make_module: Callable[..., NoiseHypernetModule]) -> None:
     module = make_module()
@@ -88,6 +91,7 @@ def test_quantised_rewards_take_what_they_take(make_module: Callable[..., NoiseH
     assert fake.peak == pytest.approx(real.peak, rel=0.03)
 
 
+@pytest.mark.slow
 def test_a_reward_that_leaves_tensors_is_not_followed(make_module: Callable[..., NoiseHypernetModule]) -> None:
     module = make_module()
     plain = count(module, fake=True)
@@ -102,6 +106,7 @@ def test_a_reward_that_leaves_tensors_is_not_followed(make_module: Callable[...,
     assert update_memory(copied, conditioning, PROMPTS, "32-true", mode).peak == pytest.approx(plain.peak, rel=0.03)
 
 
+@pytest.mark.slow
 def test_a_pass_through_the_sampler_keeps_as_much(make_module: Callable[..., NoiseHypernetModule]) -> None:
     module = make_module(steps=2)
     conditioning = module.generator.encode(PROMPTS)
@@ -114,12 +119,14 @@ def test_a_pass_through_the_sampler_keeps_as_much(make_module: Callable[..., Noi
     assert sum(counted.kept.values()) - counted.kept["rewards"] == pytest.approx(kept, rel=0.02)
 
 
+@pytest.mark.slow
 def test_memory_grows_by_the_same_with_every_image(make_module: Callable[..., NoiseHypernetModule]) -> None:
     peaks = [count(make_module(), fake=True, copies=copies).peak for copies in (1, 2, 3)]
     assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=0.01)
     assert peaks[1] > 1.8 * peaks[0]
 
 
+@pytest.mark.slow
 def test_checkpointing_keeps_less(make_module: Callable[..., NoiseHypernetModule]) -> None:
     plain, checkpointed = (
         count(make_module(LoraHypernet(rank=2, gradient_checkpointing=on)), fake=True) for on in (False, True)
@@ -129,6 +136,7 @@ def test_checkpointing_keeps_less(make_module: Callable[..., NoiseHypernetModule
     assert checkpointed.peak < plain.peak
 
 
+@pytest.mark.slow
 def test_scoring_in_parts_keeps_the_gradient_alone(make_module: Callable[..., NoiseHypernetModule]) -> None:
     whole, parts = (count(make_module(score_batch_size=size), fake=True, copies=2) for size in (None, 1))
     assert parts.kept["decoder and rewards, in parts"] < 0.1 * (whole.kept["decoder"] + whole.kept["rewards"])

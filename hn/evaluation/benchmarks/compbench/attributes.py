@@ -1,4 +1,4 @@
-"""T2I-CompBench's judge of attributes (colour, shape, texture): BLIP-VQA on every noun phrase."""
+"""T2I-CompBench's metric of attributes (colour, shape, texture): BLIP-VQA on every noun phrase."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hn.evaluation.benchmarks.base import Judge, Judgement, Row
+from hn.evaluation.benchmarks.base import BenchmarkMetric, ImageScores, Row
 from hn.evaluation.benchmarks.compbench.blip_vqa import BlipVqa
 from hn.evaluation.benchmarks.compbench.phrases import SPACY_MODEL, Parser, load_parser, row_phrases
 
 
-class BlipVqaJudge(Judge):
+class BlipVqaMetric(BenchmarkMetric):
     """`blip_vqa` in [0, 1]: the product over the prompt's noun phrases of BLIP's probability that the image shows them.
 
     About each phrase, like "a red car", the question is "a red car?", and the probability that of "yes" against "no"
@@ -28,7 +28,7 @@ class BlipVqaJudge(Judge):
     Args:
         pretrained: Hub id or folder of a BlipForQuestionAnswering. The official tool's weights are
             `model_base_vqa_capfilt_large.pth` of BLIP's authors, after which the default is named (not verified that
-            it is its conversion: see docs/judges.md).
+            it is its conversion: see docs/benchmarks.md).
         revision: branch, tag or commit on the Hub, of the weights.
         tokenizer: Hub id or folder of the BERT tokenizer; the one beside the weights if not given.
         dtype: data type of the weights: "float32", "bfloat16", "float16" or "float64".
@@ -74,13 +74,13 @@ class BlipVqaJudge(Judge):
             row_phrases(row, parse)
 
     @torch.no_grad()
-    def judge(self, images: Tensor, rows: Sequence[Row]) -> list[Judgement]:
+    def score(self, images: Tensor, rows: Sequence[Row]) -> list[ImageScores]:
         self._parse = self._parse or load_parser(rows, self.spacy_model)
         phrases = [row_phrases(row, self._parse)[: self.max_phrases] for row in rows]
         places, questions = zip(*((place, f"{p}?") for place, some in enumerate(phrases) for p in some), strict=True)
-        with torch.autocast(images.device.type, enabled=False):  # a judge stays the same
+        with torch.autocast(images.device.type, enabled=False):  # scores do not depend on the caller's precision
             tokens = torch.cat([self.vqa.encode_images(batch) for batch in images.split(self.batch_size)])
             found = self.vqa.yes_probabilities(tokens, places, questions, self.batch_size)
         answers = iter(found)
         of_phrases = [[[phrase, next(answers)] for phrase in some] for some in phrases]
-        return [Judgement({"blip_vqa": prod(p for _, p in some)}, {"phrases": some}) for some in of_phrases]
+        return [ImageScores({"blip_vqa": prod(p for _, p in some)}, {"phrases": some}) for some in of_phrases]

@@ -1,4 +1,4 @@
-"""T2I-CompBench's judge of spatial relations in the plane: where a detector finds the two objects of a prompt."""
+"""T2I-CompBench's metric of spatial relations in the plane: where a detector finds the two objects of a prompt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hn.evaluation.benchmarks.base import Judge, Judgement, Row
+from hn.evaluation.benchmarks.base import BenchmarkMetric, ImageScores, Row
 from hn.evaluation.detectors.base import Detections, Detector, RowDetector
 from hn.evaluation.detectors.owlv2 import PRETRAINED, Owlv2Detector
 from hn.evaluation.geneval import Box, Detection, VerdictOptions
@@ -62,7 +62,7 @@ class Relation(NamedTuple):
     second: str
 
 
-class SpatialJudge(Judge):
+class SpatialMetric(BenchmarkMetric):
     """`spatial` in [0, 1]: a quarter of each object's detection score, plus half of how well their relation holds.
 
     The prompt is "a cat on the left of a dog": one of `NEAR` or `DIRECTIONS` between two objects of a word or two. (On
@@ -72,7 +72,7 @@ class SpatialJudge(Judge):
 
     The rules are those of 2D_spatial_eval.py of the official repository, the detector is not: UniDet does not load
     through transformers, and its scores and boxes are other ones. Scores are comparable with each other, not with
-    published ones. 3D relations ("in front of") are not judged.
+    published ones. 3D relations ("in front of") are not scored.
 
     Args:
         detector: finds the objects; `Owlv2Detector()` if not given. One that knows a list of classes only has to know
@@ -101,12 +101,12 @@ class SpatialJudge(Judge):
         return read_relation(row.get("prompt", "")) is not None
 
     @torch.no_grad()
-    def judge(self, images: Tensor, rows: Sequence[Row]) -> list[Judgement]:
+    def score(self, images: Tensor, rows: Sequence[Row]) -> list[ImageScores]:
         relations = [read_relation(row["prompt"]) for row in rows]
         self._require_known(relations)
         size = tuple(images.shape[-2:])
         found = self._detect(images, relations)
-        return [self._judgement(*pair, size) for pair in zip(found, relations, strict=True)]
+        return [self._image_scores(*pair, size) for pair in zip(found, relations, strict=True)]
 
     def _detect(self, images: Tensor, relations: Sequence[Relation]) -> list[Detections]:
         if not isinstance(self.detector, RowDetector):
@@ -114,13 +114,13 @@ class SpatialJudge(Judge):
         wanted = [{"include": [{"class": name, "count": 1} for name in (r.first, r.second)]} for r in relations]
         return self.detector.detect_for(images, wanted, VerdictOptions(threshold=self.options.threshold))
 
-    def _judgement(self, detections: Detections, relation: Relation, size: tuple[int, int]) -> Judgement:
+    def _image_scores(self, detections: Detections, relation: Relation, size: tuple[int, int]) -> ImageScores:
         best = [best_detection(detections, name, self.options.threshold) for name in (relation.first, relation.second)]
         details = {"relation": list(relation)} | {
             name: None if found is None else [*found.box, found.score]
             for name, found in zip(("first", "second"), best, strict=True)
         }
-        return Judgement({"spatial": spatial_score(*best, relation.relation, size, self.options)}, details)
+        return ImageScores({"spatial": spatial_score(*best, relation.relation, size, self.options)}, details)
 
     def _require_known(self, relations: Sequence[Relation]) -> None:
         known = getattr(self.detector, "classes", None)

@@ -8,10 +8,10 @@ from PIL import Image
 from transformers import BertTokenizer
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hn.evaluation.benchmarks.compbench import BlipVqaJudge
+from hn.evaluation.benchmarks.compbench import BlipVqaMetric
 from hn.evaluation.benchmarks.compbench.blip_vqa import BlipVqa, plain_question
-from tests import tiny_judges
-from tests.tiny_judges import BLIP_TOKENS
+from tests import tiny_benchmarks
+from tests.tiny_benchmarks import BLIP_TOKENS
 
 ROWS = [
     {"prompt": "x", "noun_phrases": ["a red cube", "The ball"]},
@@ -22,7 +22,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
-    return tiny_judges.blip_vqa(tmp_path_factory.mktemp("blip"))
+    return tiny_benchmarks.blip_vqa(tmp_path_factory.mktemp("blip"))
 
 
 def probability_by_hand(vqa, image, phrase):
@@ -43,35 +43,35 @@ def probability_by_hand(vqa, image, phrase):
 
 @pytest.mark.parametrize("size", [None, 48])
 def test_score_is_the_product_over_phrases(arguments, size):
-    judge = BlipVqaJudge(**arguments | {"image_size": size})
+    metric = BlipVqaMetric(**arguments | {"image_size": size})
     images = torch.rand(3, 3, size or 32, size or 32)  # nothing to resize
-    judgements = judge.judge(images, ROWS)
+    found = metric.score(images, ROWS)
     everything = []
-    for image, row, judgement in zip(images, ROWS, judgements, strict=True):
+    for image, row, scores in zip(images, ROWS, found, strict=True):
         with torch.no_grad():
-            expected = [probability_by_hand(judge.vqa, image, phrase) for phrase in row["noun_phrases"]]
+            expected = [probability_by_hand(metric.vqa, image, phrase) for phrase in row["noun_phrases"]]
         everything += expected
-        assert [phrase for phrase, _ in judgement.details["phrases"]] == row["noun_phrases"]
-        assert [found for _, found in judgement.details["phrases"]] == pytest.approx(expected, abs=1e-5)
-        assert judgement.scores == {"blip_vqa": pytest.approx(np.prod(expected), abs=1e-5)}
+        assert [phrase for phrase, _ in scores.details["phrases"]] == row["noun_phrases"]
+        assert [found for _, found in scores.details["phrases"]] == pytest.approx(expected, abs=1e-5)
+        assert scores.scores == {"blip_vqa": pytest.approx(np.prod(expected), abs=1e-5)}
     assert max(everything) - min(everything) > 0.1
 
 
 def test_batches_and_autocast_change_nothing(arguments):
     images = torch.rand(3, 3, 40, 50)
-    (whole,) = BlipVqaJudge(**arguments)(images, ROWS).values()
-    judge = BlipVqaJudge(**arguments, batch_size=2)
+    (whole,) = BlipVqaMetric(**arguments)(images, ROWS).values()
+    metric = BlipVqaMetric(**arguments, batch_size=2)
     with torch.autocast("cpu", torch.bfloat16):
-        (found,) = judge(images, ROWS).values()
+        (found,) = metric(images, ROWS).values()
     torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
-    assert judge.train().training is False and not any(p.requires_grad for p in judge.parameters())
+    assert metric.train().training is False and not any(p.requires_grad for p in metric.parameters())
 
 
 def test_only_the_first_phrases_count(arguments):
     images = torch.rand(1, 3, 32, 32)
-    judge = BlipVqaJudge(**arguments, max_phrases=2)
-    (judgement,) = judge.judge(images, [ROWS[2]])
-    assert [phrase for phrase, _ in judgement.details["phrases"]] == ["a ball", "a ball"]
+    metric = BlipVqaMetric(**arguments, max_phrases=2)
+    (scores,) = metric.score(images, [ROWS[2]])
+    assert [phrase for phrase, _ in scores.details["phrases"]] == ["a ball", "a ball"]
 
 
 def test_images_are_squeezed_as_pillow_does(arguments):
@@ -102,29 +102,29 @@ def test_questions():
 )
 def test_wrong_options(arguments, options, message):
     with pytest.raises(ValueError, match=message):
-        BlipVqaJudge(**arguments | options)
+        BlipVqaMetric(**arguments | options)
 
 
 def test_a_tokenizer_of_another_model(arguments, tmp_path):
     BertTokenizer(vocab={token: i for i, token in enumerate(BLIP_TOKENS[:-1])}).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"has {len(BLIP_TOKENS) + 1} tokens with .DEC. and .ENC., but .* is for"):
-        BlipVqaJudge(**arguments, tokenizer=str(tmp_path))
+        BlipVqaMetric(**arguments, tokenizer=str(tmp_path))
     others = [token for token in BLIP_TOKENS if token not in ("yes", "no")]
     BertTokenizer(vocab={token: i for i, token in enumerate([*others, "ja", "nein"])}).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no tokens 'yes' and 'no'"):
-        BlipVqaJudge(**arguments, tokenizer=str(tmp_path))
+        BlipVqaMetric(**arguments, tokenizer=str(tmp_path))
 
 
 def test_weights_of_another_model(arguments, tmp_path):
     shutil.copytree(arguments["pretrained"], tmp_path, dirs_exist_ok=True)
-    tiny_judges.owlv2(tmp_path / "owl")
+    tiny_benchmarks.owlv2(tmp_path / "owl")
     shutil.copy(tmp_path / "owl" / "model.safetensors", tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="does not hold the weights of a BlipForQuestionAnswering"):
-        BlipVqaJudge(**arguments | {"pretrained": str(tmp_path)})
+        BlipVqaMetric(**arguments | {"pretrained": str(tmp_path)})
 
 
 def test_what_to_download(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="hf download Salesforce/blip-vqa-capfilt-large"):
-        BlipVqaJudge()
+        BlipVqaMetric()

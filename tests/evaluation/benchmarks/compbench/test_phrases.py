@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hn.evaluation.benchmarks.compbench import BlipVqaJudge
+from hn.evaluation.benchmarks.compbench import BlipVqaMetric
 from hn.evaluation.benchmarks.compbench.phrases import load_parser, row_phrases
 
 
@@ -32,8 +32,8 @@ def test_a_prompt_without_phrases():
 def test_what_to_install(monkeypatch):
     monkeypatch.setattr("hn.evaluation.benchmarks.compbench.phrases.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "hn\[compbench\]" and python -m spacy download en_core_web_sm'):
-        BlipVqaJudge.check_rows([{"prompt": "a horse"}], {"spacy_model": "en_core_web_sm"})
-    BlipVqaJudge.check_rows([{"prompt": "a horse", "noun_phrases": ["a horse"]}], {"spacy_model": "en_core_web_sm"})
+        BlipVqaMetric.check_rows([{"prompt": "a horse"}], {"spacy_model": "en_core_web_sm"})
+    BlipVqaMetric.check_rows([{"prompt": "a horse", "noun_phrases": ["a horse"]}], {"spacy_model": "en_core_web_sm"})
 
 
 def test_a_missing_pipeline(monkeypatch):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hn.evaluation.benchmarks.compbench import SpatialJudge
+from hn.evaluation.benchmarks.compbench import SpatialMetric
 from hn.evaluation.benchmarks.compbench.spatial import (
     NEAR,
     Relation,
@@ -15,7 +15,7 @@ from hn.evaluation.benchmarks.compbench.spatial import (
 )
 from hn.evaluation.detectors import GenEvalDetector, Owlv2Detector
 from hn.evaluation.geneval import Detection
-from tests import tiny_judges
+from tests import tiny_benchmarks
 
 SQUARE = (479, 479)  # what the official tool makes of a square: factors of 1
 
@@ -35,7 +35,7 @@ SQUARE = (479, 479)  # what the official tool makes of a square: factors of 1
 )
 def test_prompts(prompt, expected):
     assert read_relation(prompt) == expected
-    assert SpatialJudge.asks({"prompt": prompt}) is (expected is not None)
+    assert SpatialMetric.asks({"prompt": prompt}) is (expected is not None)
 
 
 def box(x, y, size=40):
@@ -113,35 +113,35 @@ class Fixed:
         return [self.found] * len(images)
 
 
-def test_judgements_of_a_detector_of_fixed_classes():
-    judge = SpatialJudge(Fixed(cat=[Detection(box(100, 200), 0.8)], dog=[Detection(box(300, 200), 0.6)]))
+def test_scores_of_a_detector_of_fixed_classes():
+    metric = SpatialMetric(Fixed(cat=[Detection(box(100, 200), 0.8)], dog=[Detection(box(300, 200), 0.6)]))
     rows = [{"prompt": f"a cat {relation} a dog"} for relation in ("on the left of", "on the right of")]
-    left, right = judge.judge(torch.rand(2, 3, *SQUARE), rows)
+    left, right = metric.score(torch.rand(2, 3, *SQUARE), rows)
     assert left.scores == {"spatial": pytest.approx(0.85)} and right.scores == {"spatial": 0.0}
     assert left.details["relation"] == ["cat", "on the left of", "dog"]
     assert left.details["first"] == [80, 180, 120, 220, 0.8] and left.details["second"][-1] == 0.6
-    scores = judge(torch.rand(3, 3, *SQUARE), [{"prompt": "a red car"}, *rows])["spatial"]
+    scores = metric(torch.rand(3, 3, *SQUARE), [{"prompt": "a red car"}, *rows])["spatial"]
     assert scores[0].isnan() and scores[1:].tolist() == pytest.approx([0.85, 0.0])
-    assert judge(torch.rand(1, 3, *SQUARE), [{"prompt": "a red car"}])["spatial"].isnan().all()
+    assert metric(torch.rand(1, 3, *SQUARE), [{"prompt": "a red car"}])["spatial"].isnan().all()
     with pytest.raises(ValueError, match="ask for frog, which the detector does not know; take one that finds what it"):
-        judge.judge(torch.rand(1, 3, *SQUARE), [{"prompt": "a cat near a frog"}])
+        metric.score(torch.rand(1, 3, *SQUARE), [{"prompt": "a cat near a frog"}])
 
 
 def test_the_detector_is_asked_for_the_two_objects(tmp_path):
-    detector = Owlv2Detector(**tiny_judges.owlv2(tmp_path), floor=0.0)
+    detector = Owlv2Detector(**tiny_benchmarks.owlv2(tmp_path), floor=0.0)
     images, prompts = torch.rand(2, 3, 48, 40), ["a cat near a dog", "a boy next to a cup"]
-    judge = SpatialJudge(detector, SpatialOptions(least=0.0))
-    judgements = judge.judge(images, [{"prompt": prompt} for prompt in prompts])
-    for image, prompt, judgement in zip(images, prompts, judgements, strict=True):
+    metric = SpatialMetric(detector, SpatialOptions(least=0.0))
+    scored = metric.score(images, [{"prompt": prompt} for prompt in prompts])
+    for image, prompt, scores in zip(images, prompts, scored, strict=True):
         relation = read_relation(prompt)
         row = {"include": [{"class": name, "count": 1} for name in (relation.first, relation.second)]}
         (found,) = detector.detect_for(image[None], [row], None)
         best = [best_detection(found, name, 0.1) for name in (relation.first, relation.second)]
-        assert judgement.scores["spatial"] == pytest.approx(
-            spatial_score(*best, relation.relation, (48, 40), judge.options), abs=1e-5
+        assert scores.scores["spatial"] == pytest.approx(
+            spatial_score(*best, relation.relation, (48, 40), metric.options), abs=1e-5
         )
-    assert len({judgement.scores["spatial"] for judgement in judgements}) == 2
-    assert all(judgement.scores["spatial"] > 0 for judgement in judgements)
+    assert len({scores.scores["spatial"] for scores in scored}) == 2
+    assert all(scores.scores["spatial"] > 0 for scores in scored)
 
 
 def test_colours_are_not_looked_at():
@@ -151,5 +151,5 @@ def test_colours_are_not_looked_at():
             return []
 
     found = {"cat": [Detection(box(100, 200), 0.8)], "dog": [Detection(box(300, 200), 0.6)]}
-    judge = SpatialJudge(GenEvalDetector(Fixed(**found), NoColors()))
-    assert judge.judge(torch.rand(1, 3, *SQUARE), [{"prompt": "a cat near a dog"}])[0].scores["spatial"] > 0.8
+    metric = SpatialMetric(GenEvalDetector(Fixed(**found), NoColors()))
+    assert metric.score(torch.rand(1, 3, *SQUARE), [{"prompt": "a cat near a dog"}])[0].scores["spatial"] > 0.8

@@ -1,0 +1,79 @@
+"""The weights that a command of an experiment starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jsonargparse import Namespace
+
+from hn.cli.parsing import UserError
+from hn.training.run_directory import (
+    CHECKPOINTS,
+    RunDirectory,
+    find_checkpoint,
+    find_weights,
+    requeued_checkpoint,
+)
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """What a command starts from; nothing but the configuration by default.
+
+    Attributes:
+        checkpoint: file of a checkpoint, which Lightning reads.
+        weights: folder of a trained network, which takes the place of the module's.
+        untrained: what has to be trained first: run directory and configuration file, by the option that takes the
+            folder of its weights.
+    """
+
+    checkpoint: str | None = None
+    weights: str | None = None
+    untrained: Mapping[str, tuple[RunDirectory, str]] = field(default_factory=dict)
+
+
+def named_checkpoint(config: Namespace, run: RunDirectory) -> StartingPoint | None:
+    """The checkpoint that `--ckpt_path` means; None without that option.
+
+    It is taken out of the configuration, so that the saved one of a continued run is still that of the run.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+    """
+    if config.get("ckpt_path") is None:
+        return None
+    found = StartingPoint(checkpoint=find_checkpoint(run.path, config.ckpt_path))
+    config.ckpt_path = None
+    return found
+
+
+def continue_run(config: Namespace, run: RunDirectory, file: str | None) -> StartingPoint:
+    """Of a training: a checkpoint if SLURM started the job again, else nothing.
+
+    Raises:
+        UserError: if the run's directory holds a run already.
+    """
+    checkpoint = requeued_checkpoint(run.path)
+    if checkpoint is None and (run.path / CHECKPOINTS).is_dir():
+        raise UserError(f"{run.path} holds a run already; continue it with --ckpt_path last, or choose another name.")
+    return StartingPoint(checkpoint)
+
+
+def trained_weights(config: Namespace, run: RunDirectory, file: str | None) -> StartingPoint:
+    """Of an evaluation: the trained network.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    return StartingPoint(weights=find_weights(run))
+
+
+def pass_weights(config: Namespace, run: RunDirectory, file: str | None) -> StartingPoint:
+    """Of `hn generate`, which loads the trained network itself: the option `hypernet` is filled in.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    config.hypernet = config.hypernet or find_weights(run)
+    return StartingPoint()

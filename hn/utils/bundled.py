@@ -1,0 +1,61 @@
+"""Files that come with hn: experiments, prompt sets, and the miniature's checkpoints.
+
+In the repository they lie in `experiments/` and `data/`; `hn/_bundled` has links to both, which a wheel replaces by the
+files. Both give a file the same path below `hn/_bundled` as in the repository.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_FOLDER = Path(__file__).parents[1] / "_bundled"
+_PARTS = ("data/miniature", "data/prompts", "experiments/")
+_WRITTEN = ("--output", "--run.root")
+"""Options that name what a command writes."""
+
+
+def bundled(path: str | Path) -> Path:
+    """Where a bundled file or folder is.
+
+    Args:
+        path: as in the repository, like "data/miniature/pipeline".
+
+    Returns:
+        Its absolute path, whether there is such a file or not.
+    """
+    return (_FOLDER / path).resolve()
+
+
+def find_path(path: str) -> str:
+    """The path itself; or, if it is relative and the working directory has no such file but hn has, where hn has it."""
+    is_candidate = path.startswith(_PARTS) and ".." not in Path(path).parts
+    if is_candidate and not os.path.exists(path) and os.path.exists(_FOLDER / path):
+        return str(bundled(path))
+    return path
+
+
+def find_paths(content: Any) -> Any:
+    """The content of a YAML file, each string in it (keys too) as `find_path` gives it."""
+    if isinstance(content, str):
+        return find_path(content)
+    if isinstance(content, list):
+        return [find_paths(each) for each in content]
+    if isinstance(content, dict):
+        return {find_paths(key): find_paths(value) for key, value in content.items()}
+    return content
+
+
+def find_argument_paths(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line, `PATH` and `--option=PATH` as `find_path` gives the path; but for options that name
+    what is written."""
+    found = []
+    for before, word in zip(("", *arguments), arguments, strict=False):
+        option, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        if option in _WRITTEN:
+            found.append(word)
+        else:
+            found.append(f"{option}={find_path(value)}" if equals else find_path(word))
+    return found
