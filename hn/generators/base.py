@@ -104,6 +104,40 @@ class Generator(nn.Module, ABC):
         """The data type in which a stock pipeline of this generator takes its `latents`; the backbone's by default."""
         return self.dtype
 
+    @property
+    def text_width(self) -> int:
+        """C of the states that `text_states` returns.
+
+        Raises:
+            ValueError: if the generator does not say.
+        """
+        raise ValueError(f"{type(self).__name__} does not say how wide its text states are.")
+
+    def text_states(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        """What the backbone reads of the prompts: token states [B, L, C], and a mask [B, L] that is False (or 0) for
+        padding; None if no token is masked."""
+        return conditioning["prompt_embeds"], None
+
+    @property
+    def spatial_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one sample's noise as an image.
+
+        Raises:
+            ValueError: if the generator does not say how its noise lies in an image.
+        """
+        if len(self.noise_shape) != 3:
+            raise ValueError(f"{type(self).__name__} does not say how noise {[*self.noise_shape]} lies in an image.")
+        channels, height, width = self.noise_shape
+        return channels, height, width
+
+    def to_spatial(self, noise: Tensor) -> Tensor:
+        """Noise [B, *noise_shape] as an image [B, *spatial_shape]: the same numbers in another order."""
+        return noise
+
+    def from_spatial(self, spatial: Tensor) -> Tensor:
+        """The inverse of `to_spatial`: [B, *spatial_shape] -> [B, *noise_shape]."""
+        return spatial
+
     def sample_noise(
         self, n: int, rng: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> Tensor:

@@ -147,6 +147,25 @@ class PipelineGenerator(ApplyHook, Generator):
         return other.eval()
 
     @property
+    def text_width(self) -> int:
+        return self.family.text_width(self.pipe)
+
+    def text_states(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        return self.family.text_states(conditioning)
+
+    @cached_property
+    def spatial_shape(self) -> tuple[int, int, int]:
+        noise = torch.empty((1, *self.noise_shape), device="meta")
+        channels, height, width = self.to_spatial(noise).shape[1:]
+        return channels, height, width
+
+    def to_spatial(self, noise: Tensor) -> Tensor:
+        return self.family.to_spatial(noise, self.height, self.width, self.pipe)
+
+    def from_spatial(self, spatial: Tensor) -> Tensor:
+        return self.family.from_spatial(spatial)
+
+    @property
     def backbone(self) -> ModelMixin:
         return self.components[self.family.backbone_name]
 

@@ -88,6 +88,7 @@ class Family(ABC):
         backbone_name: the pipeline's attribute that holds the denoising network.
         last_layer: name of the backbone's last layer.
         load_options: keyword arguments for the pipeline's `from_pretrained`.
+        text_width_name: entry of the backbone's configuration that says how wide the text states are.
         latents_dtype: data type in which the pipeline keeps its latents, if not the backbone's.
         max_sequence_length: tokens of the prompt, where the pipeline takes their number; else the tokenizer's.
         text_parts: the pipeline's attributes that `encode` alone needs: tokenizers and text encoders.
@@ -102,6 +103,7 @@ class Family(ABC):
     last_layer: ClassVar[str]
     load_options: ClassVar[dict[str, Any]] = {}
     latents_dtype: ClassVar[torch.dtype | None] = None
+    text_width_name: ClassVar[str] = "joint_attention_dim"
     max_sequence_length: int | None = None
     text_parts: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder")
     encoding_options: ClassVar[tuple[str, ...] | None] = None
@@ -130,6 +132,22 @@ class Family(ABC):
         Raises:
             ValueError: if images of this height and width cannot be generated.
         """
+
+    def text_width(self, pipe: DiffusionPipeline) -> int:
+        """Channels of the token states that `text_states` returns."""
+        return getattr(pipe, self.backbone_name).config[self.text_width_name]
+
+    def text_states(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        """Token states [B, L, C] of the prompts, and a mask [B, L] that is False (or 0) for padding; None without."""
+        return conditioning["prompt_embeds"], None
+
+    def to_spatial(self, noise: Tensor, height: int, width: int, pipe: DiffusionPipeline) -> Tensor:
+        """Noise [B, *noise_shape] as an image [B, C, h, w]; the noise of most pipelines is one already."""
+        return noise
+
+    def from_spatial(self, spatial: Tensor) -> Tensor:
+        """The inverse of `to_spatial`."""
+        return spatial
 
     def check_steps(self, pipe: DiffusionPipeline, steps: int) -> None:
         """Raises:

@@ -2,6 +2,8 @@
 
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from hn.generators.families.base import Family, FirstStep, require_multiples
 
@@ -51,3 +53,10 @@ class PackedFlowMatching(FlowMatching):
         patch = 2 * pipe.vae_scale_factor
         require_multiples(height, width, patch)
         return (height // patch) * (width // patch), pipe.transformer.config.in_channels
+
+    def to_spatial(self, noise: Tensor, height: int, width: int, pipe: DiffusionPipeline) -> Tensor:
+        patch = 2 * pipe.vae_scale_factor
+        return pixel_shuffle(noise.transpose(1, 2).unflatten(2, (height // patch, width // patch)), 2)
+
+    def from_spatial(self, spatial: Tensor) -> Tensor:
+        return pixel_unshuffle(spatial, 2).flatten(2).transpose(1, 2)

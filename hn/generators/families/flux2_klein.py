@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, Flux2KleinPipeline
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from hn.generators.base import Conditioning
 from hn.generators.families.base import BackboneInputs, require_multiples
@@ -38,6 +39,12 @@ class Flux2Klein(FlowMatching):
         patch = 2 * pipe.vae_scale_factor
         require_multiples(height, width, patch)
         return pipe.transformer.config.in_channels, height // patch, width // patch
+
+    def to_spatial(self, noise: Tensor, height: int, width: int, pipe: DiffusionPipeline) -> Tensor:
+        return pixel_shuffle(noise, 2)
+
+    def from_spatial(self, spatial: Tensor) -> Tensor:
+        return pixel_unshuffle(spatial, 2)
 
     def encode(self, pipe: DiffusionPipeline, prompts: list[str], device: torch.device) -> Conditioning:
         embeds, _ = pipe.encode_prompt(

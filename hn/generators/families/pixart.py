@@ -35,6 +35,7 @@ class PixArtAlpha(Family):
     pipeline_class = PixArtAlphaPipeline
     backbone_name = "transformer"
     last_layer = "proj_out"
+    text_width_name = "caption_channels"
     encoding_options = ("max_sequence_length",)
 
     def __init__(self, one_step_timestep: int | None = 400, max_sequence_length: int = 120):
@@ -66,6 +67,9 @@ class PixArtAlpha(Family):
         )
         # What the mask hides counts for nothing; as zeros it need not be kept in files either.
         return {"prompt_embeds": embeds.masked_fill(mask.unsqueeze(-1) == 0, 0), "prompt_attention_mask": mask}
+
+    def text_states(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        return conditioning["prompt_embeds"], conditioning["prompt_attention_mask"]
 
     def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         # With embeddings given, the pipeline refuses its own default for the negative prompt.

@@ -53,6 +53,9 @@ class QwenImage(PackedFlowMatching):
         missing = self.max_sequence_length - embeds.shape[1]
         return {"prompt_embeds": pad(embeds, (0, 0, 0, missing)), "prompt_embeds_mask": pad(mask, (0, missing))}
 
+    def text_states(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        return conditioning["prompt_embeds"], conditioning["prompt_embeds_mask"]
+
     def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         embeds, mask = self._cut(conditioning)
         # Guidance 1 and no negative prompt: no second pass.

@@ -33,6 +33,7 @@ class SanaSprint(Family):
     pipeline_class = SanaSprintPipeline
     backbone_name = "transformer"
     last_layer = "proj_out"
+    text_width_name = "caption_channels"
     encoding_options = ("max_sequence_length", "instruction")
     latents_dtype: ClassVar[torch.dtype | None] = torch.float32
 
@@ -73,6 +74,9 @@ class SanaSprint(Family):
         )
         # What the mask hides counts for nothing; as zeros it need not be kept in files either.
         return {"prompt_embeds": embeds.masked_fill(mask.unsqueeze(-1) == 0, 0), "prompt_attention_mask": mask}
+
+    def text_states(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        return conditioning["prompt_embeds"], conditioning["prompt_attention_mask"]
 
     def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         return {

@@ -28,6 +28,7 @@ class StableDiffusion(Family):
     pipeline_class = StableDiffusionPipeline
     backbone_name = "unet"
     last_layer = "conv_out"
+    text_width_name = "cross_attention_dim"
     encoding_options = ()
     load_options: ClassVar[dict[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
 

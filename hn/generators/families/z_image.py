@@ -25,6 +25,7 @@ class ZImage(FlowMatching):
     pipeline_class = ZImagePipeline
     backbone_name = "transformer"
     last_layer = "all_final_layer.2-1.linear"  # for patches of 2 x 2 in 1 frame, which the pipeline uses
+    text_width_name = "cap_feat_dim"
     latents_dtype: ClassVar[torch.dtype | None] = torch.float32
     first_timestep = 0.0
     encoding_options = ("max_sequence_length",)
@@ -50,6 +51,10 @@ class ZImage(FlowMatching):
         # Padded behind one row of the full length, which is taken off again.
         full = embeds[0].new_zeros(self.max_sequence_length, embeds[0].shape[1])
         return {"prompt_embeds": pad_sequence([full, *embeds], batch_first=True)[1:], "prompt_lengths": lengths}
+
+    def text_states(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
+        embeds, lengths = conditioning["prompt_embeds"], conditioning["prompt_lengths"]
+        return embeds, torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None]
 
     def call_arguments(self, pipe: DiffusionPipeline, conditioning: Conditioning, steps: int) -> dict[str, Any]:
         return {"prompt_embeds": self._unpadded(conditioning), "guidance_scale": 0.0}

@@ -1,0 +1,64 @@
+"""What every subspace of the noise offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+from torch import Tensor, nn
+
+from hn.generators.base import Generator
+
+
+class Subspace(nn.Module, ABC):
+    """A linear subspace of a generator's noise with an orthonormal basis Q [D, d], d the noise dimensions.
+
+    The coefficients of noise x0 ~ N(0, I) are N(0, I) too. A subspace is described without a generator, so that a
+    configuration file can, and bound to one by `build`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # In a tuple: as an attribute of its own, the generator would become part of this module.
+        self._built_on: tuple[Generator, ...] = ()
+
+    @property
+    def generator(self) -> Generator:
+        """The generator whose noise this is a subspace of.
+
+        Raises:
+            RuntimeError: before `build`.
+        """
+        if not self._built_on:
+            raise RuntimeError(f"{type(self).__name__} is not bound to a generator yet; call build(generator) first.")
+        return self._built_on[0]
+
+    def build(self, generator: Generator) -> Self:
+        """Bind the subspace to the generator's noise.
+
+        Raises:
+            ValueError: if the subspace's options do not fit the shape of the noise.
+        """
+        self._built_on = (generator,)
+        self._check(generator)
+        return self
+
+    def _check(self, generator: Generator) -> None:
+        """Raises a ValueError if the options do not fit the generator's noise."""
+
+    @property
+    @abstractmethod
+    def dimensions(self) -> int:
+        """D, the number of coefficients."""
+
+    @abstractmethod
+    def coefficients(self, noise: Tensor) -> Tensor:
+        """Q x: noise [B, *noise_shape] -> coefficients [B, D]."""
+
+    @abstractmethod
+    def expand(self, coefficients: Tensor) -> Tensor:
+        """Q^T c: coefficients [B, D] -> noise [B, *noise_shape]."""
+
+    def project(self, noise: Tensor) -> Tensor:
+        """P x = Q^T Q x: the part of noise [B, *noise_shape] that lies in the subspace."""
+        return self.expand(self.coefficients(noise))

@@ -1,0 +1,135 @@
+"""A small hypernetwork of convolutions and attention that reads the generator's text states."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hn.generators.base import Conditioning, Generator
+from hn.generators.subspaces.low_frequency import cosine_basis
+from hn.hypernets.base import Hypernet
+from hn.hypernets.text_states import Attention, TextReader
+
+POSITIONS = 8
+"""Cosines of each coordinate that tell a place of the grid."""
+
+
+class ConvHypernet(Hypernet):
+    """f from residual blocks of convolutions, self-attention and cross-attention to the generator's text states.
+
+    The network works on a grid of at most `grid` x `grid`: noise of larger images enters by its lowest frequencies,
+    brought to that grid by an orthonormal cosine transform (so it stays N(0, I)), and f leaves the same way. The size
+    of the network does not depend on that of the image, and no backbone pass is needed. The last convolution is zero at
+    the start, and so is f.
+
+    Args:
+        width: channels of the blocks; a multiple of 8 and of `heads`.
+        blocks: number of blocks.
+        heads: of every attention.
+        grid: largest height and width of the grid.
+        text_width: channels that the text states are projected to.
+
+    Raises:
+        ValueError: if a number is below 1, or the width is no multiple.
+    """
+
+    extra_nfe: ClassVar[int] = 0  # no pass of the backbone
+
+    def __init__(self, width: int = 64, blocks: int = 3, heads: int = 4, grid: int = 16, text_width: int = 96) -> None:
+        super().__init__()
+        numbers = {"width": width, "blocks": blocks, "heads": heads, "grid": grid, "text_width": text_width}
+        for name, value in numbers.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}.")
+        if width % math.lcm(8, heads):
+            raise ValueError(f"width must be a multiple of 8 and of heads ({heads}), not {width}.")
+        self.width, self.blocks, self.heads, self.grid, self.text_width = width, blocks, heads, grid, text_width
+
+    def _build(self, generator: Generator) -> None:
+        channels, height, width = generator.spatial_shape
+        rows, columns = min(self.grid, height), min(self.grid, width)
+        with torch.device(generator.device):
+            self.text = TextReader(generator, self.text_width)
+            self.into = nn.Conv2d(channels, self.width, 3, padding=1)
+            self.place = nn.Linear(2 * POSITIONS, self.width)
+            self.layers = nn.ModuleList(_Block(self.width, self.text_width, self.heads) for _ in range(self.blocks))
+            self.norm = nn.GroupNorm(8, self.width)
+            self.out = nn.Conv2d(self.width, channels, 3, padding=1)
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+        constants = {
+            "rows": resampling(height, rows),
+            "columns": resampling(width, columns),
+            "positions": grid_positions(rows, columns),
+        }
+        for name, constant in constants.items():
+            self.register_buffer(name, constant.float().to(generator.device), persistent=False)
+
+    def forward(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
+        text, mask = self.text(conditioning)
+        grid = self._resample("hy,bcyx,wx->bchw", self.generator.to_spatial(noise))
+        hidden = self.into(grid) + self.place(self.positions).permute(2, 0, 1)
+        for layer in self.layers:
+            hidden = layer(hidden, text, mask)
+        f = self._resample("hy,bchw,wx->bcyx", self.out(nn.functional.silu(self.norm(hidden))))
+        return self.generator.from_spatial(f).to(noise.dtype)
+
+    def _resample(self, equation: str, values: Tensor) -> Tensor:
+        rows, columns = self.rows, self.columns
+        return torch.einsum(equation, rows, values.to(rows.dtype), columns)
+
+    def arguments(self) -> dict[str, Any]:
+        names = ("width", "blocks", "heads", "grid", "text_width")
+        return {name: getattr(self, name) for name in names}
+
+
+class _Block(nn.Module):
+    """Residual convolutions, self-attention over the grid and cross-attention to the text.
+
+    Args:
+        width: channels of the grid.
+        text_width: channels of the text states.
+        heads: of both attentions.
+    """
+
+    def __init__(self, width: int, text_width: int, heads: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+        self.self_norm, self.self_attention = nn.LayerNorm(width), Attention(width, width, heads)
+        self.cross_norm, self.cross_attention = nn.LayerNorm(width), Attention(width, text_width, heads)
+
+    def forward(self, grid: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, W, h, w] of the grid [B, W, h, w] and the text states [B, L, C]."""
+        grid = grid + self.convolutions(grid)
+        places = grid.flatten(2).transpose(1, 2)
+        normed = self.self_norm(places)
+        places = places + self.self_attention(normed, normed)
+        places = places + self.cross_attention(self.cross_norm(places), text, mask)
+        return places.transpose(1, 2).unflatten(2, grid.shape[2:])
+
+
+def resampling(size: int, fewer: int) -> Tensor:
+    """R [fewer, size] with orthonormal rows: keeps the lowest `fewer` cosine frequencies of `size` values."""
+    return cosine_basis(fewer, fewer).T @ cosine_basis(size, fewer)
+
+
+def grid_positions(rows: int, columns: int) -> Tensor:
+    """Features of every place of a grid, [rows, columns, 2 * POSITIONS]: cosines of both relative coordinates."""
+
+    def cosines(size: int) -> Tensor:
+        place = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+        return torch.cos(math.pi * place[:, None] * torch.arange(1, POSITIONS + 1))
+
+    vertical = cosines(rows)[:, None].expand(rows, columns, POSITIONS)
+    horizontal = cosines(columns)[None].expand(rows, columns, POSITIONS)
+    return torch.cat([vertical, horizontal], -1)

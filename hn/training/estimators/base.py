@@ -1,0 +1,53 @@
+"""What every estimator of the reward's gradient offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hn.generators.base import Generator
+from hn.rewards.ensemble import RewardOutput
+
+Score = Callable[[Tensor, Sequence[int]], RewardOutput]
+"""(noise [N, *noise_shape], N places in the batch whose prompts they are of) -> the scores [N] of their images."""
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """A batch whose reward an estimator is asked for.
+
+    Attributes:
+        modulated: [B, *noise_shape], T(x0) = x0 + f(x0), differentiable in f's parameters.
+        score: generates images of noise and scores them, with gradients where gradients are switched on.
+        streams: B sources of randomness, one for each sample, keyed by seed, update and the sample's number in it.
+    """
+
+    modulated: Tensor
+    score: Score
+    streams: Sequence[torch.Generator]
+
+
+class Estimator(nn.Module, ABC):
+    """Estimates the gradient of E[r(g(T(x0)))] with respect to T(x0); from there to f's parameters it is exact.
+
+    Attributes:
+        is_forward_only: whether the generator and the rewards run without gradients, so that memory is that of
+            inference and any reward serves.
+    """
+
+    is_forward_only: bool
+
+    def build(self, generator: Generator) -> None:
+        """Bind the estimator to the generator's noise; called once, before training.
+
+        Raises:
+            ValueError: if its options do not fit the generator.
+        """
+
+    @abstractmethod
+    def forward(self, batch: ScoredBatch) -> RewardOutput:
+        """Scores [B] of a batch. The total's gradient with respect to `batch.modulated` is the estimate."""
