@@ -11,6 +11,7 @@ from benchmarks.miniature import make_module, prompts
 from benchmarks.pipelines import pipelines
 from benchmarks.timing import side_by_side
 from hn.generators.base import Conditioning
+from hn.generators.noise import training_streams
 from hn.objective import noise_hypernetwork_loss
 from hn.training.module import NoiseHypernetModule
 from hn.training.planning.live_memory import LiveMemory
@@ -33,7 +34,8 @@ def training_step(
 ) -> None:
     """Forward and backward pass of a batch; prompts are encoded if there is no conditioning."""
     conditioning = module.generator.encode(texts) if conditioning is None else conditioning
-    scores, f = module.scores(noise, conditioning, texts, torch.Generator().manual_seed(0))
+    f = module.hypernet(noise, conditioning)
+    scores = module.scores(noise + f, conditioning, texts, training_streams(len(texts), seed=0, step=0))
     noise_hypernetwork_loss(scores.total, f, module.regulariser, module.reward_weight).loss.backward()
     module.zero_grad()
 

@@ -36,6 +36,13 @@ def score_in_parts(inputs: Tensor, prompts: Sequence[str], score: Score, size: i
         if with_gradients:
             gradients += torch.autograd.grad(output.total.sum(), part)
         outputs.append(RewardOutput(output.total.detach(), {k: v.detach() for k, v in output.components.items()}))
-    components = {name: torch.cat([o.components[name] for o in outputs]) for name in outputs[0].components}
-    total = torch.cat([output.total for output in outputs])
-    return RewardOutput(with_gradient(inputs, total, torch.cat(gradients)) if with_gradients else total, components)
+    joined = join_scores(outputs)
+    if not with_gradients:
+        return joined
+    return RewardOutput(with_gradient(inputs, joined.total, torch.cat(gradients)), joined.components)
+
+
+def join_scores(outputs: Sequence[RewardOutput]) -> RewardOutput:
+    """The scores of a batch from those of its parts, in their order."""
+    components = {name: torch.cat([each.components[name] for each in outputs]) for name in outputs[0].components}
+    return RewardOutput(torch.cat([each.total for each in outputs]), components)

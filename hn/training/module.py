@@ -20,12 +20,12 @@ from hn.evaluation.methods import MethodOutput, Sampled, TrainedMethod
 from hn.evaluation.samples import Samples
 from hn.generators.base import Conditioning, Generator
 from hn.generators.noise import BatchSlice, NoiseType, TrainingNoise, training_streams
-from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.trainable import Trainable
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
-from hn.rewards.in_parts import score_in_parts
+from hn.training.estimators import Estimator, Pathwise, ScoredBatch
+from hn.training.scoring import BatchScorer
 from hn.training.strategy import ShardedStrategy, shard
 from hn.utils.class_path import class_path
 from hn.utils.distributed import class_of
@@ -45,15 +45,16 @@ class NoiseHypernetModule(L.LightningModule):
         hypernet: the noise hypernetwork f, or a `LoraFinetune`.
         reward: the reward ensemble r.
         optimizer: makes the optimiser of the trainable weights.
+        estimator: of the reward's gradient; by default `Pathwise`, through generator and rewards, as in the paper.
         regulariser: "mean" for the published code's 1/2 mean(f^2), "sum" for the paper's 1/2 |f|^2.
         reward_weight: multiplies the reward.
         noise_type: noise per update: "inf" fresh for every sample; "batch" one noise shared by the batch, new at each
             update; "one" a single noise for the whole run; "multi" one fixed batch of noises.
         warmup_steps: updates over which the learning rate rises linearly.
         decay_steps: update at which the learning rate has fallen to zero along a cosine; constant if not given.
-        score_batch_size: images decoded and scored at a time in training, a part of the batch whose gradients are
-            computed before the next one's activations; None for all at once. Less memory, and the same gradients up to
-            rounding.
+        score_batch_size: images decoded and scored at a time in training (with an estimator that needs no gradients,
+            also generated): a part of the batch whose gradients are computed before the next one's activations; None
+            for all at once. Less memory, and the same gradients up to rounding.
         images_per_prompt: images that each prompt gets in validation, test and prediction.
         seed: of weights and training noise; an update's noise depends on this and the update's number alone.
         evaluation_seed: of the noise in validation, test and prediction, the same for all methods and training seeds.
@@ -69,6 +70,7 @@ class NoiseHypernetModule(L.LightningModule):
         hypernet: Trainable,
         reward: RewardEnsemble,
         optimizer: OptimizerFactory = torch.optim.AdamW,
+        estimator: Estimator | None = None,
         regulariser: Regulariser = "mean",
         reward_weight: float = 1.0,
         noise_type: NoiseType = "inf",
@@ -81,8 +83,14 @@ class NoiseHypernetModule(L.LightningModule):
     ) -> None:
         super().__init__()
         _check_numbers(images_per_prompt, warmup_steps, decay_steps)
-        _check_parts(score_batch_size, generator, reward)
-        self.generator, self.hypernet, self.reward = generator, hypernet, reward
+        estimator = estimator or Pathwise()
+        _check_parts(score_batch_size, generator, reward, estimator)
+        if estimator.is_forward_only and hypernet.kind == "finetune":
+            raise ValueError(
+                f"{type(estimator).__name__} estimates the gradient with respect to the noise, which a fine-tune does "
+                "not change: train a fine-tune with hn.training.estimators.Pathwise."
+            )
+        self.generator, self.hypernet, self.reward, self.estimator = generator, hypernet, reward, estimator
         self.score_batch_size = score_batch_size
         self.optimizer_factory, self.warmup_steps, self.decay_steps = optimizer, warmup_steps, decay_steps
         self.regulariser, self.reward_weight = regulariser, reward_weight
@@ -94,6 +102,7 @@ class NoiseHypernetModule(L.LightningModule):
         with torch.random.fork_rng(devices=[]):  # weights are made on the CPU, from the seed and nothing else
             torch.manual_seed(seed)
             hypernet.build(generator)
+        estimator.build(generator)
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
@@ -114,10 +123,11 @@ class NoiseHypernetModule(L.LightningModule):
         Raises:
             ValueError: if the rewards are not for training, or the precision does not go with the module's options.
         """
-        if self.reward.gradient_free:
+        if self.reward.gradient_free and not self.estimator.is_forward_only:
             raise ValueError(
-                "A gradient_free reward ensemble is for searches without gradients, and cannot be trained on: leave "
-                "out gradient_free (model.reward.init_args.gradient_free)."
+                "A gradient_free reward ensemble gives no gradients: leave out gradient_free "
+                "(model.reward.init_args.gradient_free), or train by forward passes alone, with --model.estimator "
+                "hn.training.estimators.ScoreFunction."
             )
         if str(precision) in ("16", "16-mixed") and (self.score_batch_size or self.reward.balance_gradients):
             raise ValueError(
@@ -182,38 +192,29 @@ class NoiseHypernetModule(L.LightningModule):
         return self.hypernet.images(noise, conditioning, steps, rng)
 
     def scores(
-        self,
-        noise: Tensor,
-        conditioning: Conditioning,
-        prompts: Sequence[str],
-        rng: torch.Generator | list[torch.Generator] | None = None,
-    ) -> tuple[RewardOutput, Tensor]:
-        """Scores of the images of the model in training, and f: `forward` and then the reward, or with a
-        `score_batch_size` denoising in one batch and the rest in parts.
+        self, modulated: Tensor, conditioning: Conditioning, prompts: Sequence[str], streams: Sequence[torch.Generator]
+    ) -> RewardOutput:
+        """Scores of the images of a batch, as the estimator has them.
 
         Args:
-            noise: [B, *noise_shape] ~ N(0, I).
+            modulated: [B, *noise_shape], x0 + f(x0).
             conditioning: of B prompts.
             prompts: B prompts.
-            rng: source of the noise that some schedulers draw after the first step, or one for each sample.
+            streams: B sources of what an estimator, and some schedulers after the first step, draw.
 
         Returns:
-            Scores [B] and f [B, *noise_shape], differentiable in the trainable weights.
+            Scores [B], whose total is differentiable in `modulated` and in a fine-tune's weights.
         """
-        size = self.score_batch_size
-        if size is None or size >= len(noise):
-            images, f = self(noise, conditioning, rng=rng)
-            return self.reward(images, prompts), f
-        generator, f = self.hypernet.image_generator, self.hypernet(noise, conditioning)
-        assert isinstance(generator, PipelineGenerator)  # score_batch_size is refused for others
-        latents = generator.denoise(noise + f, conditioning, rng=rng)
-        return score_in_parts(latents, prompts, lambda z, p: self.reward(generator.decode(z), p), size), f
+        generator, size = self.hypernet.image_generator, self.score_batch_size
+        score = BatchScorer(generator, self.reward, conditioning, prompts, streams, size)
+        return self.estimator(ScoredBatch(modulated, score, streams))
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         prompts = batch["prompt"]
         key = self.seed, self.global_step, self._batch_slice(batch_idx)
-        noise = self.draw_noise(len(prompts), self.generator, *key)
-        scores, f = self.scores(noise, self.generator.encode(prompts), prompts, training_streams(len(prompts), *key))
+        noise, conditioning = self.draw_noise(len(prompts), self.generator, *key), self.generator.encode(prompts)
+        f = self.hypernet(noise, conditioning)
+        scores = self.scores(noise + f, conditioning, prompts, training_streams(len(prompts), *key))
         terms = noise_hypernetwork_loss(scores.total, f, self.regulariser, self.reward_weight)
         logged = {"loss": terms.loss, "reward": terms.reward, "regulariser": terms.regulariser, "kl_nats": terms.kl}
         logged |= {f"reward_{name}": score.mean() for name, score in scores.components.items()}
@@ -355,12 +356,16 @@ def _check_numbers(images_per_prompt: int, warmup_steps: int, decay_steps: int |
         raise ValueError(f"decay_steps must be at least 1, not {decay_steps}; leave it out for a constant rate.")
 
 
-def _check_parts(score_batch_size: int | None, generator: Generator, reward: RewardEnsemble) -> None:
+def _check_parts(
+    score_batch_size: int | None, generator: Generator, reward: RewardEnsemble, estimator: Estimator
+) -> None:
     """Whether scores can be computed so many at a time."""
     if score_batch_size is None:
         return
     if score_batch_size < 1:
         raise ValueError(f"score_batch_size must be at least 1, not {score_batch_size}.")
+    if estimator.is_forward_only:
+        return
     if not (hasattr(generator, "denoise") and hasattr(generator, "decode")):
         raise ValueError(
             f"score_batch_size needs a generator that denoises and decodes; {type(generator).__name__} only generates."

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
-from hn.generators.noise import BatchSlice, TrainingNoise
+from hn.generators.noise import BatchSlice, TrainingNoise, training_streams
 from hn.hypernets import LoraFinetune, LoraHypernet
 from hn.rewards import RewardEnsemble
 from hn.training.module import NoiseHypernetModule
@@ -290,7 +290,9 @@ def test_scoring_in_parts_changes_no_gradient(make_module, network):
     def gradients(**options):
         module = scramble(make_module(network(rank=2), dtype="float64", steps=2, **options))
         noise = module.generator.sample_noise(3, torch.Generator().manual_seed(0))
-        scores, f = module.scores(noise, module.generator.encode(prompts), prompts, torch.Generator().manual_seed(1))
+        conditioning = module.generator.encode(prompts)
+        f = module.hypernet(noise, conditioning)
+        scores = module.scores(noise + f, conditioning, prompts, training_streams(3, seed=1, step=0))
         return (
             scores.total.detach(),
             f.detach(),

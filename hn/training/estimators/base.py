@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from hn.generators.base import Generator
 from hn.rewards.ensemble import RewardOutput
 
-Score = Callable[[Tensor, Sequence[int]], RewardOutput]
-"""(noise [N, *noise_shape], N places in the batch whose prompts they are of) -> the scores [N] of their images."""
+Score = Callable[[Tensor, int], RewardOutput]
+"""(noise [B * K, *noise_shape], K) -> scores [B * K] of their images; K in a row are of the same prompt."""
 
 
 @dataclass(frozen=True)

@@ -12,4 +12,4 @@ class Pathwise(Estimator):
     is_forward_only = False
 
     def forward(self, batch: ScoredBatch) -> RewardOutput:
-        return batch.score(batch.modulated, range(len(batch.modulated)))
+        return batch.score(batch.modulated, 1)

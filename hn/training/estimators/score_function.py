@@ -56,8 +56,7 @@ class ScoreFunction(Estimator):
             own = self.subspace.coefficients(mean)[:, None]
             moves = (keep - 1) * own + spread * directions  # [B, K, D]
             noises = mean.repeat_interleave(self.samples, 0) + self.subspace.expand(moves.flatten(0, 1))
-            places = [place for place in range(len(mean)) for _ in range(self.samples)]
-            output = batch.score(noises, places)
+            output = batch.score(noises, self.samples)
         rewards = output.total.unflatten(0, (-1, self.samples))
         advantages = rewards - rewards.mean(1, keepdim=True)
         gradient = keep / spread * torch.einsum("bk,bkd->bd", advantages, directions) / self.samples

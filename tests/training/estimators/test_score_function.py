@@ -23,7 +23,7 @@ def estimate(estimator: ScoreFunction, modulated: Tensor, reward, seed: int = 0)
     """Scores [B] and their gradient with respect to `modulated`."""
     modulated = modulated.detach().requires_grad_()
     streams = [seeded(seed, number) for number in range(len(modulated))]
-    score = lambda noise, places: RewardOutput(reward(noise), {"quadratic": reward(noise)})  # noqa: E731
+    score = lambda noise, repeats: RewardOutput(reward(noise), {"quadratic": reward(noise)})  # noqa: E731
     total = estimator(ScoredBatch(modulated, score, streams)).total
     return total.detach(), torch.autograd.grad(total.sum(), modulated)[0]
 
@@ -132,7 +132,7 @@ def test_a_samples_estimate_depends_on_its_own_stream_alone(identity: Generator,
 
 def test_pathwise_is_the_reward_itself(identity: Generator) -> None:
     modulated = torch.randn(3, *identity.noise_shape, requires_grad=True)
-    score = lambda noise, places: RewardOutput(noise.flatten(1).square().sum(1), {})  # noqa: E731
+    score = lambda noise, repeats: RewardOutput(noise.flatten(1).square().sum(1), {})  # noqa: E731
     total = Pathwise()(ScoredBatch(modulated, score, [])).total
     total.sum().backward()
     torch.testing.assert_close(modulated.grad, 2 * modulated.detach())
