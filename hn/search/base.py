@@ -14,6 +14,9 @@ from hn.search.budget import Budget
 RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
 """(images [B, 3, H, W] in [0, 1], B prompts) -> scores [B], higher is better."""
 
+Modulation = Callable[[Tensor, Sequence[int]], Tensor]
+"""(noises [n, *noise_shape], n numbers of prompts) -> noises x0 + f(x0) of the same shape."""
+
 ProgressFunction = Callable[[int, int], None]
 """Told after every batch of images how many of all prompts are made, and how many there will be at most."""
 
@@ -45,6 +48,7 @@ class SearchResult:
         trace: reward against budget, in order of budget; the last point holds `rewards`. Its points are those of the
             search's own number of iterations, however early prompts ended.
         earlier: what a search with so many `evaluations` would have found, by the numbers of `report_at`.
+        start_kl: [B] nats that a hypernetwork spent on the noise before the search; None without one.
     """
 
     images: Tensor
@@ -54,6 +58,7 @@ class SearchResult:
     reward_calls: Tensor
     trace: list[TracePoint]
     earlier: dict[int, Self] = field(default_factory=dict)
+    start_kl: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,8 @@ class SearchProblem:
     """What is searched: B prompts with their starting noises and sources of randomness.
 
     Every prompt has seeds of its own, so that its result does not depend on the prompts it is batched with. What was
-    spent on each prompt beforehand, `spent_nfe` and `spent_seconds`, counts.
+    spent on each prompt beforehand, `spent_nfe` and `spent_seconds`, counts, as do the function evaluations of
+    `modulate`, `modulation_nfe` for each noise. A search that draws noises of its own passes them through `modulate`.
     """
 
     generator: Generator
@@ -75,6 +81,13 @@ class SearchProblem:
     progress: ProgressFunction | None = None
     spent_nfe: int = 0
     spent_seconds: float = 0.0
+    modulate: Modulation = lambda noises, which: noises
+    modulation_nfe: int = 0
+
+    @property
+    def nfe_per_image(self) -> int:
+        """Function evaluations of the backbone for each image."""
+        return self.steps + self.modulation_nfe
 
     def evaluate(self, noises: Tensor, which: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images [n, 3, H, W] and scores [n] of the noises [n, ...] for the prompts numbered `which`.

@@ -65,8 +65,8 @@ class BestOfN(Search):
         while active := state.active:
             # Candidate-major: all first candidates, then all second ones; batches may run across the border.
             batch = list(islice(heapq.merge(*(_upcoming(state, which) for which in active)), self.batch_size))
-            candidates = torch.stack([self._candidate(problem, *pair) for pair in batch])
             prompts = [which for _, which in batch]
+            candidates = problem.modulate(torch.stack([self._candidate(problem, *pair) for pair in batch]), prompts)
             images, scores = problem.evaluate(candidates, prompts)
             state.add(prompts, candidates, images, scores)
         return state.result(2**power for power in range(self.n.bit_length()))

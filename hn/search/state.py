@@ -25,7 +25,7 @@ class SearchState:
 
     def __init__(self, search: Search, problem: SearchProblem):
         n_prompts = len(problem.prompts)
-        self.limit = search.limit(problem.steps, problem.spent_nfe)
+        self.limit = search.limit(problem.nfe_per_image, problem.spent_nfe)
         self.noises: list[Tensor] = list(problem.noises)
         self._problem, self._budget = problem, search.budget
         self._each = search.evaluations_per_iteration
@@ -127,7 +127,7 @@ class SearchState:
             images=torch.stack([image for image, _ in found]),
             noises=torch.stack([noise for _, noise in found]),
             rewards=trace[-1]["best_reward"],
-            nfe=self._problem.spent_nfe + calls * self._problem.steps,
+            nfe=self._problem.spent_nfe + calls * self._problem.nfe_per_image,
             reward_calls=calls,
             trace=trace,
             earlier=earlier,
@@ -137,7 +137,7 @@ class SearchState:
         places = [min(count, len(rewards)) - 1 for rewards in self._rewards]
         calls = 1 + sum(places) / len(places)
         return TracePoint(
-            nfe=self._problem.spent_nfe + calls * self._problem.steps,
+            nfe=self._problem.spent_nfe + calls * self._problem.nfe_per_image,
             reward_calls=calls,
             seconds=sum(seconds[place] for seconds, place in zip(self._seconds, places, strict=True)),
             best_reward=torch.tensor(

@@ -1,10 +1,12 @@
-"""A search that starts where a hypernetwork leads."""
+"""A search among the noises to which a hypernetwork leads."""
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from hn.generators.base import Generator
 from hn.hypernets.base import Hypernet
@@ -12,29 +14,25 @@ from hn.search.base import Search, SearchProblem, SearchResult
 
 
 class WarmStart(Search):
-    """Another search, from the hypernetwork's noise x0 + f(x0) in the place of x0.
+    """Another search, with the hypernetwork's noise x0 + f(x0) in the place of x0.
 
-    The hypernetwork's pass counts: one more function evaluation of the backbone at every point of the trace and against
-    the budget, and its time. `kl_nats` is 1/2 |found - x0|^2, so it has both the hypernetwork's share and the search's.
+    A search that moves on from its start (ReNO, zero-order search) starts at x0 + f(x0). One that draws candidates
+    (Best-of-N) chooses among x0 + f(x0) of all of them. The backbone passes of f count at every point of the trace and
+    against the budget, and so does the time of f.
 
     Args:
-        search: a search that moves on from the noise it is given, such as `Reno`; its `steps`, `batch_size`, `budget`
-            and `report_at` hold.
+        search: whose `steps`, `batch_size`, `budget` and `report_at` hold.
         hypernet: a hypernetwork that is bound to the generator. `hn compare` fills in the trained one.
-
-    Raises:
-        ValueError: if the search does not move on from the noise it is given.
     """
 
     def __init__(self, search: Search, hypernet: Hypernet | None = None):
-        if not search.is_local:
-            raise ValueError(
-                f"{type(search).__name__} draws its candidates anew and would forget where it started; a warm start "
-                "needs a search that moves on from its start, such as hn.search.reno.Reno"
-            )
         self.inner = search
         self.hypernet = hypernet
         super().__init__(search.steps, search.batch_size, search.budget, search.report_at)
+
+    @property
+    def is_local(self) -> bool:
+        return self.inner.is_local
 
     @property
     def evaluations(self) -> int:
@@ -44,8 +42,16 @@ class WarmStart(Search):
     def evaluations_per_iteration(self) -> int:
         return self.inner.evaluations_per_iteration
 
+    @property
+    def _extra_nfe(self) -> int:
+        """Backbone passes of f for each noise; 1, the most, while the hypernetwork is not known."""
+        return 1 if self.hypernet is None else self.hypernet.extra_nfe
+
     def check(self, generator: Generator, spent_nfe: int = 0) -> None:
-        self.inner.check(generator, spent_nfe + 1)
+        if self.is_local:
+            self.inner.check(generator, spent_nfe + self._extra_nfe)
+        else:
+            self.inner.limit(self.steps_of(generator) + self._extra_nfe, spent_nfe)
 
     def bound(self, hypernet: Hypernet) -> Self:
         """The same warm start from this hypernetwork."""
@@ -54,23 +60,41 @@ class WarmStart(Search):
     def search(self, problem: SearchProblem) -> SearchResult:
         if self.hypernet is None:
             raise ValueError("a warm start needs a hypernetwork: WarmStart(search, hypernet)")
+        hypernet = self.hypernet
+
+        def modulate(noises: Tensor, which: Sequence[int]) -> Tensor:
+            index = torch.as_tensor(which)
+            conditioning = {name: tensor[index.to(tensor.device)] for name, tensor in problem.conditioning.items()}
+            with torch.no_grad():
+                return hypernet.modulate(noises, conditioning)
+
         started = time.perf_counter()
-        with torch.no_grad():
-            parts = torch.arange(len(problem.prompts)).split(self.batch_size)
-            noises = torch.cat([_modulated(self.hypernet, problem, part) for part in parts])
+        places = range(len(problem.prompts))
+        parts = [places[start : start + self.batch_size] for start in places[:: self.batch_size]]
+        noises = torch.cat([modulate(problem.noises[part.start : part.stop], part) for part in parts])
         if noises.is_cuda:
             torch.cuda.synchronize(noises.device)
-        seconds = (time.perf_counter() - started) / len(problem.prompts)
-        return self.inner.search(
-            dataclasses.replace(
+        start_kl = 0.5 * (noises - problem.noises).flatten(1).square().sum(1)
+        if not self.is_local:
+            problem = dataclasses.replace(problem, modulate=modulate, modulation_nfe=hypernet.extra_nfe)
+        else:
+            seconds = (time.perf_counter() - started) / len(problem.prompts)
+            problem = dataclasses.replace(
                 problem,
                 noises=noises,
-                spent_nfe=problem.spent_nfe + 1,
+                spent_nfe=problem.spent_nfe + hypernet.extra_nfe,
                 spent_seconds=problem.spent_seconds + seconds,
             )
-        )
+        result = self.inner.search(problem)
+        earlier = {count: dataclasses.replace(found, start_kl=start_kl) for count, found in result.earlier.items()}
+        return dataclasses.replace(result, start_kl=start_kl, earlier=earlier)
 
+    def kl_nats(self, noise: Tensor, result: SearchResult) -> Tensor:
+        """What f and the search spent together, [B] nats.
 
-def _modulated(hypernet: Hypernet, problem: SearchProblem, which: torch.Tensor) -> torch.Tensor:
-    conditioning = {name: tensor[which.to(tensor.device)] for name, tensor in problem.conditioning.items()}
-    return hypernet.modulate(problem.noises[which.to(problem.noises.device)], conditioning)
+        Of a search that moves on from its start 1/2 |found - noise|^2. Of one that chooses among drawn candidates the
+        sum of 1/2 |f|^2 and the cost of choosing, the chain rule of the KL divergence with f's mean cost for that of
+        the chosen ones.
+        """
+        spent = self.inner.kl_nats(noise, result)
+        return spent if self.is_local or result.start_kl is None else spent + result.start_kl.to(spent)
