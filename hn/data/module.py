@@ -97,6 +97,7 @@ class PromptDataModule(LightningDataModule):
         datasets: those read so far, by "train", "val", "test" and "predict".
         prefetch_hook: told of each training batch but an epoch's first while the one before it is worked on; set by a
             module that can prepare for it.
+        updates_per_batch: updates in a row that get the same training batches; set by a module that wants more than 1.
 
     Raises:
         ValueError: if an option is out of range or a name unknown; in `setup`, as `read_prompts`, or if a set that the
@@ -144,6 +145,7 @@ class PromptDataModule(LightningDataModule):
         check_names(self.paths)
         self.datasets: dict[str, PromptDataset] = {}
         self.prefetch_hook: Callable[[PromptBatch], None] | None = None
+        self.updates_per_batch = 1
 
     def prepare_data(self) -> None:
         """Download missing named sets, in one process per machine while the others wait."""
@@ -167,6 +169,8 @@ class PromptDataModule(LightningDataModule):
             self._batches_done,
             num_replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
+            updates_per_batch=self.updates_per_batch,
+            batches_per_update=self.trainer.accumulate_grad_batches if self.trainer else 1,
         )
         loader = ResumableLoader(
             self.datasets["train"],

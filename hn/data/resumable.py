@@ -31,6 +31,8 @@ class EpochShuffle(DistributedSampler):
         position: returns the number of finished batches in the current epoch.
         num_replicas: number of ranks.
         rank: of this process.
+        updates_per_batch: updates in a row that get the same batches.
+        batches_per_update: batches that an update accumulates.
 
     Raises:
         ValueError: if there are fewer prompts than one batch of all ranks needs.
@@ -44,24 +46,37 @@ class EpochShuffle(DistributedSampler):
         position: Callable[[], int] = lambda: 0,
         num_replicas: int = 1,
         rank: int = 0,
+        updates_per_batch: int = 1,
+        batches_per_update: int = 1,
     ):
-        if dataset.epoch_length < batch_size * num_replicas:
+        batches = batches_per_update if updates_per_batch > 1 else 1
+        if dataset.epoch_length < batch_size * batches * num_replicas:
+            count = "one batch" if batches == 1 else f"the {batches} batches of an update, each"
             raise ValueError(
-                f"{dataset.epoch_length} training prompts do not fill one batch of {batch_size} on {num_replicas} "
+                f"{dataset.epoch_length} training prompts do not fill {count} of {batch_size} on {num_replicas} "
                 "device(s): lower batch_size or add prompts"
             )
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
         self.batch_size = batch_size
         self.position = position
+        self.updates_per_batch, self.batches_per_update = updates_per_batch, batches_per_update
 
     def __len__(self) -> int:
-        return self.dataset.epoch_length // self.num_replicas
+        length = self.dataset.epoch_length // self.num_replicas
+        if self.updates_per_batch == 1:
+            return length
+        of_update = self.batch_size * self.batches_per_update
+        return length // of_update * of_update * self.updates_per_batch
 
     def __iter__(self) -> Iterator[int]:
         # Hashed rather than added, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
         rng = generator(f"{self.seed} {self.epoch}")
         rows = epoch_rows(self.dataset.parts, self.seed, self.epoch)
         order = rows[torch.randperm(len(rows), generator=rng)][self.rank :: self.num_replicas]
+        if self.updates_per_batch > 1:  # each update's batches in a row, so many times; whole updates alone
+            of_update = self.batch_size * self.batches_per_update
+            updates = order[: len(order) // of_update * of_update].view(-1, 1, of_update)
+            order = updates.expand(-1, self.updates_per_batch, -1).flatten()
         left = order[self.position() * self.batch_size : len(self)]
         # In chunks: a list of millions of Python integers would take as much memory as the prompts.
         return chain.from_iterable(chunk.tolist() for chunk in left.split(_CHUNK))
@@ -77,6 +92,7 @@ class EpochShuffle(DistributedSampler):
             "batch_size": self.batch_size,
             "num_replicas": self.num_replicas,
             **weights,
+            **({"updates_per_batch": self.updates_per_batch} if self.updates_per_batch > 1 else {}),
         }
 
 

@@ -25,6 +25,7 @@ from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
 from hn.training.estimators import Estimator, Pathwise, ScoredBatch
+from hn.training.kept_scores import gather_scores, own_scores
 from hn.training.scoring import BatchScorer
 from hn.training.strategy import ShardedStrategy, shard
 from hn.utils.class_path import class_path
@@ -48,6 +49,7 @@ class NoiseHypernetModule(L.LightningModule):
         estimator: of the reward's gradient; by default `Pathwise`, through generator and rewards, as in the paper.
         regulariser: "mean" for the published code's 1/2 mean(f^2), "sum" for the paper's 1/2 |f|^2.
         reward_weight: multiplies the reward.
+        final_reward_weight: what `reward_weight` has become, geometrically, at `decay_steps`; constant if not given.
         noise_type: noise per update: "inf" fresh for every sample; "batch" one noise shared by the batch, new at each
             update; "one" a single noise for the whole run; "multi" one fixed batch of noises.
         warmup_steps: updates over which the learning rate rises linearly.
@@ -73,6 +75,7 @@ class NoiseHypernetModule(L.LightningModule):
         estimator: Estimator | None = None,
         regulariser: Regulariser = "mean",
         reward_weight: float = 1.0,
+        final_reward_weight: float | None = None,
         noise_type: NoiseType = "inf",
         warmup_steps: int = 0,
         decay_steps: int | None = None,
@@ -83,6 +86,7 @@ class NoiseHypernetModule(L.LightningModule):
     ) -> None:
         super().__init__()
         _check_numbers(images_per_prompt, warmup_steps, decay_steps)
+        _check_reward_weights(reward_weight, final_reward_weight, decay_steps)
         estimator = estimator or Pathwise()
         _check_parts(score_batch_size, generator, reward, estimator)
         if estimator.is_forward_only and hypernet.kind == "finetune":
@@ -93,7 +97,7 @@ class NoiseHypernetModule(L.LightningModule):
         self.generator, self.hypernet, self.reward, self.estimator = generator, hypernet, reward, estimator
         self.score_batch_size = score_batch_size
         self.optimizer_factory, self.warmup_steps, self.decay_steps = optimizer, warmup_steps, decay_steps
-        self.regulariser, self.reward_weight = regulariser, reward_weight
+        self.regulariser, self.reward_weight, self.final_reward_weight = regulariser, reward_weight, final_reward_weight
         self.draw_noise, self.images_per_prompt = TrainingNoise(noise_type), images_per_prompt
         self.seed, self.evaluation_seed = seed, evaluation_seed
         self.strict_loading = False  # checkpoints hold the trainable weights alone; on_load_checkpoint checks them
@@ -148,6 +152,7 @@ class NoiseHypernetModule(L.LightningModule):
         if not isinstance(data, PromptDataModule):
             return
         data.prefetch_hook = self._prepare_for
+        data.updates_per_batch = self.estimator.updates_per_batch
         prompts = [prompt for dataset in data.datasets.values() for prompt in dataset.prompts]
         self.generator.check_prompts(prompts)
         self.reward.check_prompts(prompts)
@@ -192,7 +197,13 @@ class NoiseHypernetModule(L.LightningModule):
         return self.hypernet.images(noise, conditioning, steps, rng)
 
     def scores(
-        self, modulated: Tensor, conditioning: Conditioning, prompts: Sequence[str], streams: Sequence[torch.Generator]
+        self,
+        modulated: Tensor,
+        conditioning: Conditioning,
+        prompts: Sequence[str],
+        streams: Sequence[torch.Generator],
+        part: int = 0,
+        repeat: int = 0,
     ) -> RewardOutput:
         """Scores of the images of a batch, as the estimator has them.
 
@@ -201,21 +212,27 @@ class NoiseHypernetModule(L.LightningModule):
             conditioning: of B prompts.
             prompts: B prompts.
             streams: B sources of what an estimator, and some schedulers after the first step, draw.
+            part: number of the batch among those that an update accumulates.
+            repeat: how many updates have used this batch before.
 
         Returns:
             Scores [B], whose total is differentiable in `modulated` and in a fine-tune's weights.
         """
         generator, size = self.hypernet.image_generator, self.score_batch_size
         score = BatchScorer(generator, self.reward, conditioning, prompts, streams, size)
-        return self.estimator(ScoredBatch(modulated, score, streams))
+        return self.estimator(ScoredBatch(modulated, score, streams, part, repeat))
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         prompts = batch["prompt"]
-        key = self.seed, self.global_step, self._batch_slice(batch_idx)
+        n_batches, repeat = divmod(self.global_step, self.estimator.updates_per_batch)
+        own = self._batch_slice(batch_idx)
+        key = self.seed, n_batches, own
         noise, conditioning = self.draw_noise(len(prompts), self.generator, *key), self.generator.encode(prompts)
         f = self.hypernet(noise, conditioning)
-        scores = self.scores(noise + f, conditioning, prompts, training_streams(len(prompts), *key))
-        terms = noise_hypernetwork_loss(scores.total, f, self.regulariser, self.reward_weight)
+        streams = training_streams(len(prompts), *key)
+        scores = self.scores(noise + f, conditioning, prompts, streams, own.part, repeat)
+        weight = reward_weight_at(self.global_step, self.reward_weight, self.final_reward_weight, self.decay_steps)
+        terms = noise_hypernetwork_loss(scores.total, f, self.regulariser, weight)
         logged = {"loss": terms.loss, "reward": terms.reward, "regulariser": terms.regulariser, "kl_nats": terms.kl}
         logged |= {f"reward_{name}": score.mean() for name, score in scores.components.items()}
         self.terms = logged = self._mean_over_ranks({name: value.detach() for name, value in logged.items()})
@@ -305,6 +322,9 @@ class NoiseHypernetModule(L.LightningModule):
         """Keep the trainable weights alone, and what they are weights of."""
         checkpoint["state_dict"] = trainable_state_dict(self.hypernet)
         checkpoint["hn_model"] = self._description()
+        kept = gather_scores(self.estimator.kept_scores(), self._batch_slice(0), self.all_gather)
+        if kept:
+            checkpoint["hn_scores"] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is one of this model, and take its weights.
@@ -326,6 +346,8 @@ class NoiseHypernetModule(L.LightningModule):
                 "Use the configuration that it was trained with, or start anew without it."
             )
         load_trainable_state_dict(self.hypernet, checkpoint["state_dict"])
+        kept = own_scores(checkpoint.get("hn_scores", {}), self._batch_slice(0), self.generator.device)
+        self.estimator.keep_scores(kept)
         checkpoint["state_dict"] = {}  # for Lightning, which would look for the frozen weights too
 
     def _description(self) -> dict[str, Any]:
@@ -344,6 +366,25 @@ def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) 
         return 1.0
     progress = (step - warmup_steps) / max(1, decay_steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def reward_weight_at(step: int, first: float, final: float | None, decay_steps: int | None) -> float:
+    """The reward's weight at an update: `first`, or from there geometrically to `final` at `decay_steps`."""
+    if final is None or decay_steps is None:
+        return first
+    return first * (final / first) ** min(1.0, step / decay_steps)
+
+
+def _check_reward_weights(first: float, final: float | None, decay_steps: int | None) -> None:
+    if final is None:
+        return
+    if decay_steps is None:
+        raise ValueError("final_reward_weight needs decay_steps, the update at which it is reached.")
+    if first <= 0 or final <= 0:
+        raise ValueError(
+            f"With a final_reward_weight both weights must be positive; reward_weight is {first}, "
+            f"final_reward_weight {final}."
+        )
 
 
 def _check_numbers(images_per_prompt: int, warmup_steps: int, decay_steps: int | None) -> None:

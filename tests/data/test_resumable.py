@@ -114,3 +114,20 @@ def test_the_order_goes_on_where_all_ranks_together_take_as_many(mix, batch_size
     assert [str(one.message) for one in caught if "other batch_size" in str(one.message)] == (
         [] if is_same else [str(caught[0].message)]
     )
+
+
+@pytest.mark.parametrize("position", [0, 1, 5, 7])
+def test_updates_can_share_their_batches(mix, position):
+    plain = epoch(mix, 3)
+    shared = epoch(mix, 3, updates_per_batch=3, batches_per_update=2, position=lambda: position)
+    # 28 prompts: 7 updates of two batches of two, each three times.
+    updates = [plain[start : start + 4] for start in range(0, 28, 4)]
+    assert shared == [row for update in updates for row in update * 3][position * 2 :]
+
+
+def test_an_update_whose_batches_an_epoch_does_not_fill_is_left_out_if_it_is_shared(mix):
+    assert epoch(mix, 0, batch_size=5, updates_per_batch=2) == [
+        row for start in range(0, 25, 5) for row in epoch(mix, 0)[start : start + 5] * 2
+    ]
+    with pytest.raises(ValueError, match="do not fill the 15 batches of an update, each of 2 on 1"):
+        EpochShuffle(mix, 2, updates_per_batch=2, batches_per_update=15)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +24,15 @@ class ScoredBatch:
         modulated: [B, *noise_shape], T(x0) = x0 + f(x0), differentiable in f's parameters.
         score: generates images of noise and scores them, with gradients where gradients are switched on.
         streams: B sources of randomness, one for each sample, keyed by seed, update and the sample's number in it.
+        part: number of the batch among those that an update accumulates.
+        repeat: how many updates have used this batch before.
     """
 
     modulated: Tensor
     score: Score
     streams: Sequence[torch.Generator]
+    part: int = 0
+    repeat: int = 0
 
 
 class Estimator(nn.Module, ABC):
@@ -37,9 +41,11 @@ class Estimator(nn.Module, ABC):
     Attributes:
         is_forward_only: whether the generator and the rewards run without gradients, so that memory is that of
             inference and any reward serves.
+        updates_per_batch: updates in a row that use the same prompts, noises and scores.
     """
 
     is_forward_only: bool
+    updates_per_batch: int = 1
 
     def build(self, generator: Generator) -> None:
         """Bind the estimator to the generator's noise; called once, before training.
@@ -47,6 +53,13 @@ class Estimator(nn.Module, ABC):
         Raises:
             ValueError: if its options do not fit the generator.
         """
+
+    def kept_scores(self) -> dict[int, dict[str, Tensor]]:
+        """What updates of the same batch still need, tensors [B, ...] by name for each of its parts."""
+        return {}
+
+    def keep_scores(self, parts: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Take what `kept_scores` gave, of a run that is continued."""
 
     @abstractmethod
     def forward(self, batch: ScoredBatch) -> RewardOutput:

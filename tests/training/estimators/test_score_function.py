@@ -145,6 +145,8 @@ def test_pathwise_is_the_reward_itself(identity: Generator) -> None:
         ({"samples": 0}, "samples must be an even number"),
         ({"sigma": 0.0}, "sigma must be between 0 and 1"),
         ({"sigma": 1.0}, "sigma must be between 0 and 1"),
+        ({"updates_per_batch": 0}, "updates_per_batch must be at least 1"),
+        ({"ratio_clip": 1.0}, "ratio_clip above 1"),
     ],
 )
 def test_numbers_out_of_range_are_refused(arguments: dict, message: str) -> None:
@@ -155,3 +157,51 @@ def test_numbers_out_of_range_are_refused(arguments: dict, message: str) -> None
 def test_a_cutoff_above_the_noise_is_refused(identity: Generator) -> None:
     with pytest.raises(ValueError, match="at most 4"):
         ScoreFunction(LowFrequency(5)).build(identity)
+
+
+def moved_estimate(identity: Generator, moved: float, clip: float, samples: int = 4) -> tuple[Tensor, Tensor, list]:
+    """The second update's estimate after T has moved by `moved` in every coefficient, with what was scored."""
+    estimator = ScoreFunction(LowFrequency(2), samples, 0.6, updates_per_batch=2, ratio_clip=clip)
+    estimator.build(identity)
+    modulated = torch.randn(3, *identity.noise_shape, dtype=torch.float64, generator=seeded(8))
+    calls: list[Tensor] = []
+
+    def score(noise: Tensor, repeats: int) -> RewardOutput:
+        calls.append(noise)
+        return RewardOutput(noise.flatten(1).sum(1).sin(), {})
+
+    def streams() -> list[torch.Generator]:
+        return [seeded(9, number) for number in range(3)]
+
+    estimator(ScoredBatch(modulated, score, streams()))
+    later = modulated + estimator.subspace.expand(torch.full((3, 12), moved, dtype=torch.float64))
+    later.requires_grad_()
+    total = estimator(ScoredBatch(later, score, streams(), repeat=1)).total
+    assert estimator.kept_scores() == {}  # nobody needs them any more
+    return torch.autograd.grad(total.sum(), later)[0], estimator.directions(ScoredBatch(later, score, streams())), calls
+
+
+def test_a_second_update_weighs_the_same_scores_by_their_densities(identity: Generator) -> None:
+    moved, sigma, keep = 0.05, 0.6, 0.8
+    gradient, directions, calls = moved_estimate(identity, moved, clip=1e6)
+    assert len(calls) == 1
+    rewards = calls[0].flatten(1).sum(1).sin().unflatten(0, (3, 4))
+    advantages = rewards - rewards.mean(1, keepdim=True)
+    d = torch.full((12,), keep * moved, dtype=torch.float64)
+    gaussian = torch.distributions.Normal(0, sigma)
+    log_ratio = gaussian.log_prob(sigma * directions - d).sum(2) - gaussian.log_prob(sigma * directions).sum(2)
+    score = keep * (sigma * directions - d) / sigma**2  # of the moved density
+    expected = ((log_ratio.exp() * advantages)[..., None] * score).mean(1)
+    torch.testing.assert_close(LowFrequency(2).build(identity).coefficients(gradient), expected)
+
+
+def test_ratios_out_of_bounds_no_longer_push(identity: Generator) -> None:
+    gradient, directions, calls = moved_estimate(identity, moved=0.5, clip=1.001)
+    rewards = calls[0].flatten(1).sum(1).sin().unflatten(0, (3, 4))
+    advantages = rewards - rewards.mean(1, keepdim=True)
+    d = torch.full((12,), 0.4, dtype=torch.float64)
+    log_ratio = (0.6 * directions * d).sum(2) / 0.36 - 0.5 * d.square().sum() / 0.36
+    pushes = torch.where(log_ratio > 0, advantages < 0, advantages > 0)  # min(ratio A, clipped A) is the unclipped one
+    score = 0.8 * (0.6 * directions - d) / 0.36
+    expected = ((log_ratio.exp() * advantages * pushes)[..., None] * score).mean(1)
+    torch.testing.assert_close(LowFrequency(2).build(identity).coefficients(gradient), expected)
