@@ -22,6 +22,7 @@ class Generator(nn.Module, ABC):
         noise_shape: shape of one sample's noise, as the backbone sees it, for example (4, 64, 64).
         last_layer: name of the backbone's last layer, whose base output a LoRA hypernetwork drops.
         steps: number of sampling steps when `generate` is not told.
+        quantise: how the backbone's weights are quantised; None if they are not.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Generator(nn.Module, ABC):
     noise_shape: tuple[int, ...]
     last_layer: str
     steps: int
+    quantise: str | None = None
 
     @property
     @abstractmethod

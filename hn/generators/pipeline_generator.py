@@ -21,6 +21,7 @@ from hn.utils.copies import frozen_view
 from hn.utils.layers import compile_layers, require_compile
 from hn.utils.private.accelerate import is_offloaded
 from hn.utils.private.torch import ApplyHook
+from hn.utils.quantisation import Quantisation, quantise_linear_layers, require_torchao
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class PipelineGenerator(ApplyHook, Generator):
         channels_last: keep the weights of convolutions with the channels last, which GPUs' kernels for UNets are
             faster with.
         compile: run backbone and decoder through `torch.compile`; the first call of each size takes its time.
+        quantise: "int8" for int8 weights in the linear layers of the backbone (`hn.utils.quantisation`): half of
+            bfloat16's memory, and slightly other images. A LoRA cannot be trained on them. Needs `hn[quantise]`.
         strict_vocabulary: refuse prompts with words that are not in the tokenizer's vocabulary; for generators with a
             small, word-level vocabulary.
         offload_text_encoders: keep text encoders on the CPU, and copy them to the device while prompts are encoded that
@@ -59,6 +62,7 @@ class PipelineGenerator(ApplyHook, Generator):
             depend, to the last bit, on the prompts that happen to be new with it.
 
     Raises:
+        ImportError: if `quantise` is given and torchao is not installed.
         ValueError: if an argument does not fit the pipeline or this machine, or its networks are offloaded by
             accelerate.
     """
@@ -76,6 +80,7 @@ class PipelineGenerator(ApplyHook, Generator):
         decoder_tiling: bool = False,
         channels_last: bool = False,
         compile: bool = False,
+        quantise: Quantisation | None = None,
         strict_vocabulary: bool = False,
         offload_text_encoders: bool = False,
         prompt_cache_size: int = 1024,
@@ -101,6 +106,9 @@ class PipelineGenerator(ApplyHook, Generator):
             raise ValueError(f"decoder_tiling: a {type(pipe.vae).__name__} cannot decode tile by tile.")
         if compile:
             require_compile()
+        if quantise is not None:
+            require_torchao()
+        self.quantise = quantise
         self.offload_text_encoders, self.text_encoders = offload_text_encoders, OnCpu()
         self.prompt_cache_size = prompt_cache_size
         self._prompts = PromptEncoder(family, strict_vocabulary, prompt_cache_size, encode_batch_size)
@@ -122,6 +130,8 @@ class PipelineGenerator(ApplyHook, Generator):
             self.enable_gradient_checkpointing()
         if self.decoder_tiling:
             pipe.vae.enable_tiling()
+        if self.quantise is not None:
+            quantise_linear_layers(self.backbone)
         if not self.is_meta:
             if self.channels_last:
                 self.components.to(memory_format=torch.channels_last)

@@ -53,7 +53,17 @@ class LoraBackbone(Trainable):
         self.backbone: nn.Module | None = None
 
     def _adapted_backbone(self, generator: Generator) -> nn.Module:
-        """A copy of the generator's backbone with LoRA, equal to it at first, in eval mode."""
+        """A copy of the generator's backbone with LoRA, equal to it at first, in eval mode.
+
+        Raises:
+            ValueError: if the backbone's weights are quantised.
+        """
+        if generator.quantise is not None:
+            raise ValueError(
+                f"LoRA is trained on the backbone's own weights, and this generator's are {generator.quantise}: leave "
+                "out quantise (model.generator.init_args.quantise), or train a hypernetwork that needs no backbone, "
+                "like hn.hypernets.conv.ConvHypernet."
+            )
         backbone: ModelMixin = share_weights(generator.backbone)
         self.lora_config = add_lora(backbone, self.rank, self.alpha, self.target_modules)
         self.lora_config.base_model_name_or_path = generator.name

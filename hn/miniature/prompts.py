@@ -9,15 +9,18 @@ from hn.miniature.captions import evaluation_prompts, training_prompts
 from hn.utils.files import write_text
 
 PER_TAG = {"train": 120, "val": 8, "test": 24}
+LARGE = 400
+"""Prompts a tag in the larger training file, for training that sees a prompt's noises few at a time."""
 
 
 def write_prompt_files(folder: str | Path) -> None:
-    """Write `train.jsonl`, `val.jsonl` and `test.jsonl`; the same files every time."""
+    """Write `train.jsonl`, `train_large.jsonl`, `val.jsonl` and `test.jsonl`; the same files every time."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for split, per_tag in PER_TAG.items():
-        rows = training_prompts(per_tag) if split == "train" else evaluation_prompts(split, per_tag)
-        write_text(folder / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    rows = {split: evaluation_prompts(split, PER_TAG[split]) for split in ("val", "test")}
+    rows |= {"train": training_prompts(PER_TAG["train"]), "train_large": training_prompts(LARGE)}
+    for name, of_file in rows.items():
+        write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in of_file))
 
 
 if __name__ == "__main__":

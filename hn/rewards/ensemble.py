@@ -14,10 +14,10 @@ from hn.rewards.base import PreprocessedReward, Reward, check_batch
 from hn.rewards.contrastive import ContrastiveReward
 from hn.rewards.gradient_balance import balanced_gradient, with_gradient
 from hn.rewards.preprocess import SharedPixels
-from hn.rewards.quantisation import Quantisation, quantise_linear_layers, require_torchao
 from hn.rewards.score_statistics import ScoreStatistics
 from hn.utils.dtype import full_precision
 from hn.utils.layers import compile_layers, require_compile
+from hn.utils.quantisation import Quantisation, quantise_linear_layers, require_torchao
 
 _QUANTISATIONS = {*get_args(Quantisation)}
 
@@ -64,7 +64,7 @@ class RewardEnsemble(nn.Module):
             reward, the text tower is removed and only prompts in the folder can be scored; otherwise the tower is kept.
             The commands of an experiment write missing features before they start.
         quantise: "int8" for int8 weights in the towers of all trained and held-out rewards, or a mapping for some of
-            them, by name (`hn.rewards.quantisation`). Rewards stay differentiable. Text features in files are those of
+            them, by name (`hn.utils.quantisation`). Rewards stay differentiable. Text features in files are those of
             the unquantised weights. Needs `hn[quantise]`.
 
     Raises:

@@ -472,7 +472,7 @@ def test_a_value_that_cannot_work_is_refused_before_weights_are_loaded(
 
 def test_a_package_that_an_option_needs_is_named_before_weights_are_loaded(refused, experiment, monkeypatch):
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
-    monkeypatch.setattr("hn.rewards.quantisation.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("hn.utils.quantisation.importlib.util.find_spec", lambda name: None)
     quantise = ["--model.reward.init_args.quantise", "int8"]
     assert "pip install 'hn[quantise]'" in refused("train", "--config", str(experiment), *quantise)
 

@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 
 from hn.miniature.captions import captions_of
-from hn.miniature.prompts import PER_TAG, write_prompt_files
+from hn.miniature.prompts import LARGE, PER_TAG, write_prompt_files
 from hn.miniature.world import TAGS
 
+FILES = ("test", "train", "train_large", "val")
 FOLDER = Path(__file__).parents[2] / "data" / "prompts" / "miniature"
 
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, list[dict]]:
-    """The rows of the committed files, by split."""
-    return {split: [json.loads(line) for line in (FOLDER / f"{split}.jsonl").open()] for split in PER_TAG}
+    """The rows of the committed files, by name."""
+    return {name: [json.loads(line) for line in (FOLDER / f"{name}.jsonl").open()] for name in FILES}
 
 
 def combinations(rows: list[dict]) -> set[tuple]:
@@ -30,12 +31,14 @@ def combinations(rows: list[dict]) -> set[tuple]:
 
 def test_committed_files_are_what_the_code_writes(tmp_path: Path) -> None:
     write_prompt_files(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["test.jsonl", "train.jsonl", "val.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n}.jsonl" for n in FILES]
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (FOLDER / path.name).read_bytes(), path.name
 
 
-@pytest.mark.parametrize(("first", "second"), list(itertools.combinations(PER_TAG, 2)))
+@pytest.mark.parametrize(
+    ("first", "second"), [*itertools.combinations(PER_TAG, 2), ("train_large", "val"), ("train_large", "test")]
+)
 def test_splits_share_no_combination(rows: dict[str, list[dict]], first: str, second: str) -> None:
     one, other = combinations(rows[first]), combinations(rows[second])
     assert len(one) >= 15 and len(other) >= 15
@@ -44,7 +47,7 @@ def test_splits_share_no_combination(rows: dict[str, list[dict]], first: str, se
 
 def test_training_shares_no_text_with_evaluation(rows: dict[str, list[dict]]) -> None:
     texts = {split: {row["prompt"] for row in of_split} for split, of_split in rows.items()}
-    assert not texts["train"] & (texts["val"] | texts["test"])
+    assert not (texts["train"] | texts["train_large"]) & (texts["val"] | texts["test"])
     # Single objects combine nothing and are in every split.
     assert texts["val"] & texts["test"] == {caption.text() for caption in captions_of("single_object")}
 
@@ -52,5 +55,5 @@ def test_training_shares_no_text_with_evaluation(rows: dict[str, list[dict]]) ->
 def test_every_form_is_there(rows: dict[str, list[dict]]) -> None:
     for split, of_split in rows.items():
         counts = {tag: sum(row["tag"] == tag for row in of_split) for tag in TAGS}
-        assert max(counts.values()) == PER_TAG[split] and min(counts.values()) >= 4, split
+        assert max(counts.values()) == {**PER_TAG, "train_large": LARGE}[split] and min(counts.values()) >= 4, split
     assert all(len({row["prompt"] for row in rows[split]}) == len(rows[split]) for split in ("val", "test"))

@@ -10,12 +10,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraFinetune, LoraHypernet
 from hn.rewards import JpegSizeReward, RednessReward, RewardEnsemble
-from hn.rewards.quantisation import quantise_linear_layers
 from hn.training.module import NoiseHypernetModule
 from hn.training.planning.encoding import fake_conditioning
 from hn.training.planning.fake import fake_copy, weight_bytes
 from hn.training.planning.live_memory import LiveMemory
 from hn.training.planning.update import UpdateMemory, update_memory, without_reports
+from hn.utils.quantisation import quantise_linear_layers
 from tests.tiny_pipelines import CASES, NETWORKS, WINDOW
 
 PROMPTS = ["a red cube", "two blue ball"]

@@ -11,9 +11,14 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
-from hn.rewards import RednessReward, Reward, RewardEnsemble, quantisation
-from hn.rewards.quantisation import quantise_linear_layers
+from hn.generators.noise import seeded
+from hn.generators.pipeline import DiffusersGenerator
+from hn.hypernets import LoraHypernet
+from hn.hypernets.conv import ConvHypernet
+from hn.rewards import RednessReward, Reward, RewardEnsemble
+from hn.utils import quantisation
 from hn.utils.layers import compile_layers
+from hn.utils.quantisation import quantise_linear_layers
 from tests import tiny_rewards
 
 PROMPTS = ["a red cube", "two blue ball"]
@@ -159,3 +164,28 @@ def test_both_options_can_be_written_in_a_config(tmp_path: Path, quantise: Any) 
     section = {"class_path": "hn.rewards.ensemble.RewardEnsemble", "init_args": arguments}
     ensemble = parser.instantiate(parser.parse_object({"reward": section})).reward
     assert _int8_layers(ensemble.rewards["clip"])
+
+
+@needs_torchao
+def test_a_generator_keeps_int8_weights_in_its_backbone_alone(tiny_checkpoints: Path) -> None:
+    path = str(tiny_checkpoints / "pipeline")
+    plain, quantised = DiffusersGenerator(path), DiffusersGenerator(path, quantise="int8")
+    assert _int8_layers(quantised.backbone) and not _int8_layers(quantised.pipe.vae)
+    noise = plain.sample_noise(2, seeded(0))
+    images = [generator.generate(noise, generator.encode(PROMPTS)) for generator in (plain, quantised)]
+    assert not torch.equal(*images)
+    torch.testing.assert_close(*images, atol=0.05, rtol=0)
+    with pytest.raises(ValueError, match="LoRA is trained on the backbone's own weights"):
+        LoraHypernet(rank=2).build(quantised)
+    ConvHypernet(width=8, blocks=1, heads=1).build(quantised)
+
+
+@needs_torchao
+def test_a_generator_without_weights_is_quantised_too(tiny_checkpoints: Path) -> None:
+    assert _int8_layers(DiffusersGenerator.build_on_meta(str(tiny_checkpoints / "pipeline"), quantise="int8").backbone)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is not None, reason="torchao is installed")
+def test_a_quantised_generator_says_what_it_needs(tiny_checkpoints: Path) -> None:
+    with pytest.raises(ImportError, match="quantise needs torchao"):
+        DiffusersGenerator(str(tiny_checkpoints / "pipeline"), quantise="int8")

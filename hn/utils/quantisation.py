@@ -1,4 +1,4 @@
-"""8-bit weights of frozen towers, by torchao."""
+"""8-bit weights of frozen networks, by torchao."""
 
 import importlib.util
 from typing import Literal
@@ -11,8 +11,8 @@ Quantisation = Literal["int8"]
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
-def quantise_linear_layers(tower: nn.Module) -> None:
-    """Quantise the weights of the linear layers of a frozen tower to int8, in place: symmetric, with one float32 scale
+def quantise_linear_layers(network: nn.Module) -> None:
+    """Quantise the weights of a frozen network's linear layers to int8, in place: symmetric, with one float32 scale
     per row (torchao's `Int8WeightOnlyConfig`). Images, activations and gradients keep their data type; gradients with
     respect to the inputs of layers are exactly those of the rounded weights.
 
@@ -28,7 +28,7 @@ def quantise_linear_layers(tower: nn.Module) -> None:
     # Optional package, and the import takes a second.
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-    embeddings = {id(module.weight) for module in tower.modules() if isinstance(module, nn.Embedding)}
+    embeddings = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
 
     def is_quantised(module: nn.Module, _name: str) -> bool:
         return (
@@ -38,11 +38,11 @@ def quantise_linear_layers(tower: nn.Module) -> None:
             and id(module.weight) not in embeddings
         )
 
-    chosen = [module for name, module in tower.named_modules() if is_quantised(module, name)]
+    chosen = [module for name, module in network.named_modules() if is_quantised(module, name)]
     if others := {str(module.weight.dtype) for module in chosen} - {str(dtype) for dtype in _DTYPES}:
         raise ValueError(f"Weights of {', '.join(sorted(others))} are not quantised; load them in float32 or bfloat16.")
     # torchao's recommended inductor settings would change those of the whole process.
-    quantize_(tower, Int8WeightOnlyConfig(set_inductor_config=False), filter_fn=is_quantised)
+    quantize_(network, Int8WeightOnlyConfig(set_inductor_config=False), filter_fn=is_quantised)
 
 
 def require_torchao() -> None:
