@@ -37,9 +37,11 @@ class Estimator(nn.Module, ABC):
     Attributes:
         is_forward_only: whether the generator and the rewards run without gradients, so that memory is that of
             inference and any reward serves.
+        samples: K, images that are scored for each sample of the batch.
     """
 
     is_forward_only: bool
+    samples: int = 1
 
     def build(self, generator: Generator) -> None:
         """Bind the estimator to the generator's noise; called once, before training.
