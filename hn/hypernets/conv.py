@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hn.generators.base import Conditioning, Generator
 from hn.generators.subspaces.low_frequency import cosine_basis
@@ -33,6 +34,7 @@ class ConvHypernet(Hypernet):
         text_width: channels that the text states are projected to.
         self_attentions: number of blocks with self-attention, the last ones; before the first block has read the text,
             convolutions serve as well and are faster.
+        gradient_checkpointing: recompute f in the backward pass instead of keeping its activations.
 
     Raises:
         ValueError: if a number is below 1, or the width is no multiple.
@@ -48,6 +50,7 @@ class ConvHypernet(Hypernet):
         grid: int = 16,
         text_width: int = 96,
         self_attentions: int = 2,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         numbers = {"width": width, "blocks": blocks, "heads": heads, "grid": grid, "text_width": text_width}
@@ -57,7 +60,7 @@ class ConvHypernet(Hypernet):
         if width % math.lcm(8, heads):
             raise ValueError(f"width must be a multiple of 8 and of heads ({heads}), not {width}.")
         self.width, self.blocks, self.heads, self.grid, self.text_width = width, blocks, heads, grid, text_width
-        self.self_attentions = self_attentions
+        self.self_attentions, self.gradient_checkpointing = self_attentions, gradient_checkpointing
 
     def _build(self, generator: Generator) -> None:
         channels, height, width = generator.spatial_shape
@@ -83,6 +86,11 @@ class ConvHypernet(Hypernet):
             self.register_buffer(name, constant.float().to(generator.device), persistent=False)
 
     def forward(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._perturbation, noise, conditioning, use_reentrant=False, preserve_rng_state=False)
+        return self._perturbation(noise, conditioning)
+
+    def _perturbation(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
         text, mask = self.text(conditioning)
         grid = self._resample("hy,bcyx,wx->bchw", self.generator.to_spatial(noise))
         grid = grid.contiguous(memory_format=torch.channels_last)  # as attention has it, so nothing is copied between
@@ -100,7 +108,7 @@ class ConvHypernet(Hypernet):
         return torch.einsum(equation, rows, values, columns)
 
     def arguments(self) -> dict[str, Any]:
-        names = ("width", "blocks", "heads", "grid", "text_width", "self_attentions")
+        names = ("width", "blocks", "heads", "grid", "text_width", "self_attentions", "gradient_checkpointing")
         return {name: getattr(self, name) for name in names}
 
 
