@@ -25,6 +25,7 @@ NAMES = (
     "inference",
     "searches",
     "training_options",
+    "estimators",
     "memory",
     "conditioning_cache",
     "scaling",

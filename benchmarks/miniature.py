@@ -9,7 +9,7 @@ import torch
 
 from hn.data import read_prompts
 from hn.generators import DiffusersGenerator
-from hn.hypernets import LoraHypernet
+from hn.hypernets import Hypernet, LoraHypernet
 from hn.rewards import ClipReward, RewardEnsemble
 from hn.training.module import NoiseHypernetModule
 
@@ -25,12 +25,14 @@ def make_module(device: torch.device, rank: int = 32, seed: int = 0, **options: 
         device: where it computes.
         rank: of the hypernetwork.
         seed: of its weights.
-        options: `generator`, `hypernet` and `reward` with more arguments of these; others are the module's.
+        options: `generator`, `hypernet` and `reward` with more arguments of these, or another hypernetwork; others are
+            the module's.
     """
     own = {"pretrained": str(CHECKPOINTS / "pipeline"), "encode_batch_size": 1, **options.pop("generator", {})}
     generator = DiffusersGenerator(**own)
     clip = ClipReward(str(CHECKPOINTS / "clip"), scale="cosine", encode_batch_size=1, **options.pop("reward", {}))
-    hypernet = LoraHypernet(rank=rank, **options.pop("hypernet", {}))
+    hypernet = options.pop("hypernet", {})
+    hypernet = hypernet if isinstance(hypernet, Hypernet) else LoraHypernet(rank=rank, **hypernet)
     settings = {"regulariser": "mean", "noise_type": "inf", "optimizer": make_optimizer, "seed": seed, **options}
     return NoiseHypernetModule(generator, hypernet, RewardEnsemble({"clip": clip}, {"clip": 1.0}), **settings).to(
         device

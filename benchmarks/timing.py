@@ -38,13 +38,13 @@ def side_by_side(ways: Mapping[str, Callable[[], Any]], rounds: int, device: tor
         rounds: how often each is called, after a call to warm up.
         device: what to wait for.
     """
-    warm_up = {name: _seconds(way, device) for name, way in ways.items()}
+    warm_up = {name: seconds_of(way, device) for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     gc.collect()
     for turn in range(rounds):
         names = list(ways)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:  # none is always the first
-            seconds[name].append(_seconds(ways[name], device))
+            seconds[name].append(seconds_of(ways[name], device))
     first = np.array(next(iter(seconds.values())))
     rng = np.random.default_rng(0)
     timings = {}
@@ -62,7 +62,8 @@ def as_entries(timings: Mapping[str, Timing]) -> dict[str, dict[str, Any]]:
     return {name: asdict(timing) for name, timing in timings.items()}
 
 
-def _seconds(way: Callable[[], Any], device: torch.device) -> float:
+def seconds_of(way: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call, until the device is done."""
     wait(device)
     started = time.perf_counter()
     way()

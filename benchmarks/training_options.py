@@ -30,13 +30,20 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def training_step(
-    module: NoiseHypernetModule, texts: list[str], noise: torch.Tensor, conditioning: Conditioning | None = None
+    module: NoiseHypernetModule,
+    texts: list[str],
+    noise: torch.Tensor,
+    conditioning: Conditioning | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
-    """Forward and backward pass of a batch; prompts are encoded if there is no conditioning."""
+    """Forward and backward pass of a batch, and the optimiser's step if there is one; prompts are encoded if there is
+    no conditioning."""
     conditioning = module.generator.encode(texts) if conditioning is None else conditioning
     f = module.hypernet(noise, conditioning)
     scores = module.scores(noise + f, conditioning, texts, training_streams(len(texts), seed=0, step=0))
     noise_hypernetwork_loss(scores.total, f, module.regulariser, module.reward_weight).loss.backward()
+    if optimizer is not None:
+        optimizer.step()
     module.zero_grad()
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hn.generators.base import Conditioning, Generator
 from hn.generators.subspaces.low_frequency import cosine_basis
@@ -31,6 +32,9 @@ class ConvHypernet(Hypernet):
         heads: of every attention.
         grid: largest height and width of the grid.
         text_width: channels that the text states are projected to.
+        self_attentions: number of blocks with self-attention, the last ones; before the first block has read the text,
+            convolutions serve as well and are faster.
+        gradient_checkpointing: recompute f in the backward pass instead of keeping its activations.
 
     Raises:
         ValueError: if a number is below 1, or the width is no multiple.
@@ -38,15 +42,25 @@ class ConvHypernet(Hypernet):
 
     extra_nfe: ClassVar[int] = 0  # no pass of the backbone
 
-    def __init__(self, width: int = 64, blocks: int = 3, heads: int = 4, grid: int = 16, text_width: int = 96) -> None:
+    def __init__(
+        self,
+        width: int = 64,
+        blocks: int = 3,
+        heads: int = 4,
+        grid: int = 16,
+        text_width: int = 96,
+        self_attentions: int = 2,
+        gradient_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         numbers = {"width": width, "blocks": blocks, "heads": heads, "grid": grid, "text_width": text_width}
-        for name, value in numbers.items():
+        for name, value in {**numbers, "self_attentions": self_attentions}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}.")
         if width % math.lcm(8, heads):
             raise ValueError(f"width must be a multiple of 8 and of heads ({heads}), not {width}.")
         self.width, self.blocks, self.heads, self.grid, self.text_width = width, blocks, heads, grid, text_width
+        self.self_attentions, self.gradient_checkpointing = self_attentions, gradient_checkpointing
 
     def _build(self, generator: Generator) -> None:
         channels, height, width = generator.spatial_shape
@@ -55,7 +69,10 @@ class ConvHypernet(Hypernet):
             self.text = TextReader(generator, self.text_width)
             self.into = nn.Conv2d(channels, self.width, 3, padding=1)
             self.place = nn.Linear(2 * POSITIONS, self.width)
-            self.layers = nn.ModuleList(_Block(self.width, self.text_width, self.heads) for _ in range(self.blocks))
+            first = self.blocks - self.self_attentions  # block with self-attention
+            self.layers = nn.ModuleList(
+                _Block(self.width, self.text_width, self.heads, number >= first) for number in range(self.blocks)
+            )
             self.norm = nn.GroupNorm(8, self.width)
             self.out = nn.Conv2d(self.width, channels, 3, padding=1)
             nn.init.zeros_(self.out.weight)
@@ -69,8 +86,14 @@ class ConvHypernet(Hypernet):
             self.register_buffer(name, constant.float().to(generator.device), persistent=False)
 
     def forward(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._perturbation, noise, conditioning, use_reentrant=False, preserve_rng_state=False)
+        return self._perturbation(noise, conditioning)
+
+    def _perturbation(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
         text, mask = self.text(conditioning)
         grid = self._resample("hy,bcyx,wx->bchw", self.generator.to_spatial(noise))
+        grid = grid.contiguous(memory_format=torch.channels_last)  # as attention has it, so nothing is copied between
         hidden = self.into(grid) + self.place(self.positions).permute(2, 0, 1)
         for layer in self.layers:
             hidden = layer(hidden, text, mask)
@@ -79,10 +102,13 @@ class ConvHypernet(Hypernet):
 
     def _resample(self, equation: str, values: Tensor) -> Tensor:
         rows, columns = self.rows, self.columns
-        return torch.einsum(equation, rows, values.to(rows.dtype), columns)
+        values = values.to(rows.dtype)
+        if max(self.generator.spatial_shape[1:]) <= self.grid:  # the transform and its inverse are the identity
+            return values
+        return torch.einsum(equation, rows, values, columns)
 
     def arguments(self) -> dict[str, Any]:
-        names = ("width", "blocks", "heads", "grid", "text_width")
+        names = ("width", "blocks", "heads", "grid", "text_width", "self_attentions", "gradient_checkpointing")
         return {name: getattr(self, name) for name in names}
 
 
@@ -93,9 +119,10 @@ class _Block(nn.Module):
         width: channels of the grid.
         text_width: channels of the text states.
         heads: of both attentions.
+        with_self_attention: whether there is self-attention.
     """
 
-    def __init__(self, width: int, text_width: int, heads: int) -> None:
+    def __init__(self, width: int, text_width: int, heads: int, with_self_attention: bool) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(
             nn.GroupNorm(8, width),
@@ -105,15 +132,18 @@ class _Block(nn.Module):
             nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1),
         )
-        self.self_norm, self.self_attention = nn.LayerNorm(width), Attention(width, width, heads)
+        self.with_self_attention = with_self_attention
+        if with_self_attention:
+            self.self_norm, self.self_attention = nn.LayerNorm(width), Attention(width, width, heads)
         self.cross_norm, self.cross_attention = nn.LayerNorm(width), Attention(width, text_width, heads)
 
     def forward(self, grid: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
         """[B, W, h, w] of the grid [B, W, h, w] and the text states [B, L, C]."""
         grid = grid + self.convolutions(grid)
         places = grid.flatten(2).transpose(1, 2)
-        normed = self.self_norm(places)
-        places = places + self.self_attention(normed, normed)
+        if self.with_self_attention:
+            normed = self.self_norm(places)
+            places = places + self.self_attention(normed, normed)
         places = places + self.cross_attention(self.cross_norm(places), text, mask)
         return places.transpose(1, 2).unflatten(2, grid.shape[2:])
 

@@ -91,12 +91,34 @@ def test_no_backbone_pass_is_counted(name: str) -> None:
     assert MAKE[name]().extra_nfe == 0
 
 
+def test_checkpointing_gives_the_same_gradients() -> None:
+    case = CASES["stable_diffusion"]
+    generator = PipelineGenerator(case.build(), height=case.size[0], width=case.size[1], family=case.family)
+    plain = trained("conv", generator)
+    checkpointed = ConvHypernet(**{**plain.arguments(), "gradient_checkpointing": True}).build(generator)
+    checkpointed.load_trainable_state_dict(plain.trainable_state_dict())
+    noise, conditioning = generator.sample_noise(2), generator.encode(PROMPTS)
+    for hypernet in (plain, checkpointed):
+        hypernet(noise, conditioning).square().sum().backward()
+    for one, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize(("blocks", "expected"), [(1, [True]), (3, [False, True, True])])
+def test_the_last_blocks_have_self_attention(blocks: int, expected: list[bool]) -> None:
+    case = CASES["stable_diffusion"]
+    generator = PipelineGenerator(case.build(), height=case.size[0], width=case.size[1], family=case.family)
+    hypernet = ConvHypernet(width=8, blocks=blocks, heads=2).build(generator)
+    assert [hasattr(block, "self_attention") for block in hypernet.layers] == expected
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: ConvHypernet(width=12), "multiple of 8"),
         (lambda: ConvHypernet(width=8, heads=16), "multiple of 8"),
         (lambda: ConvHypernet(grid=0), "grid must be at least 1"),
+        (lambda: ConvHypernet(self_attentions=0), "self_attentions must be at least 1"),
         (lambda: SubspaceHypernet(frequencies=0), "frequencies must be at least 1"),
         (lambda: SubspaceHypernet(queries=0), "queries must be at least 1"),
     ],

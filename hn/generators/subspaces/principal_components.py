@@ -61,7 +61,7 @@ class PrincipalComponents(Subspace):
         if found is None or found.ndim != 2:
             raise ValueError(f"{file} has no matrix named {_KEY!r} [D, noise dimensions].")
         gram = found @ found.T
-        if not torch.allclose(gram, torch.eye(len(found), dtype=gram.dtype), atol=1e-3):
+        if not torch.allclose(gram, torch.eye(len(found), dtype=gram.dtype, device=gram.device), atol=1e-3):
             raise ValueError(f"The rows of {_KEY!r} in {file} are not orthonormal.")
         self.file = file
         self.register_buffer("components", found, persistent=False)

@@ -41,10 +41,12 @@ class Estimator(nn.Module, ABC):
     Attributes:
         is_forward_only: whether the generator and the rewards run without gradients, so that memory is that of
             inference and any reward serves.
+        samples: K, images that are scored for each sample of the batch.
         updates_per_batch: updates in a row that use the same prompts, noises and scores.
     """
 
     is_forward_only: bool
+    samples: int = 1
     updates_per_batch: int = 1
 
     def build(self, generator: Generator) -> None:

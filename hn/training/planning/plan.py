@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,8 +37,8 @@ class Plan:
         optimizer: its state.
         encoding: what encoding a batch of new prompts takes before that, offloaded text encoders among it.
         update: what the forward and backward pass of `batch_size` images takes.
-        anchor: a batch from which on it grows evenly, and what that one takes.
-        each_image: by how much it grows with an image from there on.
+        peaks: what the forward and backward pass of batches of some sizes take, by size, the smallest first. In between
+            it grows about evenly, and beyond the last two as between them.
         accumulates: whether gradients of an earlier batch are there during an update.
     """
 
@@ -50,8 +51,7 @@ class Plan:
     optimizer: int
     encoding: int
     update: UpdateMemory
-    anchor: tuple[int, int]
-    each_image: int
+    peaks: dict[int, int]
     accumulates: bool
 
     @property
@@ -65,19 +65,26 @@ class Plan:
         """The most that is there at a time, at `batch_size`."""
         return self.fixed + max(self.update.peak, self.encoding)
 
+    @property
+    def each_image(self) -> int:
+        """By how much a large batch grows with an image."""
+        before, last = list(self.peaks.values())[-2:]
+        return last - before
+
     def largest_batch(self, memory: float) -> int:
         """The largest batch whose update takes no more than `USABLE` of so many bytes; 0 if one image does not fit."""
         left = USABLE * memory - self.fixed
-        if self.encoding > left:
+        fitting = [size for size, peak in self.peaks.items() if peak <= left]
+        if self.encoding > left or not fitting:
             return 0
-        batch, peak = self.anchor
-        more = (left - peak) // self.each_image
-        if more >= 0:
-            return batch + int(more)
-        # Below the anchor a line from it is a little too high: images are not scored in parts there.
-        if self.update.peak <= left:
-            return self.batch_size
-        return max(0, int(left // (self.update.peak / self.batch_size)))
+        sizes = [*self.peaks]
+        size = fitting[-1]
+        if size == sizes[-1]:
+            slope: float = self.each_image
+        else:
+            above = sizes[sizes.index(size) + 1]
+            slope = (self.peaks[above] - self.peaks[size]) / (above - size)
+        return size + int((left - self.peaks[size]) // slope)
 
 
 def plan_update(
@@ -111,11 +118,8 @@ def plan_update(
     with torch.device("meta"):
         text = generator.files.build_text_encoders_on_meta(generator.family)
     prompt = usual_prompt(generator.family, text) if prompt is None else prompt
-    # Memory grows by the same with each image, once there are as many as are scored at a time.
-    first = max(batch_size, module.score_batch_size or 1)
     batches = {
-        size: follow_batch(module, text, [prompt] * size, precision)
-        for size in dict.fromkeys([batch_size, first, first + 1])
+        size: follow_batch(module, text, [prompt] * size, precision) for size in sizes_to_follow(module, batch_size)
     }
     batch = batches[batch_size]
     own = generator.components.keys()
@@ -132,10 +136,23 @@ def plan_update(
         optimizer=optimizer_bytes(module.optimizer_factory, trained),
         encoding=batch.encoding + sum(on_cpu.values()) if generator.conditioning is None else 0,
         update=batch.update,
-        anchor=(first, batches[first].update.peak),
-        each_image=batches[first + 1].update.peak - batches[first].update.peak,
+        peaks={size: batch.update.peak for size, batch in batches.items()},
         accumulates=accumulate > 1,
     )
+
+
+def sizes_to_follow(module: NoiseHypernetModule, batch_size: int) -> list[int]:
+    """Sizes of batches between which, and beyond which, memory grows by the same with each image, in order.
+
+    Once a batch has more than `score_batch_size` images to score, they are scored in parts, and it grows by less.
+
+    Args:
+        module: as for `plan_update`.
+        batch_size: images per update and GPU.
+    """
+    whole = math.ceil((module.score_batch_size or 1) / module.estimator.samples)
+    large = max(batch_size, whole)
+    return sorted({1, whole, batch_size, large, large + 1})
 
 
 @dataclass(frozen=True)

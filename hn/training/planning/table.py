@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hn.training.planning.plan import GIB, USABLE, Plan
+from hn.training.planning.update import BACKWARD
 from hn.utils.tables import as_text, new_table
 
 UNITS = {"GiB": GIB, "MiB": 1 << 20}
@@ -26,7 +27,9 @@ def plan_table(plan: Plan, title: str, gpus: Sequence[float]) -> str:
     if plan.accumulates:
         weights["accumulated gradients"] = plan.gradients
     update = {f"kept for the backward pass: {name}": size for name, size in plan.update.kept.items() if size}
-    update["what the backward pass adds, gradients too"] = plan.update.peak - sum(update.values())
+    stage = plan.update.peak_stage
+    added = "what the backward pass adds, gradients too" if stage == BACKWARD else f"temporary: {stage}"
+    update[added] = plan.update.peak - sum(update.values())
     table = new_table(title)
     table.add_column("part", no_wrap=True)
     table.add_column(unit[0], justify="right", no_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hn.generators.base import Conditioning
+from hn.generators.noise import training_streams
 from hn.generators.pipeline_generator import PipelineGenerator
 from hn.objective import noise_hypernetwork_loss
 from hn.rewards.base import Reward
@@ -23,6 +24,9 @@ AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.flo
 """Data type of autocast by Lightning's name of the precision."""
 
 
+BACKWARD = "backward pass"
+
+
 @dataclass(frozen=True)
 class UpdateMemory:
     """Bytes of one update, weights apart.
@@ -30,10 +34,33 @@ class UpdateMemory:
     Attributes:
         kept: what each stage leaves behind for the backward pass, by its name, in their order.
         peak: the most that is alive at a time, gradients of the weights among it.
+        peak_stage: the stage in which that is; `BACKWARD` after all of them.
     """
 
     kept: dict[str, int]
     peak: int
+    peak_stage: str = BACKWARD
+
+
+class StagedMemory(LiveMemory):
+    """Live memory by stages of an update.
+
+    Attributes:
+        kept: bytes that each stage left behind, by its name.
+        peak_stage: the name of the stage with the highest peak so far.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__(known)
+        self.kept: dict[str, int] = {}
+        self.peak_stage, self._last_peak = "", 0
+
+    def end_stage(self, name: str, keeps: bool = True) -> None:
+        """Count what has happened since the last stage as the stage `name`; `keeps` whether it leaves something."""
+        if keeps:
+            self.kept[name] = self.now - sum(self.kept.values())
+        if self.peak > self._last_peak:
+            self.peak_stage, self._last_peak = name, self.peak
 
 
 def update_memory(
@@ -55,33 +82,57 @@ def update_memory(
     generator = module.hypernet.image_generator
     assert isinstance(generator, PipelineGenerator)
     known = chain(module.parameters(), module.buffers(), conditioning.values())
-    with mode, KnownValues(), LiveMemory(known) as memory:
-        kept: dict[str, int] = {}
-
-        def stage(name: str) -> None:
-            kept[name] = memory.now - sum(kept.values())
-
+    with mode, KnownValues(), StagedMemory(known) as memory:
         with autocast(precision):
             noise = torch.randn(len(prompts), *generator.noise_shape)
             f = module.hypernet(noise, conditioning)
-            stage("hypernetwork")
-            latents = generator.denoise(noise + f, conditioning)
-            stage("generator")
-            if module.score_batch_size is None:
-                images = generator.decode(latents)
-                stage("decoder")
-                scores = module.reward(images, prompts)
-                stage("rewards")
-            else:
-                scores = score_in_parts(
-                    latents, prompts, lambda z, p: module.reward(generator.decode(z), p), module.score_batch_size
-                )
-                stage("decoder and rewards, in parts")
-            loss = noise_hypernetwork_loss(scores.total, f, module.regulariser, module.reward_weight).loss
+            memory.end_stage("hypernetwork")
+            score = _score_forward_only if module.estimator.is_forward_only else _score_with_gradients
+            total = score(module, noise + f, conditioning, prompts, memory)
+            loss = noise_hypernetwork_loss(total, f, module.regulariser, module.reward_weight).loss
         loss.backward()
+        memory.end_stage(BACKWARD, keeps=False)
         for parameter in module.parameters():
             parameter.grad = None
-        return UpdateMemory(kept, memory.peak)
+        return UpdateMemory(memory.kept, memory.peak, memory.peak_stage)
+
+
+def _score_with_gradients(
+    module: NoiseHypernetModule,
+    modulated: Tensor,
+    conditioning: Conditioning,
+    prompts: Sequence[str],
+    memory: StagedMemory,
+) -> Tensor:
+    """Scores [B] of modulated noise [B, *noise_shape], whose backward pass goes through generator and rewards."""
+    generator, size = module.hypernet.image_generator, module.score_batch_size
+    assert isinstance(generator, PipelineGenerator)
+    latents = generator.denoise(modulated, conditioning)
+    memory.end_stage("generator")
+    if size is None:
+        images = generator.decode(latents)
+        memory.end_stage("decoder")
+        scores = module.reward(images, prompts)
+        memory.end_stage("rewards")
+    else:
+        scores = score_in_parts(latents, prompts, lambda z, p: module.reward(generator.decode(z), p), size)
+        memory.end_stage("decoder and rewards, in parts")
+    return scores.total
+
+
+def _score_forward_only(
+    module: NoiseHypernetModule,
+    modulated: Tensor,
+    conditioning: Conditioning,
+    prompts: Sequence[str],
+    memory: StagedMemory,
+) -> Tensor:
+    """Scores [B] of modulated noise [B, *noise_shape] by an estimator that runs generator and rewards without
+    gradients."""
+    streams = training_streams(len(prompts), module.seed, step=0)
+    scores = module.scores(modulated, conditioning, prompts, streams)
+    memory.end_stage("generator, decoder and rewards, without gradients")
+    return scores.total
 
 
 class Unscored(Reward):

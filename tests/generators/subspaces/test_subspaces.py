@@ -72,6 +72,13 @@ def test_principal_components_are_the_directions_of_most_movement() -> None:
     torch.testing.assert_close((found.T @ found).double(), directions.T @ directions, rtol=1e-4, atol=1e-5)
 
 
+def test_components_are_read_where_a_module_is_planned_without_weights(tmp_path: Path) -> None:
+    file = tmp_path / "components.safetensors"
+    save_principal_components(torch.eye(2, 5), file)
+    with torch.device("meta"):
+        assert PrincipalComponents(str(file)).dimensions == 2
+
+
 def test_unusable_components_are_refused(generator: PipelineGenerator, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no file"):
         PrincipalComponents(str(tmp_path / "nothing"))

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from hn.generators import DiffusersGenerator
 from hn.generators.families.base import BackboneInputs
 from hn.generators.families.stable_diffusion import StableDiffusion
-from hn.hypernets import LoraHypernet
+from hn.generators.subspaces import LowFrequency
+from hn.hypernets import Hypernet, LoraHypernet
+from hn.hypernets.subspace import SubspaceHypernet
 from hn.rewards import RednessReward, RewardEnsemble
+from hn.training.estimators import Estimator, ScoreFunction
 from hn.training.module import NoiseHypernetModule
-from hn.training.planning.plan import GIB, USABLE, optimizer_bytes, plan_update
+from hn.training.planning.plan import GIB, USABLE, Plan, optimizer_bytes, plan_update, sizes_to_follow
+from hn.training.planning.update import UpdateMemory
 from tests import tiny_pipelines
 
 
@@ -22,10 +26,23 @@ from tests import tiny_pipelines
 def make_on_meta(tiny_pipeline_folder: Path) -> Callable[..., NoiseHypernetModule]:
     """A module whose generator has no weights, of a folder and with the generator's options."""
 
-    def make(folder: Path = tiny_pipeline_folder, **options: object) -> NoiseHypernetModule:
+    def make(
+        folder: Path = tiny_pipeline_folder,
+        hypernet: Hypernet | None = None,
+        estimator: Estimator | None = None,
+        score_batch_size: int | None = None,
+        **options: object,
+    ) -> NoiseHypernetModule:
         generator = DiffusersGenerator.build_on_meta(str(folder), **options)
         reward = RewardEnsemble({"redness": RednessReward()}, {"redness": 1.0})
-        return NoiseHypernetModule(generator, LoraHypernet(rank=2), reward)
+        with torch.device("meta"):
+            return NoiseHypernetModule(
+                generator,
+                hypernet or LoraHypernet(rank=2),
+                reward,
+                estimator=estimator,
+                score_batch_size=score_batch_size,
+            )
 
     return make
 
@@ -58,6 +75,39 @@ def test_the_largest_batch_fits_and_the_next_does_not(make_on_meta: Callable[...
     assert plan_update(make_on_meta(), largest + 1).total > USABLE * memory * 0.999
     assert plan.largest_batch(plan.fixed) == 0
     assert plan.largest_batch(80 * GIB) > 1000
+
+
+def test_between_the_sizes_that_were_followed_memory_grows_evenly() -> None:
+    """Images are scored in parts from 2 of the batch on, which grows by less then."""
+    peaks = {1: 40, 2: 80, 6: 100, 7: 110}
+    sizes = {"batch_size": 6, "remembered": 0, "trainable": 0, "gradients": 0, "optimizer": 0, "encoding": 0}
+    plan = Plan(weights={}, on_cpu={}, update=UpdateMemory({}, 100), peaks=peaks, accumulates=False, **sizes)
+    assert plan.each_image == 10
+    largest = {
+        left: plan.largest_batch((left + 0.01) / USABLE) for left in (39, 79, 80, 84, 85, 99, 100, 109, 110, 150)
+    }
+    assert largest == {39: 0, 79: 1, 80: 2, 84: 2, 85: 3, 99: 5, 100: 6, 109: 6, 110: 7, 150: 11}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [None, 3])
+def test_the_largest_batch_of_an_estimator_without_gradients(
+    size: int | None, make_on_meta: Callable[..., NoiseHypernetModule]
+) -> None:
+    def make() -> NoiseHypernetModule:
+        return make_on_meta(
+            hypernet=SubspaceHypernet(frequencies=2, width=16),
+            estimator=ScoreFunction(LowFrequency(2), samples=2),
+            score_batch_size=size,
+        )
+
+    plan = plan_update(make(), batch_size=2)
+    assert sizes_to_follow(make(), 2) == [1, 2, 3]
+    memory = plan.fixed + 1.5 * plan.update.peak
+    largest = plan.largest_batch(memory / USABLE)
+    assert largest > 2
+    assert plan_update(make(), largest).total <= 1.001 * memory
+    assert plan_update(make(), largest + 1).total > 0.999 * memory
 
 
 @pytest.mark.slow

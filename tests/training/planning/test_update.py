@@ -8,8 +8,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hn.generators import DiffusersGenerator
+from hn.generators.subspaces import LowFrequency
 from hn.hypernets import LoraFinetune, LoraHypernet
+from hn.hypernets.subspace import SubspaceHypernet
 from hn.rewards import JpegSizeReward, RednessReward, RewardEnsemble
+from hn.training.estimators import ScoreFunction
 from hn.training.module import NoiseHypernetModule
 from hn.training.planning.encoding import fake_conditioning
 from hn.training.planning.fake import fake_copy, weight_bytes
@@ -18,6 +21,7 @@ from hn.training.planning.update import UpdateMemory, update_memory, without_rep
 from hn.utils.quantisation import quantise_linear_layers
 from tests.tiny_pipelines import CASES, NETWORKS, WINDOW
 
+WITHOUT_GRADIENTS = "generator, decoder and rewards, without gradients"
 PROMPTS = ["a red cube", "two blue ball"]
 
 
@@ -141,6 +145,51 @@ def test_scoring_in_parts_keeps_the_gradient_alone(make_module: Callable[..., No
     whole, parts = (count(make_module(score_batch_size=size), fake=True, copies=2) for size in (None, 1))
     assert parts.kept["decoder and rewards, in parts"] < 0.1 * (whole.kept["decoder"] + whole.kept["rewards"])
     assert parts.peak < 0.8 * whole.peak
+
+
+@pytest.mark.slow
+def test_a_forward_only_update_takes_what_inference_takes(make_module: Callable[..., NoiseHypernetModule]) -> None:
+    """Of B * K images at once, or of `score_batch_size`; the real update is the module's own training step."""
+
+    def make(**options: object) -> NoiseHypernetModule:
+        return make_module(SubspaceHypernet(frequencies=2, width=16, text_width=12), **options)
+
+    pathwise = count(make(), fake=True, copies=4).peak  # 8 images, as many as below
+    peaks = {}
+    for size in (None, 3):
+        module = make(estimator=ScoreFunction(LowFrequency(2), samples=4), score_batch_size=size)
+        fake = count(module, fake=True)
+        assert fake.kept.keys() == {"hypernetwork", WITHOUT_GRADIENTS}
+        assert fake.peak_stage == WITHOUT_GRADIENTS
+        assert fake.peak == pytest.approx(measured(module), rel=0.02)
+        without_graph = fake.peak - fake.kept["hypernetwork"]
+        assert without_graph == pytest.approx(inference(module, size or 8), rel=0.1)
+        peaks[size] = fake.peak
+    assert peaks[3] < 0.5 * peaks[None] < 0.25 * pathwise
+
+
+def measured(module: NoiseHypernetModule) -> int:
+    """Most bytes alive in a real training step of a batch of `PROMPTS`."""
+    batch = {"prompt": PROMPTS}
+    module.training_step(batch, 0).backward()  # what is remembered of prompts and subspaces
+    module.zero_grad()
+    known = [*module.generator.encode(PROMPTS).values(), *module.estimator.subspace._bases.values()]
+    known += module.hypernet.subspace._bases.values()
+    with LiveMemory([*module.parameters(), *module.buffers(), *known]) as memory:
+        module.training_step(batch, 0).backward()
+    module.zero_grad()
+    return memory.peak
+
+
+@torch.no_grad()
+def inference(module: NoiseHypernetModule, images: int) -> int:
+    """Most bytes alive while so many images are generated and scored."""
+    prompts = (PROMPTS * images)[:images]
+    conditioning = module.generator.encode(prompts)
+    with LiveMemory([*module.parameters(), *module.buffers(), *conditioning.values()]) as memory:
+        noise = torch.randn(images, *module.generator.noise_shape)
+        module.reward(module.generator.generate(noise, conditioning), prompts)
+    return memory.peak
 
 
 def test_a_fake_copy_shares_what_the_model_shares(make_module: Callable[..., NoiseHypernetModule]) -> None:
