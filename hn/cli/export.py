@@ -50,7 +50,7 @@ def export(arguments: Sequence[str]) -> None:
         options = parser.parse_args(with_flag_values(arguments, ("--merge",)))
         missing = [f"--{name}" for name in ("hypernet", "generator", "output") if options[name] is None]
         if missing:
-            parser.error(f"{', '.join(missing)} is missing: {USAGE}")
+            parser.error(f"Missing: {', '.join(missing)}. Usage: {USAGE}")
     with user_errors(), helpful_messages_only():
         _export(options)
 

@@ -24,7 +24,7 @@ GENERATE_USAGE = "hn generate --generator ID_OR_FOLDER [--hypernet ID_OR_FOLDER]
 GENERATE_DESCRIPTION = f"""Make images of prompts, by a generator alone or with a hypernetwork or fine-tune.
 
 The form with an experiment is {EXPERIMENT_USAGE.format(command="generate")} --prompt PROMPT; its options are listed by
-hn generate --config experiments/NAME.yaml --help."""
+hn generate --config NAME --help."""
 
 
 def generate_parser() -> Parser:

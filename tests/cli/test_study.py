@@ -192,7 +192,7 @@ def test_what_is_wrong_in_the_file_is_said_before_variants_are_looked_at(refused
     assert "--run.name is the study's own to set" in refused("--run.name", "x", vary=RANK)
     assert "There is no configuration file nowhere.yaml" in refuse("study", "--config", "nowhere.yaml")
     assert "argument --config/-c: expected one argument" in refuse("study", "--config")
-    assert "A study is missing: hn study --config" in refuse("study")
+    assert "A study is missing: hn study --config NAME|FILE.yaml" in refuse("study")
 
 
 @pytest.mark.slow
