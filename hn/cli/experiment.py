@@ -214,8 +214,8 @@ class HnCLI(LightningCLI):
             if not is_out_of_memory(error):
                 raise
             raise UserError(out_of_memory_message(error, self.name, self.config.clone().as_dict())) from error
-        if self.start.weights is not None:
-            print(f"weights      {self.start.weights}")
+        if self.start.shown is not None:
+            print(f"weights      {self.start.shown}")
 
     def _trainer_arguments(self) -> dict[str, Any]:
         """Arguments of the trainer's method: the model, its options, and what it takes besides."""

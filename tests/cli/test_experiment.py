@@ -236,11 +236,13 @@ def test_generate_takes_one_prompt_or_several(run, runs, make_module):
     assert (runs / "generate_two" / "0000_base.png").read_bytes() not in pixels
 
 
-def test_generate_uses_the_weights_that_come_with_the_experiment(run, runs, make_module, tmp_path):
+def test_the_weights_that_come_with_an_experiment_are_used_until_it_has_a_run(run, runs, make_module, tmp_path):
     folder = make_weights(make_module, tmp_path / "pretrained")
-    assert f"weights      {folder}" in run("generate", "--prompt", "a ball", "--run.pretrained", str(folder))
+    line = f"weights      {folder} (run.pretrained: this experiment has no run yet)\n"
+    assert line in run("generate", "--prompt", "a ball", "--run.pretrained", str(folder))
+    assert line in run("validate", "--run.pretrained", str(folder))
     other = make_weights(make_module, tmp_path / "other")
-    assert f"weights      {other}" in run("generate", "--prompt", "a ball", "--hypernet", str(other))
+    assert f"weights      {other}\n" in run("generate", "--prompt", "a ball", "--hypernet", str(other))
 
 
 def test_validate_test_and_predict_use_the_trained_weights(run, runs, make_module, capsys):
@@ -251,7 +253,7 @@ def test_validate_test_and_predict_use_the_trained_weights(run, runs, make_modul
         numbers = {row[1].strip(): row[2].strip() for row in rows}
         assert float(numbers[f"{prefix}/kl_nats"]) > 1
         assert float(numbers[f"{prefix}/base_kl_nats"]) == 0
-        assert f"weights      {runs / 'one' / 'hypernet'}" in printed
+        assert f"weights      {runs / 'one' / 'hypernet'}\n" in printed
         assert (runs / "one" / f"{name}_config.yaml").exists()
     printed = run("predict", "--run.name", "one", "--data.init_args.limit_predict", "1")
     assert f"images       {runs / 'one' / 'images'}" in printed
