@@ -145,7 +145,7 @@ def folder(generator: PipelineGenerator, tmp_path: Path) -> Path:
     return tmp_path / "net"
 
 
-def test_the_verb_writes_a_file_that_says_what_it_is_for(
+def test_the_command_writes_a_file_that_says_what_it_is_for(
     folder: Path, generator: PipelineGenerator, tiny_pipeline_folder: Path, tmp_path: Path, capsys
 ) -> None:
     path = tmp_path / "f.pt2"
