@@ -20,7 +20,9 @@ def run(make_module, make_data, make_trainer):
         best = ModelCheckpoint(directory / "checkpoints", "best", monitor="val/held_out_reward", mode="max")
         callbacks = [Evaluation(), best, LastCheckpoint()]
         trainer = make_trainer(default_root_dir=str(directory), callbacks=callbacks, max_steps=1, val_check_interval=1)
-        getattr(trainer, command)(make_module(hypernet, images_per_prompt=1), datamodule=make_data(), ckpt_path=ckpt_path)
+        getattr(trainer, command)(
+            make_module(hypernet, images_per_prompt=1), datamodule=make_data(), ckpt_path=ckpt_path
+        )
 
     return call
 
