@@ -1,8 +1,8 @@
 """The command line, the only place that parses arguments.
 
 `hn COMMAND [--OPTION VALUE ...]`; `COMMANDS` below lists the commands. Each is imported when it is asked for, so that
-`hn --help` and `hn prompts` do without PyTorch. What a user can mend is said in one message, with exit status 2;
-HN_TRACEBACK=1 in the environment adds the traceback.
+`hn --help` and `hn prompts` do without PyTorch. Errors that a user can correct are one message, with exit status
+2; HN_TRACEBACK=1 in the environment adds the traceback.
 
 From `hn train` to the optimiser's step, the files to read are, in this order:
 
@@ -154,7 +154,7 @@ def help_text() -> str:
 
 
 def _rank_prefix() -> str:
-    """What stands before an error: nothing, but for the number of a process that is one of several."""
+    """The prefix of an error: the rank if there are several processes, else nothing."""
     if not is_one_of_several(os.environ):
         return ""
     from hn.cli.processes import leave_the_error_to_rank_zero  # imports Lightning, which knows the process's rank

@@ -56,7 +56,7 @@ class ExperimentParser(Parser, LightningArgumentParser):
 class HnCLI(LightningCLI):
     """One command of an experiment: LightningCLI with configurations that extend others, checks and run directories.
 
-    Made, it has parsed and checked everything, and the objects are there; `run` does the work.
+    The constructor parses and checks everything, and makes the objects; `run` does the work.
 
     Args:
         arguments: the command line after `hn`.

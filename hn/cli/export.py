@@ -34,8 +34,8 @@ def export_parser() -> Parser:
     add = parser.add_argument
     add("--output", help="File to write, which does not exist: .pt2, or .onnx.")
     add("--format", default="torch", help="torch, a program of torch.export; or onnx (pip install 'hn[onnx]').")
-    add("--batch_size", type=int, help="The only batch size that it takes; if not given it takes 1 or more, "
-        "or, where the backbone's code does not allow for that, 1.")  # fmt: skip
+    add("--batch_size", type=int, help="Fixed batch size of the file; if not given, any from 1 on, or 1 where "
+        "the backbone's code does not allow others.")  # fmt: skip
     return parser
 
 

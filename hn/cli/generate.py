@@ -46,7 +46,7 @@ def generate_parser() -> Parser:
     add("--batch_size", type=int, default=1, help="Images made at once; with 1 an image does not depend, to the last "
         "bit, on the others.")  # fmt: skip
     add("--output", help="Folder to write to, new or empty; runs/generate/<time> if not given.")
-    add("--upscale", type=int, help="Each pixel becomes so many in both directions, in the overview.")
+    add("--upscale", type=int, help="Integer upscaling factor of the overview.")
     return parser
 
 

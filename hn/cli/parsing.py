@@ -20,7 +20,7 @@ from hn.utils.private.argparse import option_strings
 
 EXPERIMENT_USAGE = "hn {command} --config NAME|FILE.yaml [--OPTION VALUE ...]"
 
-# What these say is known, wanted here, or of no use to who runs a command.
+# Warnings of what is intended here, or of what users of a command cannot change.
 UNHELPFUL_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the generator stays in eval mode on purpose
     r".*does not have many workers",  # prompts are in memory
@@ -85,7 +85,7 @@ def nearest_options(parser: ArgumentParser, arguments: Sequence[str], message: s
     Args:
         parser: what knows options.
         arguments: that it was given.
-        message: its error, which says what arguments are unknown to a class that a configuration names.
+        message: its error, which names arguments that a class in the configuration does not have.
     """
     options = option_strings(parser)
     options = [option for option in options if not option.endswith(".help")]
@@ -141,7 +141,7 @@ def user_errors(only_if: Callable[[], bool] = lambda: True, also: tuple[type[Exc
 
 @contextmanager
 def helpful_messages_only() -> Iterator[None]:
-    """Keep back what Lightning, diffusers and transformers say that means nothing to who runs a command."""
+    """Suppress messages of Lightning, diffusers and transformers that do not help users of a command."""
     import diffusers  # here, for commands that need none of them
     import transformers
 

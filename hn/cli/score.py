@@ -86,7 +86,7 @@ def score_parser() -> Parser:
         "order of the files' names; .txt with one a line, or .jsonl with objects that have a `prompt`. For benchmark "
         "metrics: prompt sets by name, like geneval2 or t2i_compbench/color/val, or files; only their images are "
         "scored, by these rows.")  # fmt: skip
-    add("--images_per_prompt", type=int, help="So many images in a row are of one prompt of the file; 1 if not given.")
+    add("--images_per_prompt", type=int, help="Number of consecutive images of one prompt of the file; 1 if not given.")
     add("--output", help="Folder for the results; that of the images if not given. For a single benchmark metric also "
         "a file that ends in .jsonl.")  # fmt: skip
     add("--batch_size", type=int, default=8, help="Images scored at once.")
@@ -311,7 +311,9 @@ def _files_by_metric(
 def _read_files(source: Path, metrics: Sequence[FolderMetric], given: Namespace) -> list[ImageFile]:
     kinds = {type(metric) for metric in metrics}
     if given.images_per_prompt is not None and kinds != {RewardScores}:
-        raise UserError("--images_per_prompt is for rewards alone; benchmarks know prompts by their rows.")
+        raise UserError(
+            "--images_per_prompt is for rewards alone; benchmarks find each image's prompt in the prompts' rows."
+        )
     if GenevalVerdicts in kinds:
         if given.prompts:
             raise UserError(f"{GENEVAL} takes the prompts' rows from the folder; leave --prompts out.")
@@ -336,11 +338,11 @@ def _has_rewards(metrics: Sequence[FolderMetric]) -> bool:
 
 
 def own_shard(text: str | None) -> WorkShard:
-    """The share that is given, or that `torchrun` gave.
+    """This process's share of the images: the one given, else by its rank under `torchrun`.
 
     Raises:
-        ValueError: if it is none.
-        UserError: for several processes that would all do the same, as `srun` starts them.
+        ValueError: if the text is no share.
+        UserError: if srun started several processes without telling each its share.
     """
     if text is not None:
         return WorkShard.parse(text)
@@ -353,7 +355,7 @@ def own_shard(text: str | None) -> WorkShard:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The GPU of this one of the processes that `torchrun` started, if no particular one was asked for.
+    """The device; under `torchrun`, if no particular GPU was asked for, the GPU of this process's local rank.
 
     Raises:
         ValueError: if there are more processes than GPUs.

@@ -169,7 +169,7 @@ def test_a_warm_start_counts_its_pass_and_keeps_the_search_s_budget(generator, r
     assert result.reward_calls.tolist() == [5] * 8
     assert result.nfe.tolist() == [6] * 8
     assert result.earlier[2].nfe.tolist() == [3] * 8
-    with pytest.raises(ValueError, match=r"max_nfe \(1\) does not suffice for one image, 2 evaluations"):
+    with pytest.raises(ValueError, match=r"max_nfe \(1\) is too small: one image needs 2 evaluations"):
         WarmStart(Reno(10, budget=Budget(max_nfe=1)), hypernet).check(generator)
 
 
@@ -220,7 +220,7 @@ def test_numbers_that_do_not_fit_are_named_before_an_image_is_made(generator, re
     short = Reno(10, steps=3, budget=Budget(max_nfe=2))
     late = Reno(10, steps=3, budget=Budget(max_nfe=9), report_at=[4])
     for search, message in (
-        (short, r"max_nfe \(2\) does not suffice for one image, 3 evaluations"),
+        (short, r"max_nfe \(2\) is too small: one image needs 3 evaluations"),
         (late, r"max_nfe \(9\) ends at 3 images, before report_at's 4"),
     ):
         for start in (lambda search: search.check(generator), lambda search: search(generator, reward, prompts)):

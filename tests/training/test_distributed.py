@@ -129,7 +129,7 @@ def test_processes_that_did_not_start_each_other_need_a_name(refuse, experiment,
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "started by torchrun need the run's name" in refuse("fit", "--config", experiment)
     shown = refuse("compare", "--config", experiment, "--run.name", "x")
-    assert "hn compare is the work of one process; start it without torchrun" in shown
+    assert "hn compare runs in one process; start it without torchrun" in shown
 
 
 def test_machines_started_by_hand_need_a_name(refuse, experiment):
