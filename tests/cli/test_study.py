@@ -186,10 +186,10 @@ def test_what_is_wrong_in_the_file_is_said_before_variants_are_looked_at(refused
         vary={**RANK, "model.seed": [1]}, test={"model.noise_type": ["inf"]}
     )
     assert "vars.rank is varied, and among the `options`" in refused(vary=RANK, options={"vars.rank": 3})
-    assert "`show` has GenEval, which is no metric; metrics are reward, held_out_reward, geneval," in refused(
+    assert "`show` has GenEval, which cannot be shown; metrics are reward, held_out_reward, geneval," in refused(
         vary=RANK, show=["GenEval"]
     )
-    assert "`show` has rewards; " in refused(vary=RANK, show=["rewards"])
+    assert "`show` has rewards, which cannot be shown; " in refused(vary=RANK, show=["rewards"])
     assert "is no study: it has model, trainer" in refused(vary=RANK, model={}, trainer={})
     assert "--run.name is set by the study; leave it out" in refused("--run.name", "x", vary=RANK)
     assert "There is no configuration file nowhere.yaml" in refuse("study", "--config", "nowhere.yaml")

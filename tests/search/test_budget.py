@@ -203,7 +203,7 @@ def test_conditioning_that_is_there_is_not_encoded_again(generator, reward, prom
         ({"max_seconds": float("nan")}, "max_seconds must be positive"),
         ({"patience": 0}, "patience must be at least 1"),
         ({"patience": 1, "min_delta": -0.1}, "min_delta must not be negative"),
-        ({"min_delta": 0.1}, "give that too"),
+        ({"min_delta": 0.1}, "give `patience` too"),
     ],
 )
 def test_budgets_that_cannot_be_are_named(options, message):

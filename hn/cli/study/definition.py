@@ -151,7 +151,7 @@ def read_study(file: str | Path) -> Study:
     wrong = [str(name) for name in show if not _is_metric(name)]
     if wrong:
         raise ValueError(
-            f"{file}: `show` has {some_of(wrong)}, which is no metric; metrics are "
+            f"{file}: `show` has {some_of(wrong)}, which cannot be shown; metrics are "
             f"{', '.join(filter(_is_metric, TITLES))}, their members, like geneval.counting, and members of "
             f"{', '.join(_OF_MEMBERS)}."
         )
