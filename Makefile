@@ -75,15 +75,16 @@ test: $(STAMP) ## run the fast tests, in minutes: make test [JOBS=2] [ARGS="-k r
 test-all: $(STAMP) ## run all tests, also those of several processes, kills, compilers and browsers
 	$(PYTEST) $(ARGS)
 
-# Vector instructions up to this CPU's own, for those that it lacks would crash; then two threads, which do not spin.
+# Vector instructions below this CPU's own, with which test-all runs them: those that it lacks would crash. Then two
+# threads, which do not spin.
 test-exact: $(STAMP) ## run the tests of equal bits on the kernels of several kinds of CPU, and with two threads
 	@own="$$($(BIN)/python -c 'import torch; print(torch.backends.cpu.get_cpu_capability().lower())')"; \
 	tests="$$(grep -rl 'pytest\.mark\.exact' tests)"; \
 	run() { echo "$$*"; env OMP_NUM_THREADS=1 "$$@" -q -m exact $$tests $(ARGS); }; \
 	pytest="$(BIN)/python -m pytest"; workers="-n $(JOBS) --dist loadfile"; \
 	for kernels in default:SSE41 avx2:AVX2 avx512:AVX512_CORE; do \
-	  run ATEN_CPU_CAPABILITY="$${kernels%:*}" ONEDNN_MAX_CPU_ISA="$${kernels#*:}" $$pytest $$workers; \
 	  [ "$${kernels%:*}" != "$$own" ] || break; \
+	  run ATEN_CPU_CAPABILITY="$${kernels%:*}" ONEDNN_MAX_CPU_ISA="$${kernels#*:}" $$pytest $$workers; \
 	done; \
 	run HN_TEST_THREADS=2 OMP_WAIT_POLICY=PASSIVE $$pytest
 

@@ -42,3 +42,8 @@ def test_imported_packages_are_declared_and_pinned() -> None:
     assert {"torch", "yaml", "PIL"} <= needed.keys()
     assert [package for package, offers in needed.items() if not offers & (declared | optional)] == []
     assert declared | optional | extras["dev"] <= pinned
+
+
+def test_the_hooks_run_the_pinned_ruff() -> None:
+    (pin,) = re.findall(r"^ruff==\S+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert re.findall(r"ruff==[\d.]+", (ROOT / ".pre-commit-config.yaml").read_text()) == [pin]

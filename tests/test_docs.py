@@ -89,6 +89,12 @@ def is_importable(path: str) -> bool:
     return True
 
 
+def test_commands_md_lists_the_targets_of_the_makefile() -> None:
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    listed = (DOCS / "commands.md").read_text().partition("lists its targets:")[2]
+    assert re.findall(r"`([a-z-]+)`", listed) == [name for name in targets if name != "help"]
+
+
 @pytest.mark.usefixtures("checkout")
 def test_the_blocks_of_hypernets_md_run() -> None:
     names: dict = {}

@@ -1,8 +1,8 @@
 """The command line, the only place that parses arguments.
 
 `hn COMMAND [--OPTION VALUE ...]`; `COMMANDS` below lists the commands. Each is imported when it is asked for, so that
-`hn --help` and `hn prompts` do without PyTorch. What a user can mend is said in one message, with exit status 2;
-HN_TRACEBACK=1 in the environment adds the traceback.
+`hn --help` and `hn prompts` do without PyTorch. Errors that a user can correct are one message, with exit status
+2; HN_TRACEBACK=1 in the environment adds the traceback.
 
 From `hn train` to the optimiser's step, the files to read are, in this order:
 
@@ -45,13 +45,15 @@ class Command:
     Attributes:
         function: "module:function" that runs it on the arguments after the command's name.
         help: what it does, in one line.
-        is_of_experiment: whether it is one of an experiment (`--config experiments/NAME.yaml`); its function takes the
-            command's name too, as the first argument.
+        is_of_experiment: whether it is one of an experiment (`--config NAME`); its function takes the command's name
+            too, as the first argument.
+        is_old_name: whether it is an old name of another command, which lists of commands leave out.
     """
 
     function: str
     help: str
     is_of_experiment: bool = False
+    is_old_name: bool = False
 
     def run(self, name: str, arguments: Sequence[str]) -> None:
         """Import the command's module and run its function."""
@@ -76,12 +78,14 @@ COMMANDS = {
     "test": _of_experiment("Measure trained weights on the test prompts."),
     "predict": _of_experiment("Write images of the prediction prompts, by trained weights."),
     "score": Command("hn.cli.score:score_folder", "Score a folder of images with rewards and benchmarks."),
-    "geneval": Command("hn.cli.score:geneval_alias", "Old name of `hn score --metrics geneval`."),
-    "judge": Command("hn.cli.score:judge_alias", "Old name of `hn score --metrics NAME` for benchmarks."),
+    "geneval": Command("hn.cli.score:geneval_alias", "Old name of `hn score --metrics geneval`.", is_old_name=True),
+    "judge": Command("hn.cli.score:judge_alias", "Old name of `hn score --metrics NAME`.", is_old_name=True),
     "report": Command("hn.cli.report:draw_report", "Draw a comparison's report again, without measuring."),
     "export": Command("hn.cli.export:export", "Write a hypernetwork as one file that needs no hn: .pt2 or .onnx."),
     "prompts": Command("hn.cli.prompts:run_prompts", "List, show, fetch and check prompt sets."),
 }
+SHOWN = {name: command for name, command in COMMANDS.items() if not command.is_old_name}
+"""The commands that `hn --help` lists."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,15 +128,15 @@ def run_command(arguments: Sequence[str]) -> None:
     elif name.startswith("-"):
         raise UserError(f"The command comes first: {USAGE}\nThe commands are listed by: hn --help")
     else:
-        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+        nearest = difflib.get_close_matches(name, SHOWN, n=1)
         hint = f", did you mean {nearest[0]}?" if nearest else "."
-        raise UserError(f"Unknown command {name!r}{hint} The commands are {', '.join(COMMANDS)}.")
+        raise UserError(f"Unknown command {name!r}{hint} The commands are {', '.join(SHOWN)}.")
 
 
 def help_text() -> str:
     """What `hn --help` shows."""
-    commands = [f"    {name:<10} {command.help}" for name, command in COMMANDS.items()]
-    of_experiment = ", ".join(name for name, command in COMMANDS.items() if command.is_of_experiment)
+    commands = [f"    {name:<10} {command.help}" for name, command in SHOWN.items()]
+    of_experiment = ", ".join(name for name, command in SHOWN.items() if command.is_of_experiment)
     return "\n".join(
         [
             f"usage: {USAGE}",
@@ -143,14 +147,14 @@ def help_text() -> str:
             *commands,
             "",
             f"{of_experiment} run an experiment:",
-            "    hn train --config experiments/NAME.yaml [--OPTION VALUE ...]",
+            "    hn train --config NAME|FILE.yaml [--OPTION VALUE ...]",
             "The options of a command are listed by: hn COMMAND --help",
         ]
     )
 
 
 def _rank_prefix() -> str:
-    """What stands before an error: nothing, but for the number of a process that is one of several."""
+    """The prefix of an error: the rank if there are several processes, else nothing."""
     if not is_one_of_several(os.environ):
         return ""
     from hn.cli.processes import leave_the_error_to_rank_zero  # imports Lightning, which knows the process's rank

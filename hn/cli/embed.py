@@ -1,4 +1,4 @@
-"""`hn embed`: the text embeddings of an experiment's prompts, as files; other commands write what they miss of them."""
+"""`hn embed`: the text embeddings of an experiment's prompts, as files; other commands add those that they need."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hn.utils.device import find_device
 def embed_prompts(
     generator: DiffusersGenerator, prompts: Iterable[str], device: torch.device, shard_bytes: int = SHARD_BYTES
 ) -> Embedded:
-    """Write what the files of `generator.conditioning` lack of prompts: see `write_missing`.
+    """Encode the prompts that are not in the files of `generator.conditioning` yet, and add them: see `write_missing`.
 
     Args:
         generator: with a `cache`; it may be on the meta device.
@@ -57,8 +57,9 @@ def embed_text_features(
     device: torch.device,
     shard_bytes: int = SHARD_BYTES,
 ) -> Embedded:
-    """Write what the files of a reward's text features lack of prompts: see `write_missing`. How many of them the text
-    tower cuts is said at the end.
+    """Encode the prompts that are not in the files of a reward's text features yet, and add them: see `write_missing`.
+
+    Says at the end how many prompts the text tower truncates.
 
     Args:
         files: of the reward's `text_fingerprint`.
@@ -95,7 +96,7 @@ def embedded_parts(sections: Mapping[str, Any]) -> list[Any]:
 
 
 def run_embed(config: Namespace) -> None:
-    """Write what is missing of all prompts of an experiment, and say how many were new.
+    """Encode all prompts of an experiment that are in no file yet, and say how many they were.
 
     Raises:
         UserError: as `embed_experiment`, or for what that raises.
@@ -109,7 +110,7 @@ def run_embed(config: Namespace) -> None:
 def embed_experiment(
     stages: Sequence[str] | None, has_suites: bool, sections: Mapping[str, Any]
 ) -> dict[str, Embedded]:
-    """Write what is missing of the encoded prompts that a command needs: the generator's conditioning, if it has a
+    """Encode the prompts that a command needs and that are in no file yet: the generator's conditioning, if it has a
     `cache`, and the text features of rewards, if their ensemble has one.
 
     Args:
@@ -121,7 +122,7 @@ def embed_experiment(
         What was done, by "conditioning" and the names of rewards.
 
     Raises:
-        UserError: if the generator or the prompts are of a kind that this cannot be done with.
+        UserError: if the generator is no `DiffusersGenerator`, or the data module no `PromptDataModule`.
         ValueError, OSError: as `embed_prompts`.
     """
     generator, ensemble = sections["model"]["generator"], sections["model"].get("reward") or {}
@@ -181,7 +182,7 @@ def experiment_prompts(
         UserError: if the data module is no `PromptDataModule`.
     """
     if data is None or not issubclass(import_class(data["class_path"], LightningDataModule), PromptDataModule):
-        raise UserError("The option `cache` needs a PromptDataModule, of which the prompts are known.")
+        raise UserError("The option `cache` needs a PromptDataModule: its prompts are known beforehand.")
     module = instantiate("data", PromptDataModule, data)
     for stage in _stages_with_prompts(module) if stages is None else stages:
         module.setup(stage)

@@ -36,6 +36,7 @@ from hn.cli.preflight import check_model
 from hn.cli.processes import require_one_process, require_run_name, run_name_for_others, run_name_of_rank_zero
 from hn.cli.starting_point import StartingPoint, named_checkpoint
 from hn.cli.subcommands import SUBCOMMANDS
+from hn.cli.unknown_keys import unknown_keys
 from hn.data.store import PromptStore
 from hn.evaluation.comparison.options import Comparison
 from hn.training.callbacks.stopping import TrainingStopped
@@ -55,7 +56,7 @@ class ExperimentParser(Parser, LightningArgumentParser):
 class HnCLI(LightningCLI):
     """One command of an experiment: LightningCLI with configurations that extend others, checks and run directories.
 
-    Made, it has parsed and checked everything, and the objects are there; `run` does the work.
+    The constructor parses and checks everything, and makes the objects; `run` does the work.
 
     Args:
         arguments: the command line after `hn`.
@@ -113,7 +114,8 @@ class HnCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, each `--config FILE` in it replaced by the content with all that it extends."""
-        arguments, self.experiment_file = expand_configs(with_flag_values(self.arguments, ("--compare",)))
+        arguments, files = expand_configs(with_flag_values(self.arguments, ("--compare",)))
+        self.experiment_file = files[-1] if files else None
         try:
             self.config = parser.parse_args(arguments)
         except OmegaConfBaseException as error:
@@ -123,6 +125,8 @@ class HnCLI(LightningCLI):
             if self.experiment_file is None:
                 usage = EXPERIMENT_USAGE.format(command=self.name)
                 raise UserError(f"An experiment is missing: {usage}\n{hint}") from None
+            if in_files := unknown_keys(parser, files, str(error)):
+                raise UserError(f"{in_files}{hint}") from None
             raise UserError(f"{error}\n{nearest_options(parser, self.arguments, str(error))}{hint}") from None
         if self.config.seed_everything < 0:
             raise UserError(f"seed_everything must not be negative, but is {self.config.seed_everything}.")
@@ -210,8 +214,8 @@ class HnCLI(LightningCLI):
             if not is_out_of_memory(error):
                 raise
             raise UserError(out_of_memory_message(error, self.name, self.config.clone().as_dict())) from error
-        if self.start.weights is not None:
-            print(f"weights      {self.start.weights}")
+        if self.start.shown is not None:
+            print(f"weights      {self.start.shown}")
 
     def _trainer_arguments(self) -> dict[str, Any]:
         """Arguments of the trainer's method: the model, its options, and what it takes besides."""

@@ -34,8 +34,8 @@ def export_parser() -> Parser:
     add = parser.add_argument
     add("--output", help="File to write, which does not exist: .pt2, or .onnx.")
     add("--format", default="torch", help="torch, a program of torch.export; or onnx (pip install 'hn[onnx]').")
-    add("--batch_size", type=int, help="The only batch size that it takes; if not given it takes 1 or more, "
-        "or, where the backbone's code does not allow for that, 1.")  # fmt: skip
+    add("--batch_size", type=int, help="Fixed batch size of the file; if not given, any from 1 on, or 1 where "
+        "the backbone's code does not allow others.")  # fmt: skip
     return parser
 
 
@@ -50,7 +50,7 @@ def export(arguments: Sequence[str]) -> None:
         options = parser.parse_args(with_flag_values(arguments, ("--merge",)))
         missing = [f"--{name}" for name in ("hypernet", "generator", "output") if options[name] is None]
         if missing:
-            parser.error(f"{', '.join(missing)} is missing: {USAGE}")
+            parser.error(f"Missing: {', '.join(missing)}. Usage: {USAGE}")
     with user_errors(), helpful_messages_only():
         _export(options)
 

@@ -24,7 +24,7 @@ GENERATE_USAGE = "hn generate --generator ID_OR_FOLDER [--hypernet ID_OR_FOLDER]
 GENERATE_DESCRIPTION = f"""Make images of prompts, by a generator alone or with a hypernetwork or fine-tune.
 
 The form with an experiment is {EXPERIMENT_USAGE.format(command="generate")} --prompt PROMPT; its options are listed by
-hn generate --config experiments/NAME.yaml --help."""
+hn generate --config NAME --help."""
 
 
 def generate_parser() -> Parser:
@@ -46,7 +46,7 @@ def generate_parser() -> Parser:
     add("--batch_size", type=int, default=1, help="Images made at once; with 1 an image does not depend, to the last "
         "bit, on the others.")  # fmt: skip
     add("--output", help="Folder to write to, new or empty; runs/generate/<time> if not given.")
-    add("--upscale", type=int, help="Each pixel becomes so many in both directions, in the overview.")
+    add("--upscale", type=int, help="Integer upscaling factor of the overview.")
     return parser
 
 

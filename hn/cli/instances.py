@@ -46,7 +46,7 @@ def generator_on_meta(section: Mapping[str, Any]) -> DiffusersGenerator | None:
 
 
 def module_options(model: Mapping[str, Any]) -> Namespace:
-    """The arguments of a `NoiseHypernetModule` that a configuration's model has, but for its networks.
+    """The arguments of a `NoiseHypernetModule` in a configuration's model, without its networks.
 
     Raises:
         UserError: if one is unknown or of the wrong type.
@@ -67,11 +67,11 @@ def module_on_meta(
     Args:
         model: the configuration's section.
         generator: from `generator_on_meta`.
-        load_rewards: what to do about rewards that look at values when they are made, as those of other people may:
-            whether to load them (all rewards with them), or to give up.
+        load_rewards: whether to load all rewards if the constructor of one, as of your own may be, reads values of
+            tensors, which the meta device does not have.
 
     Returns:
-        The module; None if rewards need values that are not to be loaded.
+        The module; None if rewards would have to be loaded and `load_rewards` is false.
 
     Raises:
         UserError, ValueError, OSError: as the constructors, if something is wrong or missing.

@@ -26,7 +26,10 @@ def out_of_memory_message(error: BaseException, command: str, config: Mapping[st
     """
     # "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ...; more sentences follow.
     first = re.split(r"(?<=\.)\s+(?=[A-Z])", str(error).strip())[:2]
-    lines = [f"Out of memory: {' '.join(first) or type(error).__name__}", "What takes less, mildest first:"]
+    lines = [
+        f"Out of memory: {' '.join(first) or type(error).__name__}",
+        "These options need less memory, mildest first:",
+    ]
     advice = [*(_training(config) if command in ("fit", "train") else ()), *_models(config), *_evaluation(config)]
     if command in ("fit", "train"):
         advice.append("hn plan, with this configuration, counts what an update takes, and the largest batch of a GPU.")
@@ -47,7 +50,7 @@ def _training(config: Mapping[str, Any]) -> Iterator[str]:
         accumulated = (config["trainer"].get("accumulate_grad_batches") or 1) * half
         yield (
             f"--data.init_args.batch_size {batch_size // half} --trainer.accumulate_grad_batches {accumulated} "
-            "(as many prompts an update)"
+            "(as many prompts per update)"
         )
     balanced = _arguments(model.get("reward")).get("balance_gradients")
     if not balanced and isinstance(batch_size, int) and "score_batch_size" in model:
@@ -65,7 +68,7 @@ def _models(config: Mapping[str, Any]) -> Iterator[str]:
         yield "--model.generator.init_args.dtype bfloat16 (frozen weights; with --trainer.precision bf16-mixed)"
     reward = _arguments(config["model"].get("reward"))
     if "quantise" in reward and reward["quantise"] is None:
-        yield "--model.reward.init_args.quantise int8 (the rewards' towers; needs hn[quantise])"
+        yield "--model.reward.init_args.quantise int8 (weights of the rewards' towers; needs hn[quantise])"
 
 
 def _evaluation(config: Mapping[str, Any]) -> Iterator[str]:

@@ -24,11 +24,11 @@ def add_model_options(parser: Parser, hypernet: str) -> None:
     add("--height", type=int, help="Height of the images in pixels; the generator's own if not given.")
     add("--width", type=int, help="Width of the images in pixels, likewise.")
     add("--hypernet_revision", help="Branch, tag or commit of the hypernetwork on the Hub.")
-    add("--last_layer_rule", help="What becomes of the last layer, for a published adapter that does not say: "
+    add("--last_layer_rule", help="Rule of the last layer, for a published adapter that does not record it: "
         "lora_branch_only.")  # fmt: skip
-    add("--alpha", type=float, help="Alpha of a published adapter that does not say.")
-    add("--merge", type=bool, default=False, help="Add the hypernetwork's LoRA to weights of its own: faster, for a "
-        "second backbone's memory.")  # fmt: skip
+    add("--alpha", type=float, help="Alpha of a published adapter that does not record it.")
+    add("--merge", type=bool, default=False, help="Merge the LoRA into a copy of the backbone: faster, needs memory "
+        "for a second backbone.")  # fmt: skip
 
 
 def find_models(options: Any) -> tuple[dict[str, Any], Trained | None]:

@@ -18,9 +18,9 @@ from hn.utils.class_path import import_class
 from hn.utils.config import find_config, read_config
 from hn.utils.private.argparse import option_strings
 
-EXPERIMENT_USAGE = "hn {command} --config experiments/NAME.yaml [--OPTION VALUE ...]"
+EXPERIMENT_USAGE = "hn {command} --config NAME|FILE.yaml [--OPTION VALUE ...]"
 
-# What these say is known, wanted here, or of no use to who runs a command.
+# Warnings of what is intended here, or of what users of a command cannot change.
 UNHELPFUL_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the generator stays in eval mode on purpose
     r".*does not have many workers",  # prompts are in memory
@@ -33,7 +33,7 @@ UNHELPFUL_WARNINGS = (
 
 _UNKNOWN_ARGUMENT = re.compile(r"given class_path '([^']+)':\s+Option '([^']+)' is not accepted")
 
-UNHELPFUL_INFORMATION = ("litlogger", "TPU available", "`weights_only` was not set")
+UNHELPFUL_INFORMATION = ("litlogger", "TPU available", "`weights_only` was not set", "Seed set to")
 
 
 class UserError(Exception):
@@ -85,7 +85,7 @@ def nearest_options(parser: ArgumentParser, arguments: Sequence[str], message: s
     Args:
         parser: what knows options.
         arguments: that it was given.
-        message: its error, which says what arguments are unknown to a class that a configuration names.
+        message: its error, which names arguments that a class in the configuration does not have.
     """
     options = option_strings(parser)
     options = [option for option in options if not option.endswith(".help")]
@@ -105,17 +105,22 @@ def _nearest_arguments(given: Sequence[str], message: str) -> dict[str, str]:
     their own names, if they are not there but in a file."""
     meant = {}
     for path, name in _UNKNOWN_ARGUMENT.findall(message):
-        try:
-            kind = import_class(path, object)
-        except ValueError:  # a function
-            continue
-        known = Parser()
-        known.add_class_arguments(kind, "own", fail_untyped=False)
-        names = [option.removeprefix("--own.") for option in option_strings(known)]
-        for found in difflib.get_close_matches(name, names, n=1):
+        for found in difflib.get_close_matches(name, argument_names(path), n=1):
             words = [word for word in given if word.endswith(f".{name}")] or [name]
             meant |= {word: word.removesuffix(name) + found for word in words}
     return meant
+
+
+def argument_names(path: str) -> list[str]:
+    """Names of the arguments that a configuration can give to a class; none if there is no class at that path."""
+    try:
+        kind = import_class(path, object)
+    except ValueError:  # a function
+        return []
+    parser = Parser()
+    parser.add_class_arguments(kind, "own", fail_untyped=False)
+    names = [option.removeprefix("--own.") for option in option_strings(parser) if option.startswith("--own.")]
+    return [name for name in names if not name.endswith((".help", "+"))]
 
 
 @contextmanager
@@ -136,7 +141,7 @@ def user_errors(only_if: Callable[[], bool] = lambda: True, also: tuple[type[Exc
 
 @contextmanager
 def helpful_messages_only() -> Iterator[None]:
-    """Keep back what Lightning, diffusers and transformers say that means nothing to who runs a command."""
+    """Suppress messages of Lightning, diffusers and transformers that do not help users of a command."""
     import diffusers  # here, for commands that need none of them
     import transformers
 
@@ -144,7 +149,7 @@ def helpful_messages_only() -> Iterator[None]:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    handlers = logging.getLogger("lightning.pytorch").handlers
+    handlers = [each for name in ("fabric", "pytorch") for each in logging.getLogger(f"lightning.{name}").handlers]
 
     def is_helpful(record: logging.LogRecord) -> bool:
         return not any(part in record.getMessage() for part in UNHELPFUL_INFORMATION)
@@ -161,8 +166,8 @@ def helpful_messages_only() -> Iterator[None]:
             handler.removeFilter(is_helpful)
 
 
-def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments with each `--config FILE_OR_NAME` replaced by `--config CONTENT`, and the last file's path.
+def expand_configs(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments with each `--config FILE_OR_NAME` replaced by `--config CONTENT`, and the files' paths.
 
     The content is that of the file over all that it extends; a name is that of a file in experiments/.
 
@@ -170,7 +175,7 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
         UserError: if a file is missing or wrong.
     """
     expanded: list[str] = []
-    file = None
+    files: list[str] = []
     words = iter(arguments)
     for word in words:
         option, equals, value = word.partition("=")
@@ -178,10 +183,11 @@ def expand_configs(arguments: Sequence[str]) -> tuple[list[str], str | None]:
             with user_errors():
                 file = find_config(value if equals else next(words, ""), "experiment", "experiments")
                 content = read_config(file)
+            files.append(file)
             expanded += ["--config", yaml.safe_dump(content, sort_keys=False)]
         else:
             expanded.append(word)
-    return expanded, file
+    return expanded, files
 
 
 def without_options(arguments: Sequence[str], names: Sequence[str]) -> list[str]:

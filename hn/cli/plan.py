@@ -24,19 +24,26 @@ def add_plan_options(parser: LightningArgumentParser) -> None:
     """Add the options of `hn plan` to those of an experiment."""
     add = parser.add_argument
     add("--batch_size", type=int | None, help="Images per update and GPU; the data module's if not given.")
-    add("--gpu_memory", type=list[float], default=[24, 48, 80, 141], help="GPUs, in GiB, to say the largest batch of.")
-    add("--prompt", type=str | None, help="That of every image; if not given, one as long as the text encoder takes, "
-        "where its length matters.")  # fmt: skip
+    add(
+        "--gpu_memory",
+        type=list[float],
+        default=[24, 48, 80, 141],
+        help="Memory of GPUs in GiB; the largest batch of each is shown.",
+    )
+    add("--prompt", type=str | None, help="Prompt of every image; if not given, and where its length matters, one that "
+        "fills the text encoder's window.")  # fmt: skip
 
 
 def planned_parts(sections: Mapping[str, Any]) -> list[Any]:
-    """The parts of a configuration whose files are needed: rewards are planned with from less than all of theirs."""
+    """The parts of a configuration whose files have to be complete; a plan reads only some files of rewards."""
     return [sections["model"]["generator"], sections["data"]]
 
 
 def without_compilers(model: Namespace) -> None:
-    """Switch off, in a configuration's model, what a plan does not need: compilers (compiled layers cannot be followed,
-    and keep much the same) and text features in files, which have no prompts of the plan's.
+    """Switch off, in a configuration's model, what a plan cannot use.
+
+    That is compilation, because compiled layers cannot be traced (they keep about as many activations), and text
+    features in files, which do not have the plan's prompts.
     """
     for name in ("generator", "hypernet", "reward"):
         options = model[name].get("init_args") or {}
@@ -66,7 +73,7 @@ def plan_experiment(sections: Mapping[str, Any]) -> Plan:
             default the data module's, `gpu_memory` and `prompt`.
 
     Raises:
-        UserError: if the configuration has something that cannot be planned with.
+        UserError: if a part of the configuration is of a kind that cannot be planned.
         ValueError: as `plan_update`.
     """
     data, trainer, model = sections["data"], sections["trainer"], sections["model"]

@@ -67,7 +67,7 @@ def check_training(sections: Mapping[str, Any], module: NoiseHypernetModule | No
 
 
 def check_fit(sections: Mapping[str, Any], module: NoiseHypernetModule | None) -> None:
-    """Of `hn train` and `hn fit`: as `check_training`, and that callbacks watch scores that there will be.
+    """Of `hn train` and `hn fit`: as `check_training`, and that the scores that callbacks monitor will be measured.
 
     Raises:
         ValueError: says what to do.

@@ -31,7 +31,7 @@ def launcher() -> str | None:
 
 
 def require_run_name(command: str, name: str | None, nodes: int) -> None:
-    """Refuse a run without a name where processes that did not start each other could not agree on the time as one.
+    """Refuse a run without a name if its processes did not start each other: their default names, times, would differ.
 
     Args:
         command: its name.
@@ -56,16 +56,16 @@ def run_name_of_rank_zero() -> str | None:
 
 def require_one_process(command: str) -> None:
     """Raises:
-    UserError: if several processes were started for a command that is the work of one.
+    UserError: if several processes were started for a command that runs in one.
     """
     started_by = launcher()
     if started_by is not None:
-        raise UserError(f"hn {command} is the work of one process; start it without {started_by}.")
+        raise UserError(f"hn {command} runs in one process; start it without {started_by}.")
 
 
 def require_one_device(trained: str, devices: int | str | list[int], nodes: int) -> None:
     """Raises:
-    UserError: if a comparison, which is the work of one process, would have to train something on several devices.
+    UserError: if a comparison, which runs in one process, would have to train something on several devices.
     """
     if are_several(devices, nodes):
         raise UserError(
@@ -108,7 +108,7 @@ def run_name_for_others(name: str) -> Iterator[None]:
 
 
 def leave_the_error_to_rank_zero() -> str:
-    """Have rank 0 speak for all where all failed alike.
+    """Leave an error that all ranks have to rank 0.
 
     Other ranks wait a little: if rank 0 failed too, whoever started them ends them meanwhile, or is rank 0 itself.
 

@@ -26,7 +26,7 @@ def run_prompts(arguments: Sequence[str]) -> None:
         UserError: if the command is wrong, or a set is.
     """
     functions = {"list": list_sets, "show": show, "pull": pull, "check": check}
-    parser = Parser(prog="hn prompts", description="Prompt sets by name: what there is, and having it on this machine.")
+    parser = Parser(prog="hn prompts", description="List, show, fetch and check prompt sets.")
     subcommands = parser.add_subcommands()
     for name, function in functions.items():
         options = Parser(description=inspect.getdoc(function).split("\n\nArgs:")[0])
@@ -111,9 +111,9 @@ def show(name: str, folder: Path | None = None) -> Iterator[str]:
 def pull(
     names: Sequence[str] = (), all: bool = False, source: Path | None = None, folder: Path | None = None
 ) -> Iterator[str]:
-    """Fetch sets to this machine, or take them from a folder; what is here and right is left as it is.
+    """Fetch sets to this machine, or take them from a folder; files that are here and intact are left as they are.
 
-    A transfer that was cut off goes on where it stopped. Each file is verified by its checksum before it is in place.
+    An interrupted transfer is resumed. Each file is verified by its checksum before it is put in place.
 
     Args:
         names: of sets, files of sets, or mixes.

@@ -70,9 +70,9 @@ METRIC_SECTION = "metric"
 """Where a YAML file names its benchmark metric."""
 
 
-def score_parser(description: str = DESCRIPTION) -> Parser:
+def score_parser() -> Parser:
     """Options of `hn score`."""
-    parser = command_parser("score", USAGE, description)
+    parser = command_parser("score", USAGE, DESCRIPTION)
     add = parser.add_argument
     add("--metrics", help=f"One or several, with commas between them. Rewards: {', '.join(SHORT_NAMES)}. "
         f"Benchmarks: {GENEVAL}, {', '.join(BENCHMARKS)}. Class paths of rewards and benchmark metrics. YAML files: an "
@@ -86,7 +86,7 @@ def score_parser(description: str = DESCRIPTION) -> Parser:
         "order of the files' names; .txt with one a line, or .jsonl with objects that have a `prompt`. For benchmark "
         "metrics: prompt sets by name, like geneval2 or t2i_compbench/color/val, or files; only their images are "
         "scored, by these rows.")  # fmt: skip
-    add("--images_per_prompt", type=int, help="So many images in a row are of one prompt of the file; 1 if not given.")
+    add("--images_per_prompt", type=int, help="Number of consecutive images of one prompt of the file; 1 if not given.")
     add("--output", help="Folder for the results; that of the images if not given. For a single benchmark metric also "
         "a file that ends in .jsonl.")  # fmt: skip
     add("--batch_size", type=int, default=8, help="Images scored at once.")
@@ -99,7 +99,7 @@ def score_parser(description: str = DESCRIPTION) -> Parser:
         "The last one to end joins all results.")  # fmt: skip
     add("--detector", help=f"For {GENEVAL}: class path, or YAML file with an experiment's {DETECTOR_SECTION}, or with "
         "such a section alone; Mask2Former and CLIP if not given.")  # fmt: skip
-    parser.add_class_arguments(VerdictOptions, GENEVAL)
+    parser.add_class_arguments(VerdictOptions, GENEVAL, as_group=False)  # a group has an option --geneval CONFIG too
     return parser
 
 
@@ -109,37 +109,45 @@ def score_folder(arguments: Sequence[str]) -> None:
     Raises:
         UserError: if there is something to mend, before weights are loaded as far as it can be known.
     """
-    _score(score_parser(), arguments)
-
-
-def geneval_alias(arguments: Sequence[str]) -> None:
-    """`hn geneval`, the old name of `hn score --metrics geneval`; raises as `score_folder`."""
-    renamed = [word.replace("--options.", f"--{GENEVAL}.", 1) for word in arguments]
-    _score(score_parser(_alias_of("geneval", "score --metrics geneval")), ["--metrics", GENEVAL, *renamed])
-
-
-def judge_alias(arguments: Sequence[str]) -> None:
-    """`hn judge --judge NAME`, the old name of `hn score --metrics NAME`; raises as `score_folder`."""
-    renamed = [word.replace("--judge", "--metrics", 1) for word in arguments]
-    _score(score_parser(_alias_of("judge --judge NAME", "score --metrics NAME")), renamed)
-
-
-def _alias_of(old: str, new: str) -> str:
-    note = f"`hn {old}` is an alias of `hn {new}` and will be removed in the next release; use that."
-    print(f"note: {note}", file=sys.stderr)
-    return f"{note}\n\n{DESCRIPTION}"
-
-
-def _score(parser: Parser, arguments: Sequence[str]) -> None:
+    parser = score_parser()
     with helpful_parsing(parser, arguments):
         given = parser.parse_args(with_flag_values(arguments, ("--allow_uneven",)))
         words = [word.strip() for part in (given.metrics or "", *given.rewards) for word in part.split(",")]
         words = [word for word in words if word]
         if not words:
-            parser.error(f"Give --metrics: {USAGE}")
+            parser.error(
+                f"Missing: --metrics. Usage: {USAGE}\nRewards: {', '.join(SHORT_NAMES)}.\n"
+                f"Benchmarks: {GENEVAL}, {', '.join(BENCHMARKS)}.\nAlso class paths and YAML files."
+            )
         if (given.folder is None) == (given.images is None):
             parser.error(f"Give FOLDER, once: {USAGE}")
         given.folder = given.folder or given.images
+    _score(words, given)
+
+
+def geneval_alias(arguments: Sequence[str]) -> None:
+    """`hn geneval`, the old name of `hn score --metrics geneval`; raises as `score_folder`."""
+    _note_alias("geneval", "score --metrics geneval", arguments)
+    renamed = [word.replace("--options.", f"--{GENEVAL}.", 1) for word in arguments]
+    score_folder(["--metrics", GENEVAL, *renamed])
+
+
+def judge_alias(arguments: Sequence[str]) -> None:
+    """`hn judge --judge NAME`, the old name of `hn score --metrics NAME`; raises as `score_folder`."""
+    _note_alias("judge --judge NAME", "score --metrics NAME", arguments)
+    score_folder([word.replace("--judge", "--metrics", 1) for word in arguments])
+
+
+def _note_alias(old: str, new: str, arguments: Sequence[str]) -> None:
+    """Say what an old name stands for; that is all of its help."""
+    note = f"`hn {old}` is an alias of `hn {new}` and will be removed in the next release; use that."
+    if {"--help", "-h"} & {*arguments}:
+        print(f"{note}\nThe options are listed by: hn score --help")
+        raise SystemExit(0)
+    print(f"note: {note}", file=sys.stderr)
+
+
+def _score(words: Sequence[str], given: Namespace) -> None:
     with user_errors(), helpful_messages_only():
         if given.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {given.batch_size}.")
@@ -303,7 +311,9 @@ def _files_by_metric(
 def _read_files(source: Path, metrics: Sequence[FolderMetric], given: Namespace) -> list[ImageFile]:
     kinds = {type(metric) for metric in metrics}
     if given.images_per_prompt is not None and kinds != {RewardScores}:
-        raise UserError("--images_per_prompt is for rewards alone; benchmarks know prompts by their rows.")
+        raise UserError(
+            "--images_per_prompt is for rewards alone; benchmarks find each image's prompt in the prompts' rows."
+        )
     if GenevalVerdicts in kinds:
         if given.prompts:
             raise UserError(f"{GENEVAL} takes the prompts' rows from the folder; leave --prompts out.")
@@ -328,11 +338,11 @@ def _has_rewards(metrics: Sequence[FolderMetric]) -> bool:
 
 
 def own_shard(text: str | None) -> WorkShard:
-    """The share that is given, or that `torchrun` gave.
+    """This process's share of the images: the one given, else by its rank under `torchrun`.
 
     Raises:
-        ValueError: if it is none.
-        UserError: for several processes that would all do the same, as `srun` starts them.
+        ValueError: if the text is no share.
+        UserError: if srun started several processes without telling each its share.
     """
     if text is not None:
         return WorkShard.parse(text)
@@ -345,7 +355,7 @@ def own_shard(text: str | None) -> WorkShard:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The GPU of this one of the processes that `torchrun` started, if no particular one was asked for.
+    """The device; under `torchrun`, if no particular GPU was asked for, the GPU of this process's local rank.
 
     Raises:
         ValueError: if there are more processes than GPUs.

@@ -24,12 +24,14 @@ class StartingPoint:
     Attributes:
         checkpoint: file of a checkpoint, which Lightning reads.
         weights: folder of a trained network, which takes the place of the module's.
+        shown: what is printed of the trained network: its folder, and why that one where it is not a run's.
         untrained: what has to be trained first: run directory and configuration file, by the option that takes the
             folder of its weights.
     """
 
     checkpoint: str | None = None
     weights: str | None = None
+    shown: str | None = None
     untrained: Mapping[str, tuple[RunDirectory, str]] = field(default_factory=dict)
 
 
@@ -66,7 +68,8 @@ def trained_weights(config: Namespace, run: RunDirectory, file: str | None) -> S
     Raises:
         FileNotFoundError: if there is none.
     """
-    return StartingPoint(weights=find_weights(run))
+    weights = find_weights(run)
+    return StartingPoint(weights=weights, shown=_shown(weights, run))
 
 
 def pass_weights(config: Namespace, run: RunDirectory, file: str | None) -> StartingPoint:
@@ -75,5 +78,11 @@ def pass_weights(config: Namespace, run: RunDirectory, file: str | None) -> Star
     Raises:
         FileNotFoundError: if there is none.
     """
-    config.hypernet = config.hypernet or find_weights(run)
-    return StartingPoint()
+    if config.hypernet is not None:
+        return StartingPoint(shown=config.hypernet)
+    config.hypernet = find_weights(run)
+    return StartingPoint(shown=_shown(config.hypernet, run))
+
+
+def _shown(weights: str, run: RunDirectory) -> str:
+    return weights if run.trained() else f"{weights} (run.pretrained: this experiment has no run yet)"

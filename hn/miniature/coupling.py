@@ -1,7 +1,7 @@
 """The procedural sampler the miniature's generator is distilled from: a deterministic map (noise, caption) -> scene.
 
-It stands where a multi-step diffusion teacher stands for a real distilled model, and it is built to fail as real
-few-step generators do: *the caption decides what is painted, the noise decides where*, and the caption's wishes about
+It takes the place of a real distilled model's multi-step diffusion teacher, and it is built to fail as real few-step
+generators do: *the caption decides what is painted, the noise decides where*, and the caption's wishes about
 numbers, second objects and bindings are obeyed only where the noise allows; relations are not obeyed at all. The
 failure rates are a design choice, stated in `Obedience`.
 

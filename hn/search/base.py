@@ -18,7 +18,7 @@ Modulation = Callable[[Tensor, Sequence[int]], Tensor]
 """(noises [n, *noise_shape], n numbers of prompts) -> noises x0 + f(x0) of the same shape."""
 
 ProgressFunction = Callable[[int, int], None]
-"""Told after every batch of images how many of all prompts are made, and how many there will be at most."""
+"""(images made, images at most), both over all prompts; called after every batch of images."""
 
 
 class TracePoint(TypedDict):
@@ -47,7 +47,7 @@ class SearchResult:
         reward_calls: [B] int64, images that were made and scored for each prompt.
         trace: reward against budget, in order of budget; the last point holds `rewards`. Its points are those of the
             search's own number of iterations, however early prompts ended.
-        earlier: what a search with so many `evaluations` would have found, by the numbers of `report_at`.
+        earlier: for each number of `report_at`, the result of a search with that many `evaluations`.
         start_kl: [B] nats that a hypernetwork spent on the noise before the search; None without one.
     """
 
@@ -105,7 +105,7 @@ class SearchProblem:
             raise ValueError(
                 f"a search needs a reward that returns one score per image, a tensor [{len(prompts)}], not "
                 f"{list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__}; "
-                "of a RewardEnsemble pass the method `total`"
+                "for a RewardEnsemble, pass its method `total`"
             )
         return images, scores.float()
 
@@ -113,14 +113,14 @@ class SearchProblem:
 class Search(ABC):
     """Looks for a better noise for each prompt, within a budget.
 
-    A subclass has its own numbers before it calls `__init__`, which looks at `evaluations`.
+    A subclass sets its own attributes before it calls `__init__`, which reads `evaluations`.
 
     Args:
         steps: sampling steps for each image; the generator's own number if not given.
         batch_size: most images that are generated and scored at once; bounds memory and does not change the result.
         budget: what ends a prompt's search early; nothing if not given.
         report_at: numbers of images for each prompt, below `evaluations`, at which the result is reported too
-            (`SearchResult.earlier`): one run then answers for several budgets. Each is to end an iteration.
+            (`SearchResult.earlier`): one run then answers for several budgets. An iteration must end at each of them.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -159,21 +159,21 @@ class Search(ABC):
         return 1
 
     def limit(self, steps: int, spent_nfe: int = 0) -> int:
-        """Images of each prompt, at most, that its own number and the budget's `max_nfe` allow.
+        """The most images of each prompt that `evaluations` and the budget's `max_nfe` allow.
 
         Args:
             steps: sampling steps for each image.
             spent_nfe: function evaluations that each prompt took beforehand.
 
         Raises:
-            ValueError: if that is none, or less than a number of `report_at`.
+            ValueError: if not even one image is allowed, or fewer than a number of `report_at`.
         """
         limit, each = self.evaluations, self.evaluations_per_iteration
         max_nfe = self.budget.max_nfe
         if max_nfe is not None:
             affordable = (max_nfe - spent_nfe) // steps
             if affordable < 1:
-                raise ValueError(f"max_nfe ({max_nfe}) does not suffice for one image, {spent_nfe + steps} evaluations")
+                raise ValueError(f"max_nfe ({max_nfe}) is too small: one image needs {spent_nfe + steps} evaluations")
             limit = min(limit, 1 + (affordable - 1) // each * each)
         if self.report_at and self.report_at[-1] > limit:
             raise ValueError(f"max_nfe ({max_nfe}) ends at {limit} images, before report_at's {self.report_at[-1]}")
@@ -211,7 +211,7 @@ class Search(ABC):
             rng: the source of all randomness, or one source per prompt, so that a prompt's result does not depend on
                 the others in the batch; torch's default one if not given.
             conditioning: `generator.encode(prompts)`, where it is there already.
-            progress: told after every batch of images how many are made, and how many there will be at most.
+            progress: called after every batch of images with the number made and the most that there will be.
 
         Raises:
             ValueError: if there are no prompts, noise or sources do not fit them, the search does not fit the
@@ -248,7 +248,7 @@ class Search(ABC):
             return self.search(problem)
 
     def kl_nats(self, noise: Tensor, result: SearchResult) -> Tensor:
-        """What the search spent in noise space, [B] nats: 1/2 |found - noise|^2, as a hypernetwork's f is measured.
+        """How far the search moved the noise, [B] nats: 1/2 |found - noise|^2, as a hypernetwork's f is measured.
 
         Args:
             noise: where it started, [B, *noise_shape].

@@ -54,7 +54,7 @@ class BestOfN(Search):
     def kl_nats(self, noise: Tensor, result: SearchResult) -> Tensor:
         """log N - (N - 1) / N for every prompt: the exact KL of the best of N from the noise it selects among.
 
-        Of a prompt that `patience` ended, whose N depends on the rewards, it is an approximation.
+        It is an approximation for a prompt whose search `patience` ended, because its N depends on the rewards.
         """
         n = result.reward_calls.to(noise)
         return n.log() - (n - 1) / n

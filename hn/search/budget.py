@@ -7,18 +7,18 @@ from dataclasses import dataclass
 class Budget:
     """What a prompt's search may take, beside its own number of iterations; it ends as soon as one of these is reached.
 
-    Each prompt has a budget of its own. One whose search has ended leaves the batch, so that the others' images alone
-    are computed from there on. Every prompt gets one image at least.
+    Each prompt has a budget of its own. A prompt whose search has ended leaves the batch, and no more images of it are
+    computed. Every prompt gets one image at least.
 
     Args:
         max_nfe: function evaluations of the backbone, forward ones, a warm start's included. An iteration that would
             take more is not begun.
-        max_seconds: seconds, as shares of the batches that the prompt is in. Looked at between iterations (of
-            `BestOfN`: between batches), so that the last one may take longer. What such a search finds depends on the
-            machine and on the batches: it is not reproducible.
-        patience: iterations in a row in which the best reward has not improved by more than `min_delta` over what it
-            was when it last did.
-        min_delta: improvements up to this are none to `patience`; their images are kept all the same.
+        max_seconds: a prompt's share of the time of its batches. Checked between iterations (of `BestOfN`: between
+            batches), so that the last one may take longer. The result depends on the machine and on the batches: it is
+            not reproducible.
+        patience: iterations in a row in which the best reward has not risen by more than `min_delta` above its value at
+            the last such rise.
+        min_delta: a smaller rise does not count for `patience`; its image is kept all the same.
 
     Raises:
         ValueError: if a number is out of range, or `min_delta` is given without `patience`.
@@ -39,4 +39,4 @@ class Budget:
         if not self.min_delta >= 0:
             raise ValueError(f"min_delta must not be negative, not {self.min_delta}")
         if self.min_delta and self.patience is None:
-            raise ValueError(f"min_delta ({self.min_delta}) says what ends the `patience` of a search; give that too")
+            raise ValueError(f"min_delta ({self.min_delta}) is an option of `patience`; give `patience` too")

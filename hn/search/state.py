@@ -15,7 +15,7 @@ class SearchState:
     Of equal rewards the earlier image is kept; a reward that is not a number counts as minus infinity.
 
     Args:
-        search: whose numbers and budget hold.
+        search: the search, with its number of images and its budget.
         problem: what is searched. The clock starts now.
 
     Attributes:

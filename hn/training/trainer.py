@@ -192,7 +192,6 @@ class ExperimentTrainer(L.Trainer):
         self._measuring = True
         methods: list[Method] = [model.base_method(steps)] if compare else []
         methods.append(model.trained_method(steps))
-        print(f"weights      {hypernet}")
         facts = {"hypernet": hypernet, "precision": self.precision}
         write_images(methods, request, unused_directory(self.directory), facts, self.precision_plugin.forward_context)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,43 @@ def read_config(file: str | Path) -> dict[str, Any]:
         merged = merge(merged, content)
     _require_inherited(merged)
     return find_paths(merged)
+
+
+def find_key(files: Sequence[str | Path], key: Sequence[str | int]) -> str:
+    """Where a key stands, like "experiments/shared/miniature.yaml, line 4": in the last file that has it.
+
+    Args:
+        files: configuration files; they and all that they extend are looked through.
+        key: the way to it from the top: keys of mappings, and places in lists.
+
+    Returns:
+        File and line; the last file alone if none has the key spelled out, as with YAML's `<<`.
+    """
+    contents: dict[Path, dict[str, Any]] = {}
+    for file in files:
+        _collect(Path(find_path(str(file))), (), contents)
+    for path in reversed(contents):
+        if (line := _line_of(yaml.compose(path.read_text(encoding="utf-8")), key)) is not None:
+            here = Path.cwd()
+            return f"{path.relative_to(here) if path.is_relative_to(here) else path}, line {line}"
+    return str(files[-1])
+
+
+def _line_of(node: yaml.Node, key: Sequence[str | int]) -> int | None:
+    """The line of a key below a node, the first one being 1; None if it is not there."""
+    line = None
+    for part in key:
+        if isinstance(node, yaml.SequenceNode):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            pairs = node.value if isinstance(node, yaml.MappingNode) else []
+            found = [pair for pair in pairs if pair[0].value == str(part)]
+            if not found:
+                return None
+            line = found[-1][0].start_mark.line
+            node = found[-1][1]
+    return None if line is None else line + 1
 
 
 def merge(base: Any, change: Any) -> Any:

@@ -45,7 +45,7 @@ def test_only_what_is_not_done_yet_is_advised(config):
     assert "--model.generator.init_args.gradient_checkpointing true" in message
     assert "--model.reward.init_args.rewards.hps.init_args.gradient_checkpointing true" in message
     assert "model.hypernet.init_args" not in message and "redness" not in message
-    assert "--data.init_args.batch_size 3 --trainer.accumulate_grad_batches 6 (as many prompts an update)" in message
+    assert "--data.init_args.batch_size 3 --trainer.accumulate_grad_batches 6 (as many prompts per update)" in message
     for option in ("generator.init_args.cache true", "dtype bfloat16", "quantise int8", "eval_batch_size 2"):
         assert option in message
     assert "--model.score_batch_size 1 (decoded and scored in parts)" in message

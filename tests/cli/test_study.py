@@ -177,8 +177,8 @@ RANK = {"vars.rank": [1, 2]}
 def test_what_is_wrong_in_the_file_is_said_before_variants_are_looked_at(refused, refuse, monkeypatch):
     monkeypatch.setattr("hn.cli.study.run.plan_study", lambda *_: pytest.fail("variants are looked at"))
     assert "must be the configuration file that is varied, or several" in refused(experiment=None, vary=RANK)
-    assert "`vary: vars.rank` must list values" in refused(vary={"vars.rank": []})
-    assert "`vary: vars.rank` must list values" in refused(vary={"vars.rank": 3})
+    assert "`vary: vars.rank` must be a list of values" in refused(vary={"vars.rank": []})
+    assert "`vary: vars.rank` must be a list of values" in refused(vary={"vars.rank": 3})
     assert "has the same value twice" in refused(vary={"vars.rank": [1, 1]})
     assert "'a/b', which cannot be a part of a folder's name" in refused(vary={"run.pretrained": ["a/b"]})
     assert "this one varies nothing" in refused()
@@ -186,13 +186,15 @@ def test_what_is_wrong_in_the_file_is_said_before_variants_are_looked_at(refused
         vary={**RANK, "model.seed": [1]}, test={"model.noise_type": ["inf"]}
     )
     assert "vars.rank is varied, and among the `options`" in refused(vary=RANK, options={"vars.rank": 3})
-    assert "`show` has GenEval; there are reward, held_out_reward, geneval," in refused(vary=RANK, show=["GenEval"])
-    assert "`show` has rewards; " in refused(vary=RANK, show=["rewards"])
+    assert "`show` has GenEval, which cannot be shown; metrics are reward, held_out_reward, geneval," in refused(
+        vary=RANK, show=["GenEval"]
+    )
+    assert "`show` has rewards, which cannot be shown; " in refused(vary=RANK, show=["rewards"])
     assert "is no study: it has model, trainer" in refused(vary=RANK, model={}, trainer={})
-    assert "--run.name is the study's own to set" in refused("--run.name", "x", vary=RANK)
+    assert "--run.name is set by the study; leave it out" in refused("--run.name", "x", vary=RANK)
     assert "There is no configuration file nowhere.yaml" in refuse("study", "--config", "nowhere.yaml")
     assert "argument --config/-c: expected one argument" in refuse("study", "--config")
-    assert "A study is missing: hn study --config" in refuse("study")
+    assert "A study is missing: hn study --config NAME|FILE.yaml" in refuse("study")
 
 
 @pytest.mark.slow

@@ -289,19 +289,19 @@ def words(server, make_manifest):
 
 
 @pytest.mark.parametrize(
-    ("verb", "fetched"),
+    ("stage", "fetched"),
     [("fit", {"train.txt", "val.txt", "test.txt"}), ("validate", {"val.txt"}), ("test", {"test.txt"})],
 )
-def test_named_sets_are_fetched_where_they_are_needed(make_trainer, words, own_store, verb, fetched):
+def test_named_sets_are_fetched_where_they_are_needed(make_trainer, words, own_store, stage, fetched):
     data = PromptDataModule(train="words", val="words", test="words", predict="words", batch_size=1)
     trainer = make_trainer(max_epochs=1)
-    trainer.state.fn = TrainerFn(verb)
+    trainer.state.fn = TrainerFn(stage)
     data.trainer = trainer
     data.prepare_data()
     assert {path for path, _ in words.asked} == fetched
-    data.setup(verb)
+    data.setup(stage)
     assert {path.name for path in (own_store / "words").glob("*.txt")} == fetched
-    if verb == "fit":
+    if stage == "fit":
         assert data.datasets["train"].prompts == ["a dog", "a cat"]  # the test prompt is left out
 
 

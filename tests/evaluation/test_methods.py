@@ -107,7 +107,7 @@ def test_prompts_are_encoded_once_and_searches_that_do_not_fit_are_refused(gener
     monkeypatch.setattr(generator, "encode", lambda prompts: calls.append(len(prompts)) or encode(prompts))
     Searched("reno", generator, Reno(iterations=2), reward)(samples)
     assert calls == [6]
-    with pytest.raises(ValueError, match=r"The search reno cannot run: max_nfe \(2\) does not suffice for one image"):
+    with pytest.raises(ValueError, match=r"The search reno cannot run: max_nfe \(2\) is too small: one image needs"):
         Searched("reno", generator, Reno(steps=3, budget=Budget(max_nfe=2)), reward)
     with pytest.raises(ValueError, match="multiple of 14 numbers"):
         Searched("reno", generator, Reno(precondition=WhiteNoiseProjection(7)), reward)

@@ -145,7 +145,7 @@ def folder(generator: PipelineGenerator, tmp_path: Path) -> Path:
     return tmp_path / "net"
 
 
-def test_the_verb_writes_a_file_that_says_what_it_is_for(
+def test_the_command_writes_a_file_that_says_what_it_is_for(
     folder: Path, generator: PipelineGenerator, tiny_pipeline_folder: Path, tmp_path: Path, capsys
 ) -> None:
     path = tmp_path / "f.pt2"
@@ -186,7 +186,7 @@ def test_what_is_wrong_is_said_before_weights_are_loaded(
         models = ("--generator", tiny_pipeline_folder, "--hypernet", hypernet)
         return refuse("export", *models, "--output", tmp_path / output, *options)
 
-    assert "--hypernet, --generator, --output is missing" in refuse("export")
+    assert "Missing: --hypernet, --generator, --output. Usage: hn export --hypernet" in refuse("export")
     assert "--formatt: did you mean --format?" in refused("--formatt", "onnx")
     assert "Unknown format 'tf'; choose one of torch, onnx" in refused("--format", "tf")
     assert "must end in .pt2 for the format torch" in refused(output="f.onnx")

@@ -169,7 +169,7 @@ def test_a_warm_start_counts_its_pass_and_keeps_the_search_s_budget(generator, r
     assert result.reward_calls.tolist() == [5] * 8
     assert result.nfe.tolist() == [6] * 8
     assert result.earlier[2].nfe.tolist() == [3] * 8
-    with pytest.raises(ValueError, match=r"max_nfe \(1\) does not suffice for one image, 2 evaluations"):
+    with pytest.raises(ValueError, match=r"max_nfe \(1\) is too small: one image needs 2 evaluations"):
         WarmStart(Reno(10, budget=Budget(max_nfe=1)), hypernet).check(generator)
 
 
@@ -203,7 +203,7 @@ def test_conditioning_that_is_there_is_not_encoded_again(generator, reward, prom
         ({"max_seconds": float("nan")}, "max_seconds must be positive"),
         ({"patience": 0}, "patience must be at least 1"),
         ({"patience": 1, "min_delta": -0.1}, "min_delta must not be negative"),
-        ({"min_delta": 0.1}, "give that too"),
+        ({"min_delta": 0.1}, "give `patience` too"),
     ],
 )
 def test_budgets_that_cannot_be_are_named(options, message):
@@ -220,7 +220,7 @@ def test_numbers_that_do_not_fit_are_named_before_an_image_is_made(generator, re
     short = Reno(10, steps=3, budget=Budget(max_nfe=2))
     late = Reno(10, steps=3, budget=Budget(max_nfe=9), report_at=[4])
     for search, message in (
-        (short, r"max_nfe \(2\) does not suffice for one image, 3 evaluations"),
+        (short, r"max_nfe \(2\) is too small: one image needs 3 evaluations"),
         (late, r"max_nfe \(9\) ends at 3 images, before report_at's 4"),
     ):
         for start in (lambda search: search.check(generator), lambda search: search(generator, reward, prompts)):

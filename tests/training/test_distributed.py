@@ -36,10 +36,10 @@ def runs(experiment) -> Path:
 
 @pytest.fixture
 def hn(experiment):
-    """Runs `hn VERB` on the tiny experiment in a process of its own, which may start others."""
+    """Runs `hn COMMAND` on the tiny experiment in a process of its own, which may start others."""
 
-    def run(verb: str, *options: str, **environment: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "hn", verb, "--config", str(experiment), *OPTIONS, *options]
+    def run(name: str, *options: str, **environment: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "hn", name, "--config", str(experiment), *OPTIONS, *options]
         settings = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_PORT": str(free_port())}
         settings |= environment
         return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=280, cwd=experiment.parent)
@@ -77,10 +77,10 @@ def close(found, expected) -> None:
 @pytest.mark.timeout(900)
 def test_strategies_take_turns_and_the_run_is_that_of_one_process(hn, one_process, runs):
     """FSDP2, DDP, FSDP2 and one process go on from one another's checkpoint, in batches of the same size together."""
-    for verb, strategy, steps in (("fit", FSDP2, 2), ("fit", DDP, 3), ("train", FSDP2, 4)):
+    for name, strategy, steps in (("fit", FSDP2, 2), ("fit", DDP, 3), ("train", FSDP2, 4)):
         run = next(iter(runs.iterdir())) if runs.is_dir() else None  # the first one is named by the time
         again = ["--run.name", run.name, "--ckpt_path", "last"] if run else []
-        done = hn(verb, *strategy, "--trainer.max_steps", str(steps), *again)
+        done = hn(name, *strategy, "--trainer.max_steps", str(steps), *again)
         assert done.returncode == 0, done.stderr
         assert "in a new order" not in done.stderr
     (run,) = runs.iterdir()
@@ -129,7 +129,7 @@ def test_processes_that_did_not_start_each_other_need_a_name(refuse, experiment,
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "started by torchrun need the run's name" in refuse("fit", "--config", experiment)
     shown = refuse("compare", "--config", experiment, "--run.name", "x")
-    assert "hn compare is the work of one process; start it without torchrun" in shown
+    assert "hn compare runs in one process; start it without torchrun" in shown
 
 
 def test_machines_started_by_hand_need_a_name(refuse, experiment):

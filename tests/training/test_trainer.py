@@ -14,13 +14,15 @@ from hn.training.callbacks.last_checkpoint import LastCheckpoint
 
 @pytest.fixture
 def run(make_module, make_data, make_trainer):
-    """Calls a verb of a trainer whose run directory is given; the best checkpoint is that of the held-out reward."""
+    """Calls a command of a trainer whose run directory is given; the best checkpoint is that of the held-out reward."""
 
-    def call(verb, directory, hypernet=None, ckpt_path=None, **options):
+    def call(command, directory, hypernet=None, ckpt_path=None, **options):
         best = ModelCheckpoint(directory / "checkpoints", "best", monitor="val/held_out_reward", mode="max")
         callbacks = [Evaluation(), best, LastCheckpoint()]
         trainer = make_trainer(default_root_dir=str(directory), callbacks=callbacks, max_steps=1, val_check_interval=1)
-        getattr(trainer, verb)(make_module(hypernet, images_per_prompt=1), datamodule=make_data(), ckpt_path=ckpt_path)
+        getattr(trainer, command)(
+            make_module(hypernet, images_per_prompt=1), datamodule=make_data(), ckpt_path=ckpt_path
+        )
 
     return call
 

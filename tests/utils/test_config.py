@@ -5,7 +5,7 @@ import yaml
 
 from hn.generators import Generator
 from hn.utils.class_path import import_class
-from hn.utils.config import GENERATOR, config_names, find_config, generator_section, merge, read_config
+from hn.utils.config import GENERATOR, config_names, find_config, find_key, generator_section, merge, read_config
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -189,3 +189,16 @@ def test_a_generator_is_an_id_a_folder_or_a_section_of_a_file(tmp_path):
 
 def test_the_default_generator_is_a_class():
     assert issubclass(import_class(GENERATOR, Generator), Generator)
+
+
+def test_a_key_is_found_in_the_last_file_that_has_it(write, tmp_path, monkeypatch):
+    folder = write(
+        base="a:\n  b: 1\n  c: [1, {d: 2,\n    e: 3}]\n",
+        child="extends: base.yaml\n\na:\n  'b': 2\nf: {<<: {g: 1}}\n",
+    )
+    child = [folder / "child.yaml"]
+    assert find_key(child, ("a", "b")) == f"{folder}/child.yaml, line 4"
+    assert find_key(child, ("a", "c", 1, "e")) == f"{folder}/base.yaml, line 4"
+    assert find_key(child, ("f", "g")) == f"{folder}/child.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert find_key(child, ("a",)) == "child.yaml, line 3"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hn.cli.parsing import UserError, helpful_messages_only
 from hn.utils.config import config_names
 
-STUDY_USAGE = "hn study --config experiments/studies/NAME.yaml [--OPTION VALUE ...]"
+STUDY_USAGE = "hn study --config NAME|FILE.yaml [--OPTION VALUE ...]"
 STUDY_DESCRIPTION = """Train an experiment once for each value of an option, and set the results side by side.
 What is trained already is kept, what was interrupted is continued. Further options are those of hn train, for all."""
 STUDIES = "experiments/studies"
@@ -19,7 +19,7 @@ def study_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="hn study", usage=STUDY_USAGE, description=STUDY_DESCRIPTION, allow_abbrev=False, exit_on_error=False
     )
-    parser.add_argument("--config", "-c", help="YAML file of the study; docs/studies.md says what it has.")
+    parser.add_argument("--config", "-c", help="Name of a study or its YAML file; docs/studies.md says what it holds.")
     return parser
 
 

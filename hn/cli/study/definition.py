@@ -151,8 +151,9 @@ def read_study(file: str | Path) -> Study:
     wrong = [str(name) for name in show if not _is_metric(name)]
     if wrong:
         raise ValueError(
-            f"{file}: `show` has {some_of(wrong)}; there are {', '.join(filter(_is_metric, TITLES))}, and "
-            f"members like geneval.counting, also of {', '.join(_OF_MEMBERS)}."
+            f"{file}: `show` has {some_of(wrong)}, which cannot be shown; metrics are "
+            f"{', '.join(filter(_is_metric, TITLES))}, their members, like geneval.counting, and members of "
+            f"{', '.join(_OF_MEMBERS)}."
         )
     return Study(Path(file).stem, tuple(files), vary, test, options, show)
 
@@ -198,12 +199,14 @@ def _values(file: str | Path, where: str, values: Any) -> dict[str, Any]:
         if len(named) < len(texts):
             raise ValueError(f"{file}: `{where}` has the same value twice.")
     if not named:
-        raise ValueError(f"{file}: `{where}` must list values, or have them by name, not {values!r}.")
+        raise ValueError(
+            f"{file}: `{where}` must be a list of values, or a mapping of names to values, not {values!r}."
+        )
     for name in named:
         if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name or name.startswith("-"):
             raise ValueError(
-                f"{file}: `{where}` has {name!r}, which cannot be a part of a folder's name; give the values names of "
-                "letters: {name: value, ...}."
+                f"{file}: `{where}` has {name!r}, which cannot be a part of a folder's name; name the values: "
+                "{name: value, ...}."
             )
     return named
 

@@ -100,7 +100,7 @@ def run_study(file: str, others: Sequence[str]) -> None:
         study = read_study(find_config(file, "study", STUDIES))
     for option in _OWN:
         if without_options(others, [option]) != others:
-            raise UserError(f"--{option} is the study's own to set.")
+            raise UserError(f"--{option} is set by the study; leave it out.")
     steps = plan_study(study, others)
     points = []
     for number, step in enumerate(steps, start=1):
@@ -176,8 +176,8 @@ def _step(study: Study, variant: Variant, others: Sequence[str], name: str, trai
             changed = changes(before, settings)
             if changed:
                 raise UserError(
-                    f"{folder} was begun with other settings: {differences({'changed': changed}, _SHOWN)}. Study these "
-                    "under another name (a copy of the file), or remove that folder to begin it anew."
+                    f"{folder} was begun with other settings: {differences({'changed': changed}, _SHOWN)}. Copy the "
+                    "study's file to another name for these settings, or remove that folder to begin again."
                 )
     return Step(variant, command, folder, settings, config, trained)
 

@@ -267,7 +267,7 @@ def test_what_is_refused(score, images, describe, blip, refused, monkeypatch):
     metric = describe(BlipVqaMetric, **blip)
     prompts = images.parent / "prompts.jsonl"
     given = ("--metrics", metric, images)
-    assert "Give --metrics: hn score --metrics NAME" in refused(images)
+    assert "Missing: --metrics. Usage: hn score --metrics NAME" in refused(images)
     assert "Give FOLDER, once: hn score" in refused("--metrics", "spatial")
     assert "--imags: did you mean --images?" in refused("--imags", "x")
     assert "There is no metric 'blip'; did you mean clip or blip_vqa?" in refused("--metrics", "blip", images)

@@ -37,11 +37,11 @@ def prompts(tmp_path) -> Path:
 def run(make_module, make_data, make_trainer, tmp_path):
     """Trains and tests with a suite, its options given; `.scalars` is what was logged."""
 
-    def call(verb: str, suite: PromptSuite, *callbacks, **options):
+    def call(command: str, suite: PromptSuite, *callbacks, **options):
         logger = TensorBoardLogger(str(tmp_path), name="", version="")
         trainer = make_trainer(callbacks=[suite, *callbacks], logger=logger, **{"max_steps": 4, **options})
         module = make_module(images_per_prompt=1, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
-        getattr(trainer, verb)(module, datamodule=make_data())
+        getattr(trainer, command)(module, datamodule=make_data())
         logger.finalize("success")
         return module, trainer
 
@@ -173,8 +173,8 @@ def test_sets_of_suites_are_fetched_where_they_are_needed(experiment, refuse, mo
         raise OSError("no network")
 
     monkeypatch.setattr("urllib.request.OpenerDirector.open", refused)
-    for verb in ("train", "embed"):
-        assert "drawbench" in refuse(verb, *with_suite(experiment, prompts="drawbench"))
+    for command in ("train", "embed"):
+        assert "drawbench" in refuse(command, *with_suite(experiment, prompts="drawbench"))
 
 
 def test_conditioning_covers_suites(make_data, prompts, tiny_prompts):
