@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from omegaconf.errors import OmegaConfBaseException
 
 from hn.cli import COMMANDS
-from hn.cli.compare import comparison_settings, train_missing
+from hn.cli.compare import comparison_settings, train_missing, training_commands
 from hn.cli.embed import embed_experiment
 from hn.cli.fetching import check_prompt_names, fetch_prompts, prompt_options
 from hn.cli.memory import is_out_of_memory, out_of_memory_message
@@ -146,8 +146,10 @@ class HnCLI(LightningCLI):
             require_repositories(repositories_in(command.parts(sections)))
             check_prompt_names(prompts, suites)
             if command.run is None:
-                command.check(sections, check_model(sections))
+                module = check_model(sections)
+                command.check(sections, module)
                 self.start = named_checkpoint(config, run) or command.find_start(config, run, self.experiment_file)
+                command.check_start(config, self._untrained(), module)
             # Here and not first in `prepare_data`, which comes after the models were loaded.
             fetch_prompts(command.stages, prompts, suites, store)
             if command.run is None:
@@ -157,6 +159,23 @@ class HnCLI(LightningCLI):
         if self.start.untrained:
             train_missing(config, self.start, self.arguments, run_experiment)
         self._settle_directory(run)
+
+    def _untrained(self) -> dict[str, NoiseHypernetModule | None]:
+        """The modules, without weights, of other experiments that are to be trained first, by the network's name.
+
+        Raises:
+            UserError: if something is wrong with one of them; names its file.
+        """
+        modules = {}
+        for name, words in training_commands(self.config, self.start, self.arguments).items():
+            file = self.start.untrained[name][1]
+            if file == self.experiment_file:
+                continue
+            try:
+                modules[name] = SettledExperiment(words).outline
+            except UserError as error:
+                raise UserError(f"{file}, which would be trained for the comparison's {name}: {error}") from None
+        return modules
 
     def _settle_directory(self, run: RunDirectory) -> None:
         self.run_name = run.name or run_name_of_rank_zero() or timestamp()
@@ -222,6 +241,30 @@ class HnCLI(LightningCLI):
             arguments["comparison"] = self.config_init.comparison
             arguments["settings"] = comparison_settings(self.parser, self.config)
         return arguments | self.command.arguments
+
+
+class SettledExperiment(HnCLI):
+    """The complete configuration of a command, looked at and not run.
+
+    Attributes:
+        outline: the module without weights; None if it cannot be made so.
+    """
+
+    def _set_seed(self) -> None:
+        """Nothing: nothing is drawn."""
+
+    def before_instantiate_classes(self) -> None:
+        """Whether the objects can be made, as far as it shows without weights."""
+        with user_errors():
+            self.outline = check_model(self.config.clone().as_dict())
+
+    def instantiate_classes(self) -> None:
+        """Nothing."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's directory, which may not be there."""
+        return RunDirectory(**vars(self.config.run)).path
 
 
 def run_experiment(arguments: Sequence[str]) -> HnCLI:

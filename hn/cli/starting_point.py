@@ -24,8 +24,7 @@ class StartingPoint:
     Attributes:
         checkpoint: file of a checkpoint, which Lightning reads.
         weights: folder of a trained network, which takes the place of the module's.
-        untrained: what has to be trained first: run directory and configuration file, by the option that takes the
-            folder of its weights.
+        untrained: what has to be trained first: run directory and configuration file, by the name of the network.
     """
 
     checkpoint: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from hn.evaluation.comparison.options import Comparison
+from hn.evaluation.comparison.options import HYPERNETWORK, Comparison
 from hn.evaluation.generate import ImageRequest, write_images
 from hn.evaluation.methods import Method
 from hn.hypernets.base import Hypernet
@@ -21,7 +22,7 @@ from hn.report.tables import results_table
 from hn.training.callbacks.evaluation import Evaluation
 from hn.training.callbacks.images import ImageGrid
 from hn.training.checkpoints import TrainingCheckpointIO
-from hn.training.compare import ComparedPrompts, ComparisonRun, check_comparison
+from hn.training.compare import ComparedPrompts, ComparisonRun, check_comparison, load_networks
 from hn.training.module import NoiseHypernetModule
 from hn.training.run_directory import CHECKPOINTS, WEIGHTS
 from hn.utils.files import unused_directory
@@ -107,17 +108,18 @@ class ExperimentTrainer(L.Trainer):
         *,
         settings: Mapping[str, Any],
     ) -> None:
-        """Measure base, hypernetwork, fine-tune and test-time searches on the test prompts, from the same noise.
+        """Measure base, trained networks and test-time searches on the test prompts, from the same noise.
 
         What is measured is kept in the directory's `records`, batch by batch, and images in `gallery`. Started again in
-        the same directory, an interrupted comparison resumes from there, and one with more searches or numbers of steps
-        measures those alone; prompts may be grouped by another category. Its results are `results.json`, `results.csv`
-        and `images.csv`, drawn in `report.html` and `figures`.
+        the same directory, an interrupted comparison resumes from there, and one with more networks, searches or
+        numbers of steps measures those alone; prompts may be grouped by another category. Its results are
+        `results.json`, `results.csv` and `images.csv`, drawn in `report.html` and `figures`.
 
         Args:
             model: the module; its hypernetwork is replaced by the trained one.
             datamodule: its prompts.
-            comparison: the searches, numbers of steps, categories and the size of the gallery.
+            comparison: the searches, numbers of steps, categories and the size of the gallery. The trained networks in
+                it are folders or Hub ids by now: the command has put them in the place of experiments.
             hypernet: folder of the trained hypernetwork; by default the newest run's, trained if there is none.
             finetune: folder of the trained fine-tune; by default the newest run's of the comparison's experiment,
                 trained if there is none; without such an experiment there is no fine-tune.
@@ -125,9 +127,9 @@ class ExperimentTrainer(L.Trainer):
                 made with other settings are refused.
 
         Raises:
-            ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, the generator
-                cannot do so many steps, no prompt has the category's field, or what the directory has was measured with
-                other settings.
+            ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, a trained network
+                does not fit the generator, that cannot do so many steps, no prompt has the category's field, or what
+                the directory has was measured with other settings.
         """
         evaluation, grid = self.callback(Evaluation), self.callback(ImageGrid)
         check_comparison(evaluation is not None, not isinstance(model.hypernet, Hypernet))
@@ -135,12 +137,15 @@ class ExperimentTrainer(L.Trainer):
             model.generator.check_steps(steps)
         model.to(self.strategy.root_device)
         assert hypernet is not None  # found, or trained, by the command
-        model.load_trained(hypernet)
+        if finetune is not None:
+            comparison = replace(comparison, finetune=finetune)
+        weights = {HYPERNETWORK: hypernet, **comparison.networks}
+        networks = load_networks(weights, model.generator)
+        model.hypernet = networks[HYPERNETWORK]
         datamodule.setup("test")
         prompts = ComparedPrompts.of(datamodule.test_dataloader(), comparison.category)
         model.generator.check_prompts([*prompts.texts.values()])
-        weights = {"hypernetwork": hypernet, "finetune": finetune}
-        run = ComparisonRun(self.directory, model, prompts, comparison, weights, settings)
+        run = ComparisonRun(self.directory, model, prompts, comparison, networks, weights, settings)
         for callback in self.callbacks:
             callback.setup(self, model, "test")
 
