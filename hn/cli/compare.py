@@ -53,6 +53,7 @@ def check_compare(sections: Mapping[str, Any], module: NoiseHypernetModule | Non
     network = import_class(sections["model"]["hypernet"]["class_path"], nn.Module)
     check_comparison(is_evaluated(sections), issubclass(network, LoraFinetune))
     comparison = instantiate("comparison", Comparison, sections["comparison"])
+    comparison.check_starts()
     if module is not None:
         for steps in comparison.more_steps(module.generator.steps):
             module.generator.check_steps(steps)

@@ -113,7 +113,9 @@ class HnCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, each `--config FILE` in it replaced by the content with all that it extends."""
-        arguments, self.experiment_file = expand_configs(with_flag_values(self.arguments, ("--compare",)))
+        arguments, self.experiment_file = expand_configs(
+            with_flag_values(self.arguments, ("--compare", "--keep_candidates"))
+        )
         try:
             self.config = parser.parse_args(arguments)
         except OmegaConfBaseException as error:

@@ -103,8 +103,9 @@ def compared_methods(
         networks: by their key in `results.json`, bound to the model's generator; "hypernetwork" among them.
 
     Raises:
-        ValueError: if a search does not fit the generator, or starts from a fine-tune.
+        ValueError: if a search does not fit the generator, or starts from a fine-tune or what is not compared.
     """
+    comparison.check_starts()
     steps = (None, *comparison.more_steps(model.generator.steps))
     rows: list[tuple[Sampled | TrainedMethod, str | None]] = [(model.base_method(number), None) for number in steps]
     rows += [(TrainedMethod(net, number, name), name) for name, net in networks.items() for number in steps]

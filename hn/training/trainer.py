@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hn.evaluation.comparison.options import HYPERNETWORK, Comparison
-from hn.evaluation.generate import ImageRequest, write_images
-from hn.evaluation.methods import Method
+from hn.evaluation.generate import ImageRequest, check_choice, chosen_methods, write_images
+from hn.evaluation.methods import Sampled, TrainedMethod
 from hn.hypernets.base import Hypernet
 from hn.report.results import write_results
 from hn.report.tables import results_table
@@ -169,6 +169,8 @@ class ExperimentTrainer(L.Trainer):
         batch_size: int = 1,
         upscale: int | None = None,
         compare: bool = True,
+        best_of: int | None = None,
+        keep_candidates: bool = False,
     ) -> None:
         """Write images of prompts, base and trained model from the same noise: PNGs, their metadata and an overview.
 
@@ -182,24 +184,30 @@ class ExperimentTrainer(L.Trainer):
             batch_size: images made at once; with 1 they do not depend, to the last bit, on how many are asked for.
             upscale: each pixel becomes upscale x upscale pixels of the overview; enough for its labels if not given.
             compare: whether to make the base's images too, and an overview of both.
+            best_of: make so many images in the place of each, and let the experiment's reward choose one.
+            keep_candidates: write all of these too.
 
         Raises:
-            ValueError: if there are no prompts, the generator cannot take one of them, or a number is below 1 or more
-                than the generator can do.
+            ValueError: if there are no prompts, generator or rewards cannot take one of them, or a number is below 1 or
+                more than the generator can do.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        request = ImageRequest(prompts, count, seed, steps, batch_size, upscale)
+        request = ImageRequest(prompts, count, seed, steps, batch_size, upscale, best_of, keep_candidates)
         request.check(model.generator)
+        check_choice(request, model.reward)
         model.to(self.strategy.root_device)
         assert hypernet is not None  # found, or trained, by the command
         model.load_trained(hypernet)
 
         self._measuring = True
-        methods: list[Method] = [model.base_method(steps)] if compare else []
+        methods: list[Sampled | TrainedMethod] = [model.base_method(steps)] if compare else []
         methods.append(model.trained_method(steps))
+        chosen = chosen_methods(methods, request, model.reward)
         print(f"weights      {hypernet}")
-        facts = {"hypernet": hypernet, "precision": self.precision}
-        write_images(methods, request, unused_directory(self.directory), facts, self.precision_plugin.forward_context)
+        facts: dict[str, Any] = {"hypernet": hypernet, "precision": self.precision}
+        if best_of is not None:
+            facts["reward_weights"] = dict(model.reward.weights)
+        write_images(chosen, request, unused_directory(self.directory), facts, self.precision_plugin.forward_context)
 
     def _best_checkpoint(self) -> Path | None:
         """The file of the first `ModelCheckpoint` that monitors something; None if it has none."""

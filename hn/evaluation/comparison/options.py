@@ -35,8 +35,8 @@ class Comparison:
             A comparison that is there can be grouped anew without measuring: give it the same `--run.name`.
 
     Raises:
-        ValueError: if a search or a trained network has the name of another method, or one that no file can have, if a
-            warm start's `start` is no trained network, or a number is too small.
+        ValueError: if a search or a trained network has the name of another method, or one that no file can have, or a
+            number is too small.
     """
 
     searches: dict[str, Search | None] = field(default_factory=dict)
@@ -51,12 +51,6 @@ class Comparison:
             self._check_name(name, "searches", "search")
         for name in self.trained:
             self._check_name(name, "trained", "trained network")
-        for name, search in self.searches.items():
-            if isinstance(search, WarmStart) and search.start not in (known := [HYPERNETWORK, *self.networks]):
-                raise ValueError(
-                    f"comparison.searches.{name} starts from {search.start!r}, which is no trained network of the "
-                    f"comparison ({', '.join(known)}): choose one of them, or add it to comparison.trained."
-                )
         if any(steps < 1 for steps in self.steps or []):
             raise ValueError(f"comparison.steps must be at least 1 each, not {self.steps}.")
         if self.gallery < 0:
@@ -71,6 +65,22 @@ class Comparison:
     def more_steps(self, own: int) -> list[int]:
         """The numbers of steps besides the generator's own, in ascending order."""
         return sorted({*(self.steps or [])} - {own})
+
+    def check_starts(self) -> None:
+        """Refuse a warm start from a network that is not compared.
+
+        Not in the constructor: an experiment that is trained for a comparison may inherit the comparison's searches.
+
+        Raises:
+            ValueError: names the search and what it may start from.
+        """
+        known = [HYPERNETWORK, *self.networks]
+        for name, search in self.searches.items():
+            if isinstance(search, WarmStart) and search.start not in known:
+                raise ValueError(
+                    f"comparison.searches.{name} starts from {search.start!r}, which is no trained network of the "
+                    f"comparison ({', '.join(known)}): choose one of them, or add it to comparison.trained."
+                )
 
     def _check_name(self, name: str, option: str, kind: str) -> None:
         """Raises:

@@ -42,10 +42,10 @@ def test_trained_networks_and_searches_have_different_names():
 
 def test_a_warm_start_begins_at_a_network_of_the_comparison():
     search = WarmStart(BestOfN(8), start="lora")
-    Comparison({"from_lora": search}, trained={"lora": "a"})
+    Comparison({"from_lora": search}, trained={"lora": "a"}).check_starts()
     for trained in ({}, {"lora": None}):
         with pytest.raises(ValueError, match=r"searches.from_lora starts from 'lora', which is no .* \(hypernetwork\)"):
-            Comparison({"from_lora": search}, trained=trained)
+            Comparison({"from_lora": search}, trained=trained).check_starts()
 
 
 def test_names_that_only_begin_like_a_method_are_free():
