@@ -174,7 +174,7 @@ class HnCLI(LightningCLI):
             if file == self.experiment_file:
                 continue
             try:
-                modules[name] = SettledExperiment(words).outline
+                modules[name] = SettledExperiment(words).module_on_meta
             except UserError as error:
                 raise UserError(f"{file}, which would be trained for the comparison's {name}: {error}") from None
         return modules
@@ -249,7 +249,7 @@ class SettledExperiment(HnCLI):
     """The complete configuration of a command, looked at and not run.
 
     Attributes:
-        outline: the module without weights; None if it cannot be made so.
+        module_on_meta: the module without weights; None if it cannot be made so.
     """
 
     def _set_seed(self) -> None:
@@ -258,7 +258,7 @@ class SettledExperiment(HnCLI):
     def before_instantiate_classes(self) -> None:
         """Whether the objects can be made, as far as it shows without weights."""
         with user_errors():
-            self.outline = check_model(self.config.clone().as_dict())
+            self.module_on_meta = check_model(self.config.clone().as_dict())
 
     def instantiate_classes(self) -> None:
         """Nothing."""
