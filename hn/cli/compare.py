@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
@@ -19,17 +21,27 @@ from hn.cli.starting_point import StartingPoint
 from hn.data.prompts import PromptDataset
 from hn.data.store import PromptStore
 from hn.evaluation.categories import Categories
-from hn.evaluation.comparison.options import Comparison
+from hn.evaluation.comparison.options import FINETUNE, HYPERNETWORK, Comparison
+from hn.generators.base import Generator
 from hn.hypernets import LoraFinetune
+from hn.hypernets.trained import TRAINED_FILES
 from hn.training.callbacks.evaluation import Evaluation
 from hn.training.callbacks.suite import arguments_of
-from hn.training.compare import check_comparison
+from hn.training.compare import check_comparison, compared_methods, load_networks
 from hn.training.module import NoiseHypernetModule
 from hn.training.run_directory import RunDirectory, require_budget
 from hn.utils.class_path import import_class
+from hn.utils.config import ENDINGS, find_config, read_config
 from hn.utils.hub import locate
 
-WEIGHTS_CONFIG = "adapter_config.json"  # hypernetworks and fine-tunes alike have it
+_OPTIONS = {HYPERNETWORK: "hypernet", FINETUNE: "finetune"}
+"""Options that take weights of the networks that belong to the experiment; they have its budget."""
+_OF_COMPARE = ("config", "c", "hypernet", "finetune", "run.name", "run.experiment", "run.root")
+_SHARED = re.compile(
+    r"trainer\.(accelerator|devices|num_nodes|enable_progress_bar|enable_model_summary)|"
+    r"data\.(init_args\.)?(num_workers|prompts_folder)|model\.generator\..+"
+)
+"""Options that hold for every experiment of a comparison."""
 
 
 def check_compare(sections: Mapping[str, Any], module: NoiseHypernetModule | None) -> None:
@@ -41,6 +53,7 @@ def check_compare(sections: Mapping[str, Any], module: NoiseHypernetModule | Non
     network = import_class(sections["model"]["hypernet"]["class_path"], nn.Module)
     check_comparison(is_evaluated(sections), issubclass(network, LoraFinetune))
     comparison = instantiate("comparison", Comparison, sections["comparison"])
+    comparison.check_starts()
     if module is not None:
         for steps in comparison.more_steps(module.generator.steps):
             module.generator.check_steps(steps)
@@ -63,38 +76,150 @@ def check_category(sections: Mapping[str, Any], store: PromptStore) -> None:
 
 
 def find_compared(config: Namespace, run: RunDirectory, file: str | None) -> StartingPoint:
-    """Fill in the options `hypernet` and `finetune` with weights that are there; the others are `untrained`.
+    """Fill in the weights of all trained networks that are there; the others are `untrained`.
+
+    Those of the experiment are the option `hypernet`. In `comparison.finetune` and `comparison.trained` a folder takes
+    the place of an experiment whose newest run has one.
 
     Raises:
-        UserError: if the fine-tune is the experiment itself.
-        FileNotFoundError: if weights that are named are not there.
-        ValueError: if weights that are there had another budget than this command's.
+        UserError: if one of these is the experiment itself.
+        FileNotFoundError: if an experiment's file or weights that are named are not there.
+        ValueError: if a file is wrong, or weights of the experiment or its fine-tune had another budget than this
+            command's.
     """
-    finetune = config.comparison.finetune
-    if finetune is not None and Path(finetune).stem == run.experiment:
-        raise UserError(f"{finetune} is the comparison's fine-tune; compare the experiment that names it.")
-    needed = {"hypernet": (RunDirectory(run.root, run.experiment), file)}
-    if finetune is not None:
-        needed["finetune"] = (RunDirectory(run.root, Path(finetune).stem), finetune)
+    if config.finetune is not None:
+        config.comparison.finetune = config.finetune
+    experiments = {}
+    if config.hypernet is not None:
+        locate(config.hypernet, TRAINED_FILES)
+    else:
+        experiments[HYPERNETWORK] = RunDirectory(run.root, run.experiment), file
+    for name, source in _networks(config).items():
+        is_weights = name == FINETUNE and config.finetune is not None
+        own_file = None if is_weights else file_of_experiment(source)
+        if own_file is None:
+            locate(source, TRAINED_FILES)
+            continue
+        read_config(own_file)
+        experiments[name] = RunDirectory(run.root, Path(own_file).stem), own_file
+        if experiments[name][0].experiment == run.experiment:
+            raise UserError(
+                f"The comparison's {name} is {source}, the experiment itself, whose row is {HYPERNETWORK}: drop it "
+                "(null), or compare the experiment that names it."
+            )
     untrained = {}
-    for option, (newest, own_file) in needed.items():
-        if config[option] is not None:
-            locate(config[option], WEIGHTS_CONFIG)
-        elif newest.trained() is None:
-            untrained[option] = newest, own_file
-        else:
-            config[option] = str(newest.trained())
-            require_budget(newest.trained(), config.trainer.max_steps, option)
+    for name, (newest, own_file) in experiments.items():
+        weights = newest.trained()
+        if weights is None:
+            untrained[name] = newest, own_file
+            continue
+        if name in _OPTIONS:  # others may take fewer updates or more; `results.json` says how many each had
+            require_budget(weights, config.trainer.max_steps, _OPTIONS[name])
+        _fill_in(config, name, newest)
     return StartingPoint(untrained=untrained)
+
+
+def file_of_experiment(source: str) -> str | None:
+    """The file of the experiment that an entry of `comparison.trained` means; None if it means weights.
+
+    A path that ends in .yaml is an experiment's, and so is a name without a folder, unless there is such a folder.
+
+    Raises:
+        FileNotFoundError: if there is no experiment of that name; lists those that there are.
+    """
+    if Path(source).suffix in ENDINGS or (source and Path(source).name == source and not Path(source).is_dir()):
+        return find_config(source, "experiment", "experiments")
+    return None
+
+
+def check_networks(
+    config: Namespace, untrained: Mapping[str, NoiseHypernetModule | None], module: NoiseHypernetModule | None
+) -> None:
+    """Refuse trained networks that do not fit the generator, and searches that cannot start from theirs.
+
+    Args:
+        config: the comparison's, with the weights that are there filled in.
+        untrained: modules, without weights, of the experiments that are trained first; None if one cannot be made so.
+        module: the comparison's, likewise; then nothing is checked before it is made.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_networks` and `compared_methods`, or if an experiment is for another
+            generator.
+    """
+    if module is None or None in untrained.values():
+        return
+    for name, other in untrained.items():
+        require_same_generator(name, other.generator, module.generator)
+    comparison = instantiate("comparison", Comparison, config.comparison.as_dict())
+    own = {} if config.hypernet is None else {HYPERNETWORK: config.hypernet}
+    weights = {name: source for name, source in {**own, **comparison.networks}.items() if name not in untrained}
+    with torch.device("meta"):
+        networks = load_networks(weights, module.generator)
+    networks = {HYPERNETWORK: module.hypernet, **networks, **{name: each.hypernet for name, each in untrained.items()}}
+    compared_methods(module, comparison, networks)
+
+
+def require_same_generator(name: str, other: Generator, own: Generator) -> None:
+    """Refuse to train a network for a comparison of which it cannot be part.
+
+    Args:
+        name: of the network.
+        other: the generator that it would be trained on.
+        own: the comparison's.
+
+    Raises:
+        ValueError: says in what they differ.
+    """
+    differences = [
+        f"{what} is {getattr(other, what)} there and {getattr(own, what)} here"
+        for what in ("name", "revision", "noise_shape")
+        if getattr(other, what) != getattr(own, what)
+    ]
+    if differences:
+        raise ValueError(
+            f"The comparison's {name} would be trained on another generator: {'; '.join(differences)}. Leave it out, "
+            "or name weights that were trained on this one."
+        )
+
+
+def training_commands(config: Namespace, start: StartingPoint, arguments: Sequence[str]) -> dict[str, list[str]]:
+    """The command lines that train what a comparison needs and does not have, by the network's name.
+
+    Args:
+        config: the comparison's.
+        start: what is `untrained`.
+        arguments: options of the comparison's command line.
+
+    Raises:
+        UserError: if several devices would train.
+    """
+    commands = {}
+    for name, (newest, file) in start.untrained.items():
+        require_one_device(file, config.trainer.devices, config.trainer.num_nodes)
+        # The experiment and its fine-tune are trained as this command says: with its rank, its reward, its budget. For
+        # another experiment such options mean something else or nothing. It has its own, and takes over where runs and
+        # prompts are kept, what it is computed on, and the generator, which all networks must have in common.
+        overrides = without_options(arguments, _OF_COMPARE) if name in _OPTIONS else shared_options(arguments)
+        commands[name] = [
+            "train", "--config", file, *overrides, "--run.experiment", newest.experiment, "--run.root", newest.root,
+            "--trainer.devices=1", "--trainer.num_nodes=1",  # where they were left to Lightning
+        ]  # fmt: skip
+    return commands
+
+
+def shared_options(arguments: Sequence[str]) -> list[str]:
+    """Those options of a comparison's command line that hold for every experiment; see `training_commands`."""
+    given = [word.partition("=")[0].lstrip("-") for word in arguments if word.startswith(("--", "-c"))]
+    return without_options(arguments, [name for name in given if _SHARED.fullmatch(name) is None])
 
 
 def train_missing(
     config: Namespace, start: StartingPoint, arguments: Sequence[str], run_experiment: Callable[[Sequence[str]], Any]
 ) -> None:
-    """Train what a comparison needs and does not have, with the comparison's own options.
+    """Train what a comparison needs and does not have, and fill in its weights.
 
     Args:
-        config: the comparison's; the options `hypernet` and `finetune` are filled in.
+        config: the comparison's.
         start: what is `untrained`.
         arguments: options of the comparison's command line.
         run_experiment: runs a command line.
@@ -102,15 +227,29 @@ def train_missing(
     Raises:
         UserError: if several devices would train.
     """
-    own = ("config", "c", "hypernet", "finetune", "run.name", "run.experiment")
-    overrides = without_options(arguments, own)
-    for _, file in start.untrained.values():
-        require_one_device(file, config.trainer.devices, config.trainer.num_nodes)
-    overrides += ["--trainer.devices=1", "--trainer.num_nodes=1"]  # where they were left to Lightning
-    for option, (newest, file) in start.untrained.items():
-        print(f"{newest.experiment_path} has no trained run yet: training {file} first.")
-        run_experiment(["train", "--config", file, "--run.experiment", newest.experiment, *overrides])
-        config[option] = str(newest.trained())
+    for name, command in training_commands(config, start, arguments).items():
+        newest, file = start.untrained[name]
+        if newest.trained() is None:  # it may be that of another network too
+            print(f"{newest.experiment_path} has no trained run yet: training {file} first.")
+            run_experiment(command)
+        _fill_in(config, name, newest)
+
+
+def _networks(config: Namespace) -> dict[str, str]:
+    """As `Comparison.networks`."""
+    named = {FINETUNE: config.comparison.finetune, **config.comparison.trained}
+    return {name: source for name, source in named.items() if source is not None}
+
+
+def _fill_in(config: Namespace, name: str, newest: RunDirectory) -> None:
+    """Put the folder of an experiment's newest weights into the configuration."""
+    folder = str(newest.trained())
+    if name == HYPERNETWORK:
+        config.hypernet = folder
+    elif name == FINETUNE:
+        config.comparison.finetune = folder
+    else:
+        config.comparison.trained[name] = folder
 
 
 def comparison_settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from omegaconf.errors import OmegaConfBaseException
 
 from hn.cli import COMMANDS
-from hn.cli.compare import comparison_settings, train_missing
+from hn.cli.compare import comparison_settings, train_missing, training_commands
 from hn.cli.embed import embed_experiment
 from hn.cli.fetching import check_prompt_names, fetch_prompts, prompt_options
 from hn.cli.memory import is_out_of_memory, out_of_memory_message
@@ -114,7 +114,8 @@ class HnCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, each `--config FILE` in it replaced by the content with all that it extends."""
-        arguments, files = expand_configs(with_flag_values(self.arguments, ("--compare",)))
+        words = with_flag_values(self.arguments, ("--compare", "--keep_candidates"))
+        arguments, files = expand_configs(words)
         self.experiment_file = files[-1] if files else None
         try:
             self.config = parser.parse_args(arguments)
@@ -150,8 +151,10 @@ class HnCLI(LightningCLI):
             require_repositories(repositories_in(command.parts(sections)))
             check_prompt_names(prompts, suites)
             if command.run is None:
-                command.check(sections, check_model(sections))
+                module = check_model(sections)
+                command.check(sections, module)
                 self.start = named_checkpoint(config, run) or command.find_start(config, run, self.experiment_file)
+                command.check_start(config, self._untrained(), module)
             # Here and not first in `prepare_data`, which comes after the models were loaded.
             fetch_prompts(command.stages, prompts, suites, store)
             if command.run is None:
@@ -161,6 +164,23 @@ class HnCLI(LightningCLI):
         if self.start.untrained:
             train_missing(config, self.start, self.arguments, run_experiment)
         self._settle_directory(run)
+
+    def _untrained(self) -> dict[str, NoiseHypernetModule | None]:
+        """The modules, without weights, of other experiments that are to be trained first, by the network's name.
+
+        Raises:
+            UserError: if something is wrong with one of them; names its file.
+        """
+        modules = {}
+        for name, words in training_commands(self.config, self.start, self.arguments).items():
+            file = self.start.untrained[name][1]
+            if file == self.experiment_file:
+                continue
+            try:
+                modules[name] = SettledExperiment(words).module_on_meta
+            except UserError as error:
+                raise UserError(f"{file}, which would be trained for the comparison's {name}: {error}") from None
+        return modules
 
     def _settle_directory(self, run: RunDirectory) -> None:
         self.run_name = run.name or run_name_of_rank_zero() or timestamp()
@@ -226,6 +246,30 @@ class HnCLI(LightningCLI):
             arguments["comparison"] = self.config_init.comparison
             arguments["settings"] = comparison_settings(self.parser, self.config)
         return arguments | self.command.arguments
+
+
+class SettledExperiment(HnCLI):
+    """The complete configuration of a command, looked at and not run.
+
+    Attributes:
+        module_on_meta: the module without weights; None if it cannot be made so.
+    """
+
+    def _set_seed(self) -> None:
+        """Nothing: nothing is drawn."""
+
+    def before_instantiate_classes(self) -> None:
+        """Whether the objects can be made, as far as it shows without weights."""
+        with user_errors():
+            self.module_on_meta = check_model(self.config.clone().as_dict())
+
+    def instantiate_classes(self) -> None:
+        """Nothing."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's directory, which may not be there."""
+        return RunDirectory(**vars(self.config.run)).path
 
 
 def run_experiment(arguments: Sequence[str]) -> HnCLI:

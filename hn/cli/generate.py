@@ -45,6 +45,10 @@ def generate_parser() -> Parser:
     add("--steps", type=int, help="Sampling steps; the generator's own number if not given.")
     add("--batch_size", type=int, default=1, help="Images made at once; with 1 an image does not depend, to the last "
         "bit, on the others.")  # fmt: skip
+    add("--best_of", type=int, help="Make so many images in the place of each, of which --reward chooses one.")
+    add("--reward", help="What chooses: a reward by its name, as hn score --metrics takes it, or class path, or a YAML "
+        "file, like an experiment's, whose weighted sum it is then.")  # fmt: skip
+    add("--keep_candidates", type=bool, default=False, help="Write all images among which --best_of chooses, too.")
     add("--output", help="Folder to write to, new or empty; runs/generate/<time> if not given.")
     add("--upscale", type=int, help="Integer upscaling factor of the overview.")
     return parser
@@ -63,7 +67,7 @@ def generate(arguments: Sequence[str]) -> None:
         return
     parser = generate_parser()
     with helpful_parsing(parser, arguments):
-        options = parser.parse_args(with_flag_values(arguments, ("--compare", "--merge")))
+        options = parser.parse_args(with_flag_values(arguments, ("--compare", "--merge", "--keep_candidates")))
         if options.generator is None:
             parser.error(f"Name a generator, or an experiment (--config): {GENERATE_USAGE}")
         if (options.prompt is None) == (options.prompts is None):
@@ -71,6 +75,8 @@ def generate(arguments: Sequence[str]) -> None:
         of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "compare", "merge")
         if options.hypernet is None and any(options[name] for name in of_hypernet):
             parser.error(f"{', '.join(f'--{name}' for name in of_hypernet if options[name])} needs --hypernet.")
+        if (options.best_of is None) != (options.reward is None):
+            parser.error("--best_of N and --reward go together: the reward chooses one of N images.")
     with user_errors(), helpful_messages_only():
         _generate_images(options)
 
@@ -84,14 +90,20 @@ def _generate_images(options: Any) -> None:
     from hn.cli.instances import generator_on_meta, instantiate  # here, for a help without PyTorch
     from hn.evaluation.generate import ImageRequest, generate_images
     from hn.generators.base import Generator
+    from hn.rewards.ensemble import RewardEnsemble
+    from hn.rewards.named import choosing_section
     from hn.utils.device import find_device
+    from hn.utils.hub import repositories_in, require_repositories
 
     prompts = [row["prompt"] for row in read_prompts(options.prompts)] if options.prompts else options.prompt
-    numbers = ("count", "seed", "steps", "batch_size", "upscale")
-    request = ImageRequest(prompts, **{name: options[name] for name in numbers})
+    names = ("count", "seed", "steps", "batch_size", "upscale", "best_of", "keep_candidates")
+    request = ImageRequest(prompts, **{name: options[name] for name in names})
     device = find_device(options.device)
     if options.output is not None:
         require_unused(Path(options.output))
+    reward = None if options.reward is None else choosing_section(options.reward)
+    if reward is not None:
+        require_repositories(repositories_in(reward))
     section, trained = find_models(options)
     generate_images(
         make_generator=lambda: instantiate("generator", Generator, section),
@@ -101,4 +113,5 @@ def _generate_images(options: Any) -> None:
         trained=trained,
         compare=options.compare,
         device=device,
+        make_reward=None if reward is None else lambda: instantiate("reward", RewardEnsemble, reward),
     )

@@ -16,7 +16,7 @@ from torch import nn
 from hn.cli.fetching import prompt_options
 from hn.cli.instances import generator_on_meta, instantiate, module_on_meta
 from hn.data.module import PromptDataModule
-from hn.evaluation.generate import ImageRequest
+from hn.evaluation.generate import ImageRequest, check_choice
 from hn.training.callbacks.evaluation import Evaluation
 from hn.training.module import NoiseHypernetModule
 from hn.training.strategy import ShardedStrategy, check_optimizer
@@ -85,10 +85,12 @@ def check_request(sections: Mapping[str, Any], module: NoiseHypernetModule | Non
         ValueError: says what to do.
     """
     prompts = sections["prompt"]
-    numbers = {name: sections[name] for name in ("count", "seed", "steps", "batch_size", "upscale")}
-    request = ImageRequest([prompts] if isinstance(prompts, str) else list(prompts), **numbers)
+    names = ("count", "seed", "steps", "batch_size", "upscale", "best_of", "keep_candidates")
+    options = {name: sections[name] for name in names}
+    request = ImageRequest([prompts] if isinstance(prompts, str) else list(prompts), **options)
     if module is not None:
         request.check(module.generator)
+        check_choice(request, module.reward)
 
 
 def is_evaluated(sections: Mapping[str, Any]) -> bool:

@@ -25,8 +25,7 @@ class StartingPoint:
         checkpoint: file of a checkpoint, which Lightning reads.
         weights: folder of a trained network, which takes the place of the module's.
         shown: what is printed of the trained network: its folder, and why that one where it is not a run's.
-        untrained: what has to be trained first: run directory and configuration file, by the option that takes the
-            folder of its weights.
+        untrained: what has to be trained first: run directory and configuration file, by the name of the network.
     """
 
     checkpoint: str | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from hn.cli.compare import check_category, check_compare, find_compared
+from hn.cli.compare import check_category, check_compare, check_networks, find_compared
 from hn.cli.embed import embedded_parts, run_embed, with_caches
 from hn.cli.plan import add_plan_options, planned_parts, run_plan, without_compilers
 from hn.cli.preflight import check_fit, check_request
@@ -41,6 +41,8 @@ class Subcommand:
         check_prompts: further checks once prompts are fetched, of the configuration and where they are kept.
         find_start: finds the weights that it starts from. Takes the configuration, the run's directory and the
             experiment's file.
+        check_start: further checks of these weights, of the configuration, the modules without weights of experiments
+            that are trained first, and the command's own such module.
         add_options: adds its options, if it is no method of the trainer.
         run: runs it on the configuration, if it is no method of the trainer; it makes no run and no objects then.
     """
@@ -57,6 +59,9 @@ class Subcommand:
     check: Callable[[Sections, NoiseHypernetModule | None], None] = lambda sections, module: None
     check_prompts: Callable[[Sections, PromptStore], None] = lambda sections, store: None
     find_start: Callable[[Namespace, RunDirectory, str | None], StartingPoint] = trained_weights
+    check_start: Callable[[Namespace, Mapping[str, NoiseHypernetModule | None], NoiseHypernetModule | None], None] = (
+        lambda config, untrained, module: None
+    )
     add_options: Callable[[LightningArgumentParser], None] | None = None
     run: Callable[[Namespace], None] | None = None
 
@@ -80,6 +85,7 @@ SUBCOMMANDS = {
         check=check_compare,
         check_prompts=check_category,
         find_start=find_compared,
+        check_start=check_networks,
     ),
     "generate": Subcommand(
         (),

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import hn
-from hn.evaluation.methods import Method, Sampled, TrainedMethod
+from hn.evaluation.best_of import BestOf
+from hn.evaluation.methods import Candidates, Method, Sampled, TrainedMethod
 from hn.evaluation.samples import Samples
 from hn.generators.base import Generator
 from hn.generators.noise import prompt_noise
@@ -20,6 +21,7 @@ from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.lora import LoraBackbone, LoraHypernet
 from hn.hypernets.trainable import Trainable
 from hn.hypernets.trained import load_trained
+from hn.rewards.ensemble import RewardEnsemble
 from hn.utils.environment import environment
 from hn.utils.files import unused_directory, write_json
 from hn.utils.images import labelled_grid, save_png, write_png
@@ -43,9 +45,12 @@ class ImageRequest:
         steps: sampling steps; the generator's own number if not given.
         batch_size: images made at once.
         upscale: each pixel becomes upscale x upscale pixels of the overview; enough for its labels if not given.
+        best_of: images that are made in the place of each, of which a reward chooses one; None to make no choice.
+        keep_candidates: whether all of these are written too.
 
     Raises:
-        ValueError: if there are no prompts, one is empty, or a number is below 1.
+        ValueError: if there are no prompts, one is empty, a number is below 1, or candidates are to be kept where there
+            are none.
     """
 
     prompts: Sequence[str]
@@ -54,14 +59,18 @@ class ImageRequest:
     steps: int | None = None
     batch_size: int = 1
     upscale: int | None = None
+    best_of: int | None = None
+    keep_candidates: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(text.strip() for text in self.prompts):
             raise ValueError("The prompt is empty.")
-        numbers = {name: getattr(self, name) for name in ("count", "steps", "batch_size", "upscale")}
+        numbers = {name: getattr(self, name) for name in ("count", "steps", "batch_size", "upscale", "best_of")}
         too_small = [f"{name} ({value})" for name, value in numbers.items() if value is not None and value < 1]
         if too_small:
             raise ValueError(f"{', '.join(too_small)} must be at least 1.")
+        if self.keep_candidates and self.best_of is None:
+            raise ValueError("keep_candidates keeps the images among which best_of chooses; give that too.")
 
     def __len__(self) -> int:
         return len(self.prompts) * self.count
@@ -128,6 +137,7 @@ def generate_images(
     trained: Trained | None = None,
     compare: bool = False,
     device: torch.device | str = "cpu",
+    make_reward: Callable[[], RewardEnsemble] | None = None,
 ) -> None:
     """Make a generator and, from the same noise, its images and those of what was trained on top of it, as files.
 
@@ -140,10 +150,12 @@ def generate_images(
         trained: what was trained; without it there are the base's images alone.
         compare: whether to make the base's images too, and an overview of both.
         device: where to compute.
+        make_reward: loads what chooses among the `best_of` of the request; before the generator is loaded.
 
     Raises:
         FileNotFoundError: if there are no such weights.
-        ValueError: if generator, what was trained, and request do not fit each other, or an image is not finite.
+        ValueError: if generator, what was trained, reward, and request do not fit each other, or an image is not
+            finite.
     """
     meta_generator = make_on_meta()
     if meta_generator is not None:
@@ -151,19 +163,49 @@ def generate_images(
         if trained is not None:
             with torch.device("meta"):
                 trained.load(meta_generator)
+    reward = None if make_reward is None else make_reward()
+    check_choice(request, reward)
     generator = make_generator()
     request.check(generator)
     generator.to(device)
     model = None if trained is None else trained.load(generator)
-    methods: list[Method] = []
+    methods: list[Sampled | TrainedMethod] = []
     if model is None or compare:
         methods.append(Sampled("base", generator, request.steps))
     if model is not None:
         methods.append(TrainedMethod(model.to(device), request.steps))
-    facts = {} if trained is None else {"hypernet": trained.pretrained, "hypernet_revision": trained.revision}
+    facts: dict[str, Any] = (
+        {} if trained is None else {"hypernet": trained.pretrained, "hypernet_revision": trained.revision}
+    )
     if trained is not None and trained.merge:
         facts["merged"] = True
-    write_images(methods, request, unused_directory(directory), facts)
+    if reward is not None:
+        reward.to(device)
+        facts["reward_weights"] = dict(reward.weights)
+    write_images(chosen_methods(methods, request, reward), request, unused_directory(directory), facts)
+
+
+def check_choice(request: ImageRequest, reward: RewardEnsemble | None) -> None:
+    """Refuse a reward that cannot choose among the `best_of` images of a request.
+
+    Raises:
+        ValueError: if there is none, all of it has weight 0, or it cannot score one of the prompts.
+    """
+    if request.best_of is None:
+        return
+    if reward is None or not any(reward.weights.values()):
+        raise ValueError("best_of needs a reward that chooses: there is none with a weight other than 0.")
+    reward.check_prompts(request.prompts)
+
+
+def chosen_methods(
+    methods: Sequence[Sampled | TrainedMethod], request: ImageRequest, reward: RewardEnsemble | None
+) -> Sequence[Method]:
+    """The methods; with `best_of` their best images by the reward."""
+    if request.best_of is None or reward is None:
+        return methods
+    choice = (request.best_of, reward.total, request.batch_size, request.keep_candidates)
+    return [BestOf(method, *choice) for method in methods]
 
 
 def write_images(
@@ -177,7 +219,8 @@ def write_images(
     of the first images; say where.
 
     Each PNG has its own metadata as text chunks, and is there in whole or not at all. If this is interrupted, what was
-    written stays, and `metadata.json` is of that.
+    written stays, and `metadata.json` is of that. Where one of several candidates is chosen (`BestOf`), metadata have
+    their scores, which are printed too; those that are kept are `candidates/<number>_<method>_<candidate>.png`.
 
     Args:
         methods: all of them make each image from the same noise.
@@ -191,6 +234,7 @@ def write_images(
     """
     generator, made_with = methods[0].generator, environment()
     facts = _describe(generator, request, facts)
+    text = {**facts, "versions": made_with["packages"]}
     entries: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
     shown: dict[str, list[Tensor]] = {method.name: [] for method in methods}
     batches = range(-(-len(request) // request.batch_size))
@@ -200,25 +244,65 @@ def write_images(
             for method in methods:
                 with context():
                     output = method(samples)
+                seconds = round(output.seconds / len(samples), 6)
                 for offset, image in enumerate(output.images):
-                    entry = {
-                        "prompt": samples.prompts[offset],
-                        "image": samples.copy[offset],
-                        "method": method.name,
-                        "nfe": method.nfe,
-                    }
-                    file = f"{first + offset:04d}_{method.name}.png"
-                    save_png(image, directory / file, {**entry, **facts, "versions": made_with["packages"]})
-                    seconds = round(output.seconds / len(samples), 6)
-                    entries[method.name].append({"file": file, **entry, "seconds": seconds})
+                    entry = _entry(method, samples, output.candidates, offset)
+                    stem = f"{first + offset:04d}_{method.name}"
+                    save_png(image, directory / f"{stem}.png", {**entry, **text})
+                    if request.keep_candidates and output.candidates is not None:
+                        _save_candidates(output.candidates, offset, directory / "candidates", stem, {**entry, **text})
+                    entries[method.name].append({"file": f"{stem}.png", **entry, "seconds": seconds})
                     if first + offset < OVERVIEW_COLUMNS:
                         shown[method.name].append(image.float().cpu())
     finally:
         images = [entry for method in entries.values() for entry in method]
         write_json(directory / "metadata.json", {"environment": made_with, **facts, "images": images})
+    if request.best_of is not None:
+        _print_scores(entries, request.best_of)
     print(f"images       {directory} ({len(request)} each of {' and '.join(entries)})")
     if len(methods) > 1:
         _draw_overview(shown, request, directory / "overview.png")
+
+
+def _entry(method: Method, samples: Samples, candidates: Candidates | None, offset: int) -> dict[str, Any]:
+    """Metadata of one image of a batch: what it shows, what made it, and what it was chosen among."""
+    entry: dict[str, Any] = {
+        "prompt": samples.prompts[offset],
+        "image": samples.copy[offset],
+        "method": method.name,
+        "nfe": method.nfe,
+    }
+    if candidates is not None:
+        scores, chosen = candidates.scores[offset], candidates.chosen[offset]
+        entry |= {"score": scores[chosen], "candidate": chosen, "candidate_scores": scores}
+    return entry
+
+
+def _save_candidates(candidates: Candidates, offset: int, folder: Path, stem: str, text: Mapping[str, Any]) -> None:
+    """Write the candidates of one image of a batch, `<stem>_<candidate>.png`, each with its own score."""
+    folder.mkdir(exist_ok=True)
+    for number, image in enumerate(candidates.images[offset]):
+        own = {"candidate": number, "score": candidates.scores[offset][number]}
+        save_png(image, folder / f"{stem}_{number:03d}.png", {**text, **own})
+
+
+def _print_scores(entries: Mapping[str, Sequence[Mapping[str, Any]]], best_of: int) -> None:
+    """Print a line for each prompt: the chosen images' scores and those of all candidates, on average by method."""
+    prompts = dict.fromkeys(entry["prompt"] for of_method in entries.values() for entry in of_method)
+    for prompt in prompts:
+        parts = []
+        for method, of_method in entries.items():
+            own = [entry for entry in of_method if entry["prompt"] == prompt]
+            best = _mean([entry["score"] for entry in own])
+            mean = _mean([score for entry in own for score in entry["candidate_scores"]])
+            parts.append(f"{method} best {best}, mean {mean}")
+        print(f"best of {best_of:<5}{prompt}: {'; '.join(parts)}")
+
+
+def _mean(scores: Sequence[float | None]) -> str:
+    """The mean of the scores that are numbers, for people; a dash if there are none."""
+    finite = [score for score in scores if score is not None]
+    return f"{sum(finite) / len(finite):.4g}" if finite else "-"
 
 
 def _describe(generator: Generator, request: ImageRequest, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,6 +319,7 @@ def _describe(generator: Generator, request: ImageRequest, facts: Mapping[str, A
         "seed": request.seed,
         "steps": generator.steps if request.steps is None else request.steps,
         "batch_size": request.batch_size,
+        **({} if request.best_of is None else {"best_of": request.best_of}),
     }
 
 

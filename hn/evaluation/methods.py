@@ -20,6 +20,21 @@ from hn.utils.progress import progress_bar
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """The N images of each of B samples among which a reward chose one.
+
+    Attributes:
+        scores: B lists of N scores; None for one that is not finite.
+        chosen: B numbers of the chosen ones.
+        images: B lists of N images [3, H, W] in [0, 1], on the CPU; B empty lists if they are not kept.
+    """
+
+    scores: list[list[float | None]]
+    chosen: list[int]
+    images: list[list[Tensor]]
+
+
+@dataclass(frozen=True)
 class MethodOutput:
     """What a method made of B samples.
 
@@ -31,6 +46,7 @@ class MethodOutput:
         earlier: of a search, what it had found after so many images of each sample: its `report_at`.
         peak_memory_bytes: most memory that was taken in that time, see `PeakMemory`; None where that is not known.
         trace: of a search, its reward against its budget.
+        candidates: of a method that chooses, what it chose among.
     """
 
     images: Tensor
@@ -40,6 +56,7 @@ class MethodOutput:
     earlier: dict[int, MethodOutput] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     trace: Sequence[TracePoint] = ()
+    candidates: Candidates | None = None
 
 
 class Method(ABC):

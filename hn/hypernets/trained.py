@@ -1,6 +1,6 @@
 """Whatever was trained on top of a generator, loaded by looking at its files."""
 
-from hn.generators.pipeline_generator import PipelineGenerator
+from hn.generators.base import Generator
 from hn.hypernets.adapter_files import WEIGHTS_FILES
 from hn.hypernets.base import CONFIG_FILE, Hypernet
 from hn.hypernets.finetune import BASE_FILE, LoraFinetune
@@ -8,10 +8,13 @@ from hn.hypernets.lora import LoraHypernet
 from hn.hypernets.trainable import Trainable
 from hn.utils.hub import locate_folder
 
+TRAINED_FILES = (CONFIG_FILE, BASE_FILE, *WEIGHTS_FILES)
+"""A folder of a hypernetwork or a fine-tune has one of them; with one of the first two it says which it is."""
+
 
 def load_trained(
     pretrained: str,
-    generator: PipelineGenerator,
+    generator: Generator,
     revision: str | None = None,
     last_layer_rule: str | None = None,
     alpha: float | None = None,
@@ -31,8 +34,8 @@ def load_trained(
         ValueError: if it does not fit the generator, was trained on other base weights, is a published adapter of which
             too little is stated, or is none although rule or alpha are stated.
     """
-    markers = (CONFIG_FILE, BASE_FILE, *WEIGHTS_FILES)
-    folder = locate_folder(pretrained, markers, revision, patterns=("*.json", *WEIGHTS_FILES, Hypernet.weights_file))
+    patterns = ("*.json", *WEIGHTS_FILES, Hypernet.weights_file)
+    folder = locate_folder(pretrained, TRAINED_FILES, revision, patterns)
     saved = next((name for name in (CONFIG_FILE, BASE_FILE) if (folder / name).is_file()), None)
     if saved is None:
         return LoraHypernet.from_published(

@@ -21,9 +21,10 @@ from hn.report.axes import linear_axis
 from hn.report.columns import Column, columns_of
 from hn.report.comparison import ComparisonFolder, GalleryPrompt, Metric, read_comparison
 from hn.report.figures import draw_figures
-from hn.report.styles import Style, styles_of
+from hn.report.styles import Style, label_of, styles_of
 from hn.report.svg import curve_panel, trade_off
 from hn.utils.files import write_text
+from hn.utils.text import count_of
 
 PAGE = "report.html"
 MINUS = "\N{MINUS SIGN}"
@@ -112,6 +113,7 @@ def render(comparison: ComparisonFolder) -> str:
             metric: strips for metric in reversed(metrics) if (strips := category_strips(comparison, metric, styles))
         },
         curves=_curve_panels(comparison, styles),
+        curve_names=list(_curves(comparison, styles)),
         gallery=[
             (row, {name: _embedded(image.path) for name, image in row.images.items()}) for row in comparison.gallery
         ],
@@ -221,8 +223,14 @@ def _trade_offs(comparison: ComparisonFolder, metric: Metric, styles: Mapping[st
     return [Markup(wide), Markup(narrow)]
 
 
+def _curves(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> dict[str, Mapping[str, Any]]:
+    """Curves of validation scores by method, of those that were trained in a run."""
+    curves = comparison.results.get("curves") or {}
+    return {name: curve for name, curve in curves.items() if name in styles and curve}
+
+
 def _curve_panels(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> list[tuple[str, Markup]]:
-    curves = {name: curve for name, curve in (comparison.results.get("curves") or {}).items() if name in styles}
+    curves = _curves(comparison, styles)
     panels = []
     for scalar, title in _CURVES.items():
         lines = {
@@ -264,11 +272,11 @@ def _facts(comparison: ComparisonFolder) -> dict[str, str]:
         "Versions": ", ".join(f"{name} {versions[name]}" for name in ("hn", "torch", "diffusers") if name in versions),
         "Folder": comparison.folder.resolve().name,
     }
-    facts |= {
-        {"hypernetwork": "Hypernetwork", "finetune": "Fine-tune"}.get(name, name): str(path)
-        for name, path in (results.get("weights") or {}).items()
-        if path is not None
-    }
+    updates = results.get("updates") or {}
+    for name, path in (results.get("weights") or {}).items():
+        if path is not None:
+            title = {"hypernetwork": "Hypernetwork", "finetune": "Fine-tune"}.get(name, f"Weights of {label_of(name)}")
+            facts[title] = f"{path} ({count_of(updates[name], 'update')})" if updates.get(name) else str(path)
     return {name: value for name, value in facts.items() if value}
 
 

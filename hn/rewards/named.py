@@ -15,6 +15,7 @@ from hn.utils.config import read_section
 Section = dict[str, Any]
 """`class_path` and `init_args` of one reward, as in a configuration file."""
 
+ENSEMBLE = "hn.rewards.ensemble.RewardEnsemble"
 SHORT_NAMES: Mapping[str, Section] = {
     "hps": {"class_path": "hn.rewards.hpsv2.HPSv2Reward"},
     "hpsv2": {"class_path": "hn.rewards.hpsv2.HPSv2Reward"},
@@ -61,6 +62,35 @@ def reward_sections(
     return sections
 
 
+def choosing_section(word: str) -> Section:
+    """Class path and arguments of the `RewardEnsemble` that chooses among images by what a word means.
+
+    Args:
+        word: a short name or class path of one reward; or a YAML file as `reward_sections` takes it, of whose ensemble
+            only what has a weight is loaded.
+
+    Raises:
+        FileNotFoundError, ValueError: if the word means nothing, or no reward has a weight.
+    """
+    arguments = _ensemble_arguments(Path(word)) if Path(word).suffix in (".yaml", ".yml") else {}
+    rewards, weights = arguments.get("rewards"), arguments.get("weights")
+    if rewards is None:
+        ((name, section),) = _meaning(word, [*SHORT_NAMES]).items()
+        rewards, weights = {name: section}, {name: 1.0}
+    names = [name for name in rewards if weights is None or weights.get(name) != 0]
+    if not names:
+        raise ValueError(f"{word} has no reward with a weight other than 0, so nothing would choose.")
+    for section in rewards.values():
+        import_class(section["class_path"], Reward)
+    chosen: dict[str, Any] = {"rewards": {name: rewards[name] for name in names}, "gradient_free": True}
+    by_name = {"weights": weights, "normalise": arguments.get("normalise"), "quantise": arguments.get("quantise")}
+    for option, given in by_name.items():
+        if given is not None:
+            is_mapping = isinstance(given, Mapping)
+            chosen[option] = {name: given[name] for name in names if name in given} if is_mapping else given
+    return {"class_path": ENSEMBLE, "init_args": chosen}
+
+
 def _meaning(word: str, known: Sequence[str]) -> dict[str, Section]:
     if word in SHORT_NAMES:
         return {word: dict(SHORT_NAMES[word])}
@@ -75,12 +105,19 @@ def _meaning(word: str, known: Sequence[str]) -> dict[str, Section]:
     )
 
 
-def _of_file(file: Path) -> dict[str, Section]:
+def _ensemble_arguments(file: Path) -> Mapping[str, Any]:
+    """Arguments of the ensemble that a file describes; without `rewards` if it describes something else."""
     content = read_section(file, "model.reward")
     arguments = content.get("init_args", content if "class_path" not in content else {}) or {}
-    if "rewards" in arguments:
+    return arguments if "rewards" in arguments else {}
+
+
+def _of_file(file: Path) -> dict[str, Section]:
+    arguments = _ensemble_arguments(file)
+    if arguments:
         found = {**(arguments["rewards"] or {}), **(arguments.get("held_out") or {})}
     else:
+        content = read_section(file, "model.reward")
         found = {file.stem: content} if "class_path" in content else {}
     if not found or not all(isinstance(section, dict) and "class_path" in section for section in found.values()):
         raise ValueError(

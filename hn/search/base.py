@@ -20,6 +20,9 @@ Modulation = Callable[[Tensor, Sequence[int]], Tensor]
 ProgressFunction = Callable[[int, int], None]
 """(images made, images at most), both over all prompts; called after every batch of images."""
 
+Observer = Callable[[Sequence[int], Tensor, Tensor], None]
+"""Told of every batch of images: n numbers of prompts, images [n, 3, H, W] and scores [n]; a prompt's come in order."""
+
 
 class TracePoint(TypedDict):
     """The state of a search once every prompt has had a certain number of images, or all that its `Budget` allowed.
@@ -79,6 +82,7 @@ class SearchProblem:
     step_seeds: list[int]
     steps: int
     progress: ProgressFunction | None = None
+    observe: Observer | None = None
     spent_nfe: int = 0
     spent_seconds: float = 0.0
     modulate: Modulation = lambda noises, which: noises
@@ -198,6 +202,8 @@ class Search(ABC):
         rng: torch.Generator | Sequence[torch.Generator] | None = None,
         conditioning: Conditioning | None = None,
         progress: ProgressFunction | None = None,
+        step_seeds: Sequence[int] | None = None,
+        observe: Observer | None = None,
     ) -> SearchResult:
         """Search for all prompts at once; the result equals that of searching for one prompt after the other.
 
@@ -212,9 +218,12 @@ class Search(ABC):
                 the others in the batch; torch's default one if not given.
             conditioning: `generator.encode(prompts)`, where it is there already.
             progress: called after every batch of images with the number made and the most that there will be.
+            step_seeds: for each prompt, the seed of what some schedulers draw after the first step; from `rng` if not
+                given.
+            observe: called with every batch of images.
 
         Raises:
-            ValueError: if there are no prompts, noise or sources do not fit them, the search does not fit the
+            ValueError: if there are no prompts, noise, sources or seeds do not fit them, the search does not fit the
                 generator, or the reward is not one score per image.
         """
         self.check(generator)
@@ -224,6 +233,8 @@ class Search(ABC):
         if noise is not None and tuple(noise.shape) != shape:
             raise ValueError(f"the noise for {len(prompts)} prompts must be {list(shape)}, not {list(noise.shape)}")
         seeds = _seeds_of_prompts(len(prompts), rng)
+        if step_seeds is not None and len(step_seeds) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts need as many step_seeds, not {len(step_seeds)}")
         streams = [torch.Generator().manual_seed(seed) for seed, _ in seeds]
         if conditioning is None:
             conditioning = generator.encode(list(prompts))
@@ -241,9 +252,10 @@ class Search(ABC):
                 conditioning={name: tensor.clone() for name, tensor in conditioning.items()},
                 noises=noises,
                 streams=streams,
-                step_seeds=[seed for _, seed in seeds],
+                step_seeds=[seed for _, seed in seeds] if step_seeds is None else list(step_seeds),
                 steps=self.steps_of(generator),
                 progress=progress,
+                observe=observe,
             )
             return self.search(problem)
 

@@ -63,6 +63,8 @@ class SearchState:
             images: [n, 3, H, W].
             scores: [n].
         """
+        if self._problem.observe is not None:
+            self._problem.observe(which, images.detach(), scores.detach())
         scores = scores.detach().cpu().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
         values: list[float] = scores.tolist()
         now = time.perf_counter()

@@ -23,11 +23,13 @@ class WarmStart(Search):
     Args:
         search: whose `steps`, `batch_size`, `budget` and `report_at` hold.
         hypernet: a hypernetwork that is bound to the generator. `hn compare` fills in the trained one.
+        start: which one `hn compare` fills in: the experiment's own, or one of `comparison.trained` by its name there.
     """
 
-    def __init__(self, search: Search, hypernet: Hypernet | None = None):
+    def __init__(self, search: Search, hypernet: Hypernet | None = None, start: str = "hypernetwork"):
         self.inner = search
         self.hypernet = hypernet
+        self.start = start
         super().__init__(search.steps, search.batch_size, search.budget, search.report_at)
 
     @property
@@ -55,7 +57,7 @@ class WarmStart(Search):
 
     def bound(self, hypernet: Hypernet) -> Self:
         """The same warm start from this hypernetwork."""
-        return type(self)(self.inner, hypernet)
+        return type(self)(self.inner, hypernet, self.start)
 
     def search(self, problem: SearchProblem) -> SearchResult:
         if self.hypernet is None:

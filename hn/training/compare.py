@@ -1,4 +1,4 @@
-"""`hn compare`: base, hypernetwork, fine-tune and test-time searches on the same prompts, from the same noise."""
+"""`hn compare`: base, trained networks and test-time searches on the same prompts, from the same noise."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from torch.utils.data import DataLoader
 
 from hn.data.prompts import PromptBatch
 from hn.evaluation.categories import Categories
-from hn.evaluation.comparison.cache import MeasurementCache, measurement_settings
+from hn.evaluation.comparison.cache import MeasurementCache, measurement_settings, weights_settings
 from hn.evaluation.comparison.details import details, image_rows
 from hn.evaluation.comparison.gallery import Gallery, choose_prompts
 from hn.evaluation.comparison.measure import measure, reference_features
-from hn.evaluation.comparison.options import Comparison, name_at
+from hn.evaluation.comparison.options import FINETUNE, HYPERNETWORK, Comparison, name_at
 from hn.evaluation.methods import Method, Sampled, Searched, TrainedMethod
 from hn.evaluation.record import MethodRecord
 from hn.evaluation.samples import Samples
 from hn.evaluation.scorer import Scorer
-from hn.hypernets import Hypernet, LoraFinetune
+from hn.generators.base import Generator
+from hn.hypernets import Hypernet, LoraFinetune, Trainable
+from hn.hypernets.trained import load_trained
 from hn.report.comparison import GALLERY
 from hn.report.curves import plot_curves, validation_curves
 from hn.report.page import write_report
@@ -32,6 +34,7 @@ from hn.report.results import finite
 from hn.search import WarmStart
 from hn.training.callbacks.images import ImageGrid
 from hn.training.module import NoiseHypernetModule
+from hn.training.run_directory import updates_of
 from hn.utils.files import write_json
 from hn.utils.images import labelled_grid, write_png
 from hn.utils.progress import SharedProgress
@@ -49,34 +52,78 @@ def check_comparison(is_evaluated: bool, is_finetune: bool) -> None:
         raise ValueError("This experiment trains a fine-tune; compare the hypernetwork experiment that names it.")
 
 
-def compared_methods(model: NoiseHypernetModule, comparison: Comparison, finetune: str | None) -> list[Method]:
-    """Base, hypernetwork and fine-tune, each at the generator's own and then at more steps, and the searches.
+def load_networks(weights: Mapping[str, str], generator: Generator) -> dict[str, Trainable]:
+    """The trained networks of a comparison, by their key in `results.json`, bound to `generator`.
 
     Args:
-        model: with the trained hypernetwork.
-        comparison: the searches and numbers of steps.
-        finetune: folder of the trained fine-tune, if there is one.
+        weights: folder or Hub id of each; that of "hypernetwork" must be a hypernetwork, that of "finetune" a
+            fine-tune, and the others say what they are.
+        generator: one without weights will do, under `torch.device("meta")`, to see whether they fit.
 
     Raises:
-        ValueError: if the fine-tune or a search does not fit the generator.
+        FileNotFoundError: if weights are missing.
+        ValueError: if they do not fit the generator, or are of the other kind; names the network.
     """
-    more = comparison.more_steps(model.generator.steps)
-    steps = (None, *more)
-    sampled: list[Sampled | TrainedMethod] = [*map(model.base_method, steps), *map(model.trained_method, steps)]
-    if finetune is not None:
-        tuned = LoraFinetune.from_pretrained(finetune, model.generator)
-        sampled += [TrainedMethod(tuned, number) for number in steps]
-    for method in sampled:
+    loaders = {HYPERNETWORK: Hypernet.from_pretrained, FINETUNE: LoraFinetune.from_pretrained}
+    networks: dict[str, Trainable] = {}
+    for name, folder in weights.items():
+        try:
+            networks[name] = loaders.get(name, load_trained)(folder, generator)
+        except ValueError as error:
+            raise ValueError(f"The comparison's {name} cannot be loaded: {error}") from error
+    return networks
+
+
+@dataclass(frozen=True)
+class ComparedMethod:
+    """A row of a comparison.
+
+    Attributes:
+        method: what makes the images.
+        network: key of the trained network that it needs; None if it needs none.
+    """
+
+    method: Method
+    network: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its key in `results.json`."""
+        return self.method.name
+
+
+def compared_methods(
+    model: NoiseHypernetModule, comparison: Comparison, networks: Mapping[str, Trainable]
+) -> list[ComparedMethod]:
+    """Base and trained networks, each at the generator's own and then at more steps, and the searches.
+
+    Args:
+        model: generator and rewards.
+        comparison: the searches and numbers of steps.
+        networks: by their key in `results.json`, bound to the model's generator; "hypernetwork" among them.
+
+    Raises:
+        ValueError: if a search does not fit the generator, or starts from a fine-tune or what is not compared.
+    """
+    comparison.check_starts()
+    steps = (None, *comparison.more_steps(model.generator.steps))
+    rows: list[tuple[Sampled | TrainedMethod, str | None]] = [(model.base_method(number), None) for number in steps]
+    rows += [(TrainedMethod(net, number, name), name) for name, net in networks.items() for number in steps]
+    for method, _ in rows:
         if method.steps != model.generator.steps:
             method.name = name_at(method.name, method.steps)
-    methods: list[Method] = [*sampled]
+    found = [ComparedMethod(method, network) for method, network in rows]
     for name, search in comparison.searches.items():
+        network = None
         if isinstance(search, WarmStart):
-            assert isinstance(model.hypernet, Hypernet)  # see check_comparison
-            search = search.bound(model.hypernet)
+            network = search.start
+            hypernet = networks[network]
+            if not isinstance(hypernet, Hypernet):
+                raise ValueError(f"The search {name} starts from {network}, a fine-tune, which leaves the noise alone.")
+            search = search.bound(hypernet)
         if search is not None:
-            methods.append(Searched(name, model.generator, search, model.reward))
-    return methods
+            found.append(ComparedMethod(Searched(name, model.generator, search, model.reward), network))
+    return found
 
 
 @dataclass(frozen=True)
@@ -119,10 +166,11 @@ class ComparisonRun:
 
     Args:
         directory: of the comparison; records go to its `records`, images to its `gallery`.
-        model: with the trained hypernetwork.
+        model: generator and rewards.
         prompts: what is compared on.
         comparison: the searches, numbers of steps and size of the gallery.
-        weights: folders of the trained weights, None without, as "hypernetwork" and "finetune".
+        networks: the trained networks by their key in `results.json`, "hypernetwork" among them.
+        weights: folder or Hub id of each of them.
         settings: the configuration behind all of it, `comparison` included.
 
     Raises:
@@ -135,17 +183,20 @@ class ComparisonRun:
         model: NoiseHypernetModule,
         prompts: ComparedPrompts,
         comparison: Comparison,
-        weights: Mapping[str, str | None],
+        networks: Mapping[str, Trainable],
+        weights: Mapping[str, str],
         settings: Mapping[str, Any],
     ) -> None:
         self.directory, self.model, self.prompts, self.weights = directory, model, prompts, weights
-        self.methods = compared_methods(model, comparison, weights["finetune"])
+        compared = compared_methods(model, comparison, networks)
+        self.methods = [each.method for each in compared]
         self.noise = {"images_per_prompt": model.images_per_prompt, "seed": model.evaluation_seed}
-        self.searches = settings["comparison"].get("searches") or {}
+        searches = settings["comparison"].get("searches") or {}
+        self.own = _own_settings(compared, searches, weights)
         shared = {**settings, "comparison": {"gallery": comparison.gallery}}
-        self.cache = MeasurementCache(directory / "records", measurement_settings(shared, weights, prompts.batches))
+        self.cache = MeasurementCache(directory / "records", measurement_settings(shared, prompts.batches))
         # Refused now, not after hours.
-        self.started = {m.name: self.cache.load(m.name, self.searches.get(m.name)) for m in self.methods}
+        self.started = {name: self.cache.load(name, own) for name, own in self.own.items()}
         self.left = {name: prompts.batches[record.batches if record else 0 :] for name, record in self.started.items()}
         choose = partial(choose_prompts, prompts.categories, comparison.gallery)
         self.gallery = Gallery(directory / GALLERY, self.cache.gallery(choose))
@@ -170,7 +221,7 @@ class ComparisonRun:
                 progress.over(self.left[name], name),
                 **self.noise,
                 record=self.started[name],
-                after_batch=partial(self.cache.keep, own=self.searches.get(name), of_batches=len(batches)),
+                after_batch=partial(self.cache.keep, own=self.own[name], of_batches=len(batches)),
                 after_images=self.gallery.keep,
             )
             self.records |= {found.name: found for found in (*record.earlier.values(), record)}
@@ -202,13 +253,14 @@ class ComparisonRun:
 
     @property
     def runs(self) -> dict[str, Path]:
-        """Directories of the runs that the trained weights are from, by the method's name."""
-        return {name: Path(folder).parent for name, folder in self.weights.items() if folder is not None}
+        """Directories of the runs that the trained weights are from, by the key of the network; none for Hub ids."""
+        return {name: Path(folder).parent for name, folder in self.weights.items() if Path(folder).is_dir()}
 
     def facts(self) -> dict[str, Any]:
         """Entries of `results.json` beside the methods."""
         return {
             "weights": dict(self.weights),
+            "updates": {name: updates_of(run) for name, run in self.runs.items()},
             "reward_weights": dict(self.model.reward.weights),
             "grouped_by": self.prompts.grouped_by,
             "curves": {name: validation_curves(run) for name, run in self.runs.items()},
@@ -233,3 +285,21 @@ class ComparisonRun:
         if curves is not None:
             print(f"curves       {curves}")
         print(f"report       {write_report(directory)}")
+
+
+def _own_settings(
+    compared: Sequence[ComparedMethod], searches: Mapping[str, Any], weights: Mapping[str, str]
+) -> dict[str, dict[str, Any] | None]:
+    """What the scores of each method depend on beside the settings of the comparison: search and trained network.
+
+    Args:
+        compared: the methods.
+        searches: settings of the searches, by name.
+        weights: folder or Hub id of each trained network.
+    """
+    of_weights = {name: weights_settings(folder) for name, folder in weights.items()}
+    own: dict[str, dict[str, Any] | None] = {}
+    for each in compared:
+        trained = {} if each.network is None else {"weights": of_weights[each.network]}
+        own[each.name] = {**(searches.get(each.name) or {}), **trained} or None
+    return own

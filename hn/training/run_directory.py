@@ -122,15 +122,21 @@ def find_weights(run: RunDirectory) -> str:
     return str(folder)
 
 
+def updates_of(run: Path) -> int | None:
+    """Number of updates that a run's network was trained for; None if its directory does not say."""
+    results = run / "results.json"
+    training = json.loads(results.read_text(encoding="utf-8")).get("training") if results.is_file() else None
+    return None if training is None else training["steps"]
+
+
 def require_budget(weights: Path, max_steps: int, option: str) -> None:
     """Refuse weights that were trained for another number of updates than this command's.
 
     Raises:
         ValueError: says what to do.
     """
-    results = weights.parent / "results.json"
-    steps = json.loads(results.read_text())["training"]["steps"] if results.is_file() else max_steps
-    if max_steps > 0 and steps != max_steps:
+    steps = updates_of(weights.parent)
+    if steps is not None and max_steps > 0 and steps != max_steps:
         raise ValueError(
             f"{weights.parent} was trained for {steps} updates, but trainer.max_steps is {max_steps}: compare at that "
             f"budget with --trainer.max_steps={steps}, name weights with --{option}, or train again."

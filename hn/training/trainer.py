@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,16 +13,16 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from hn.evaluation.comparison.options import Comparison
-from hn.evaluation.generate import ImageRequest, write_images
-from hn.evaluation.methods import Method
+from hn.evaluation.comparison.options import HYPERNETWORK, Comparison
+from hn.evaluation.generate import ImageRequest, check_choice, chosen_methods, write_images
+from hn.evaluation.methods import Sampled, TrainedMethod
 from hn.hypernets.base import Hypernet
 from hn.report.results import write_results
 from hn.report.tables import results_table
 from hn.training.callbacks.evaluation import Evaluation
 from hn.training.callbacks.images import ImageGrid
 from hn.training.checkpoints import TrainingCheckpointIO
-from hn.training.compare import ComparedPrompts, ComparisonRun, check_comparison
+from hn.training.compare import ComparedPrompts, ComparisonRun, check_comparison, load_networks
 from hn.training.module import NoiseHypernetModule
 from hn.training.run_directory import CHECKPOINTS, WEIGHTS
 from hn.utils.files import unused_directory
@@ -107,17 +108,18 @@ class ExperimentTrainer(L.Trainer):
         *,
         settings: Mapping[str, Any],
     ) -> None:
-        """Measure base, hypernetwork, fine-tune and test-time searches on the test prompts, from the same noise.
+        """Measure base, trained networks and test-time searches on the test prompts, from the same noise.
 
         What is measured is kept in the directory's `records`, batch by batch, and images in `gallery`. Started again in
-        the same directory, an interrupted comparison resumes from there, and one with more searches or numbers of steps
-        measures those alone; prompts may be grouped by another category. Its results are `results.json`, `results.csv`
-        and `images.csv`, drawn in `report.html` and `figures`.
+        the same directory, an interrupted comparison resumes from there, and one with more networks, searches or
+        numbers of steps measures those alone; prompts may be grouped by another category. Its results are
+        `results.json`, `results.csv` and `images.csv`, drawn in `report.html` and `figures`.
 
         Args:
             model: the module; its hypernetwork is replaced by the trained one.
             datamodule: its prompts.
-            comparison: the searches, numbers of steps, categories and the size of the gallery.
+            comparison: the searches, numbers of steps, categories and the size of the gallery. The trained networks in
+                it are folders or Hub ids by now: the command has put them in the place of experiments.
             hypernet: folder of the trained hypernetwork; by default the newest run's, trained if there is none.
             finetune: folder of the trained fine-tune; by default the newest run's of the comparison's experiment,
                 trained if there is none; without such an experiment there is no fine-tune.
@@ -125,9 +127,9 @@ class ExperimentTrainer(L.Trainer):
                 made with other settings are refused.
 
         Raises:
-            ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, the generator
-                cannot do so many steps, no prompt has the category's field, or what the directory has was measured with
-                other settings.
+            ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, a trained network
+                does not fit the generator, that cannot do so many steps, no prompt has the category's field, or what
+                the directory has was measured with other settings.
         """
         evaluation, grid = self.callback(Evaluation), self.callback(ImageGrid)
         check_comparison(evaluation is not None, not isinstance(model.hypernet, Hypernet))
@@ -135,12 +137,15 @@ class ExperimentTrainer(L.Trainer):
             model.generator.check_steps(steps)
         model.to(self.strategy.root_device)
         assert hypernet is not None  # found, or trained, by the command
-        model.load_trained(hypernet)
+        if finetune is not None:
+            comparison = replace(comparison, finetune=finetune)
+        weights = {HYPERNETWORK: hypernet, **comparison.networks}
+        networks = load_networks(weights, model.generator)
+        model.hypernet = networks[HYPERNETWORK]
         datamodule.setup("test")
         prompts = ComparedPrompts.of(datamodule.test_dataloader(), comparison.category)
         model.generator.check_prompts([*prompts.texts.values()])
-        weights = {"hypernetwork": hypernet, "finetune": finetune}
-        run = ComparisonRun(self.directory, model, prompts, comparison, weights, settings)
+        run = ComparisonRun(self.directory, model, prompts, comparison, networks, weights, settings)
         for callback in self.callbacks:
             callback.setup(self, model, "test")
 
@@ -164,6 +169,8 @@ class ExperimentTrainer(L.Trainer):
         batch_size: int = 1,
         upscale: int | None = None,
         compare: bool = True,
+        best_of: int | None = None,
+        keep_candidates: bool = False,
     ) -> None:
         """Write images of prompts, base and trained model from the same noise: PNGs, their metadata and an overview.
 
@@ -177,23 +184,29 @@ class ExperimentTrainer(L.Trainer):
             batch_size: images made at once; with 1 they do not depend, to the last bit, on how many are asked for.
             upscale: each pixel becomes upscale x upscale pixels of the overview; enough for its labels if not given.
             compare: whether to make the base's images too, and an overview of both.
+            best_of: make so many images in the place of each, and let the experiment's reward choose one.
+            keep_candidates: write all of these too.
 
         Raises:
-            ValueError: if there are no prompts, the generator cannot take one of them, or a number is below 1 or more
-                than the generator can do.
+            ValueError: if there are no prompts, generator or rewards cannot take one of them, or a number is below 1 or
+                more than the generator can do.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        request = ImageRequest(prompts, count, seed, steps, batch_size, upscale)
+        request = ImageRequest(prompts, count, seed, steps, batch_size, upscale, best_of, keep_candidates)
         request.check(model.generator)
+        check_choice(request, model.reward)
         model.to(self.strategy.root_device)
         assert hypernet is not None  # found, or trained, by the command
         model.load_trained(hypernet)
 
         self._measuring = True
-        methods: list[Method] = [model.base_method(steps)] if compare else []
+        methods: list[Sampled | TrainedMethod] = [model.base_method(steps)] if compare else []
         methods.append(model.trained_method(steps))
-        facts = {"hypernet": hypernet, "precision": self.precision}
-        write_images(methods, request, unused_directory(self.directory), facts, self.precision_plugin.forward_context)
+        chosen = chosen_methods(methods, request, model.reward)
+        facts: dict[str, Any] = {"hypernet": hypernet, "precision": self.precision}
+        if best_of is not None:
+            facts["reward_weights"] = dict(model.reward.weights)
+        write_images(chosen, request, unused_directory(self.directory), facts, self.precision_plugin.forward_context)
 
     def _best_checkpoint(self) -> Path | None:
         """The file of the first `ModelCheckpoint` that monitors something; None if it has none."""

@@ -149,6 +149,21 @@ def test_facts_and_findings(page):
     assert "GenEval +0.500 (" in findings and "2.0 times the base's seconds" in findings
 
 
+def test_every_trained_network_is_named_with_its_weights_and_curves(comparison_folder, change_results):
+    def add(content):
+        content["weights"] = {"hypernetwork": "runs/a/one/hypernet", "base_2_steps": "runs/b/one/hypernet"}
+        content["updates"] = {"hypernetwork": 1, "base_2_steps": None}
+        content["curves"] = {**content["curves"], "base_2_steps": content["curves"]["hypernetwork"], "finetune": {}}
+
+    change_results(add)
+    page = Page(render(read_comparison(comparison_folder)))
+    facts = dict(zip([text for _, text in page.all("dt")], [text for _, text in page.all("dd")], strict=True))
+    assert facts["Hypernetwork"] == "runs/a/one/hypernet (1 update)"
+    assert facts["Weights of base, 2 steps"] == "runs/b/one/hypernet"
+    legends = [text for _, text in page.all("ul", **{"class": "legend"})]
+    assert legends[-1] == "hypernetworkbase, 2 steps"
+
+
 def test_sections_without_data_are_left_out(comparison_folder, change_results):
     def strip(content):
         content.pop("curves")

@@ -112,3 +112,23 @@ def test_sources_of_its_own_make_a_prompt_independent_of_the_batch(generator, re
     assert not torch.allclose(other.images[1], some.images[1], rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="3 prompts need as many sources of randomness, not 2"):
         search(generator, reward, prompts[2:5], noise[2:5], rng=sources([2, 3]))
+
+
+def test_seeds_of_later_steps_can_be_given_and_every_image_is_told_of(generator, reward, prompts, noise):
+    """With the seeds that the generator itself would draw from, the first candidates are its own images."""
+    seen: dict[int, list] = {which: [] for which in range(8)}
+
+    def observe(which, images, scores):
+        for place, number in enumerate(which):
+            seen[number].append((images[place], scores[place].item()))
+
+    rngs = [torch.Generator().manual_seed(100 + i) for i in range(8)]
+    options = {"step_seeds": range(100, 108), "observe": observe}
+    result = BestOfN(3, steps=2, batch_size=5)(generator, reward, prompts, noise, rngs, **options)
+    own = [torch.Generator().manual_seed(100 + i) for i in range(8)]
+    expected = generator.generate(noise, generator.encode(prompts), 2, own)
+    assert_close(torch.stack([seen[which][0][0] for which in range(8)]), expected)
+    assert [max(score for _, score in seen[which]) for which in range(8)] == result.rewards.tolist()
+    assert {len(images) for images in seen.values()} == {3}
+    with pytest.raises(ValueError, match="8 prompts need as many step_seeds, not 2"):
+        BestOfN(3)(generator, reward, prompts, noise, step_seeds=[1, 2])

@@ -13,16 +13,15 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
-from hn.cli.experiment import HnCLI, run_experiment
+from hn.cli.experiment import SettledExperiment, run_experiment
 from hn.cli.parsing import UserError, user_errors, without_options
-from hn.cli.preflight import check_model
 from hn.cli.processes import are_several, require_one_process
 from hn.cli.study.command import STUDIES
 from hn.cli.study.definition import EXPERIMENT, Study, Variant, as_arguments, read_study
 from hn.cli.study.report import Point, write_study
 from hn.report.results import write_results
 from hn.training.callbacks.evaluation import Evaluation
-from hn.training.run_directory import CHECKPOINTS, RunDirectory
+from hn.training.run_directory import CHECKPOINTS
 from hn.utils.class_path import import_class
 from hn.utils.config import find_config
 from hn.utils.text import changes, differences
@@ -33,30 +32,9 @@ _SHOWN = 5  # differences that an error lists
 _ELSEWHERE = ("run", "vars", "comparison", "ckpt_path", "config")
 
 
-class SettledExperiment(HnCLI):
-    """The complete configuration of a command, looked at and not run."""
-
-    def _set_seed(self) -> None:
-        """Nothing: nothing is drawn."""
-
-    def before_instantiate_classes(self) -> None:
-        """Whether the objects can be made, as far as it shows without weights."""
-        with user_errors():
-            check_model(self.config.clone().as_dict())
-
-    def instantiate_classes(self) -> None:
-        """Nothing."""
-
-    @property
-    def folder(self) -> Path:
-        """The run's directory, which may not be there."""
-        return RunDirectory(**vars(self.config.run)).path
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that its results depend on, as `config.yaml` has it."""
-        text = self.parser.dump(self.config, skip_unset=False)
-        return _without(yaml.safe_load(text))
+def settings_of(experiment: SettledExperiment) -> dict[str, Any]:
+    """All that the results of a command depend on, as `config.yaml` has it."""
+    return _without(yaml.safe_load(experiment.parser.dump(experiment.config, skip_unset=False)))
 
 
 @dataclass(frozen=True)
@@ -164,7 +142,7 @@ def _step(study: Study, variant: Variant, others: Sequence[str], name: str, trai
                 "hn study runs in one process and trains on one device: --trainer.devices 1 --trainer.num_nodes 1."
             )
         command += ["--trainer.devices=1", "--trainer.num_nodes=1"]  # where they were left to Lightning
-        folder, settings = settled.folder, settled.settings
+        folder, settings = settled.folder, settings_of(settled)
         callbacks = [each["class_path"] for each in settings["callbacks"].values() if each is not None]
         if not any(issubclass(import_class(path, Callback), Evaluation) for path in callbacks):
             raise UserError(

@@ -16,8 +16,10 @@ from torch import Tensor
 from hn.data.download import digest
 from hn.data.prompts import PromptBatch
 from hn.evaluation.record import MethodRecord
+from hn.hypernets.trained import TRAINED_FILES
 from hn.utils.environment import environment
 from hn.utils.files import atomic_write, write_json, write_text
+from hn.utils.hub import locate_folder
 from hn.utils.text import changes, differences
 
 _SETTINGS, _REFERENCE, _GALLERY = "settings.json", "reference", "gallery.json"
@@ -121,35 +123,37 @@ class MeasurementCache:
             )
 
 
-def measurement_settings(
-    configuration: Mapping[str, Any], weights: Mapping[str, str | None], batches: Sequence[PromptBatch]
-) -> dict[str, Any]:
-    """All that the scores of a comparison depend on, for `MeasurementCache`.
+def measurement_settings(configuration: Mapping[str, Any], batches: Sequence[PromptBatch]) -> dict[str, Any]:
+    """All that the scores of a comparison depend on, but for what is a method's own, for `MeasurementCache`.
 
     The configuration names the checkpoints of generator, rewards and detector; what is in those files is taken on
     trust, they are too large to look at each time.
 
     Args:
         configuration: of generator, rewards, prompts and precision.
-        weights: folders of trained weights by the method's name; their content counts.
         batches: all prompts; they and their batches count.
     """
-    trained = {
-        name: {
-            "folder": str(folder),
-            **{file.name: digest(file, "sha256") for file in sorted(Path(folder).glob("*")) if file.is_file()},
-        }
-        for name, folder in weights.items()
-        if folder is not None
-    }
     rows = json.dumps([[batch["prompt"], batch["metadata"], batch["index"].tolist()] for batch in batches], default=str)
     return {
         **configuration,
-        "weights": trained,
         "prompts": hashlib.sha256(rows.encode()).hexdigest(),
         # Not the commit, which any edit of an experiment's file changes, nor how many cores there are.
         "environment": {name: value for name, value in environment().items() if name in ("packages", "gpu")},
     }
+
+
+def weights_settings(weights: str) -> dict[str, str]:
+    """What the scores of a trained network depend on: where its weights are, and the digest of each of its files.
+
+    Args:
+        weights: folder or Hub id.
+
+    Raises:
+        FileNotFoundError: if there are no weights.
+    """
+    folder = locate_folder(weights, TRAINED_FILES)
+    digests = {file.name: digest(file, "sha256") for file in sorted(folder.glob("*")) if file.is_file()}
+    return {"folder": weights, **digests}
 
 
 def _as_json(value: Any) -> Any:

@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hn.data import PromptDataset, collate_prompts
-from hn.evaluation.comparison.cache import MeasurementCache, measurement_settings
+from hn.evaluation.comparison.cache import MeasurementCache, measurement_settings, weights_settings
 from hn.evaluation.comparison.measure import measure
 from hn.evaluation.methods import Searched, TrainedMethod
 from hn.evaluation.scorer import Scorer, feature_extractor_of
@@ -100,19 +100,24 @@ def test_other_settings_are_refused_and_named(module, measured, tmp_path):
     assert cache.load("hypernetwork", {"n": 3}).name == "hypernetwork"
 
 
-def test_settings_follow_weights_and_prompts(measured, tmp_path):
+def test_settings_follow_prompts(measured):
+    one = measurement_settings(SETTINGS, measured.batches)
+    assert one == measurement_settings(SETTINGS, measured.batches)
+    json.dumps(one)
+    assert one["prompts"] != measurement_settings(SETTINGS, measured.batches[1:])["prompts"]
+
+
+def test_settings_of_a_network_follow_its_files(tmp_path):
     folder = tmp_path / "hypernet"
     folder.mkdir()
+    (folder / "hypernet_config.json").write_text("{}")
     (folder / "weights.safetensors").write_bytes(b"1")
-    weights = {"hypernetwork": str(folder), "finetune": None}
-    one = measurement_settings(SETTINGS, weights, measured.batches)
-    assert one == measurement_settings(SETTINGS, weights, measured.batches)
-    json.dumps(one)
-    assert one["prompts"] != measurement_settings(SETTINGS, weights, measured.batches[1:])["prompts"]
+    one = weights_settings(str(folder))
+    assert one == weights_settings(str(folder)) and one["folder"] == str(folder)
     (folder / "weights.safetensors").write_bytes(b"2")
-    other = measurement_settings(SETTINGS, weights, measured.batches)
-    assert other["weights"] != one["weights"]
-    assert {**other, "weights": None} == {**one, "weights": None}
+    assert {name for name, value in weights_settings(str(folder)).items() if value != one[name]} == {
+        "weights.safetensors"
+    }
 
 
 def test_the_gallery_is_chosen_once(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from hn.evaluation.comparison.options import Comparison, name_at
-from hn.search import BestOfN
+from hn.search import BestOfN, WarmStart
 
 
 def test_steps_besides_the_generators_own():
@@ -21,6 +21,31 @@ def test_names_at_other_numbers_of_steps():
 def test_a_search_cannot_be_called_like_a_method(name):
     with pytest.raises(ValueError, match="cannot name a search"):
         Comparison(searches={name: BestOfN(2)})
+
+
+@pytest.mark.parametrize("name", ["base", "hypernetwork", "finetune_2_steps", "a@b", "a/b", ""])
+def test_a_trained_network_cannot_be_called_like_a_method(name):
+    with pytest.raises(ValueError, match="cannot name a trained network"):
+        Comparison(trained={name: "runs/a/b/hypernet"})
+
+
+def test_trained_networks_and_searches_have_different_names():
+    searches = {"lora_8": BestOfN(8), "lora_2_steps": None}
+    assert Comparison(searches, trained={"lora": "a", "lora_8": None}, finetune="b").networks == {
+        "finetune": "b",
+        "lora": "a",
+    }
+    for taken in ("lora_8", "lora_8_2_steps"):
+        with pytest.raises(ValueError, match=f"'{taken}', which cannot name a .*: it is the key of the .* 'lora_8'"):
+            Comparison({"lora_8": BestOfN(8)} if taken == "lora_8" else {}, trained={"lora_8": "a", taken: "b"})
+
+
+def test_a_warm_start_begins_at_a_network_of_the_comparison():
+    search = WarmStart(BestOfN(8), start="lora")
+    Comparison({"from_lora": search}, trained={"lora": "a"}).check_starts()
+    for trained in ({}, {"lora": None}):
+        with pytest.raises(ValueError, match=r"searches.from_lora starts from 'lora', which is no .* \(hypernetwork\)"):
+            Comparison({"from_lora": search}, trained=trained).check_starts()
 
 
 def test_names_that_only_begin_like_a_method_are_free():

@@ -133,7 +133,7 @@ def test_other_settings_are_not_mixed(comparison, tmp_path, capsys):
     weights = tmp_path / "runs" / "tiny" / "one" / "hypernet" / "adapter_model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert "weights.hypernetwork.adapter_model.safetensors was" in refused()
+    assert "hypernetwork.weights.adapter_model.safetensors was" in refused()
     assert (tmp_path / "runs" / "tiny" / "compare_x" / "results.json").read_bytes() == before
 
 
