@@ -1,6 +1,6 @@
 """Whatever was trained on top of a generator, loaded by looking at its files."""
 
-from hn.generators.pipeline_generator import PipelineGenerator
+from hn.generators.base import Generator
 from hn.hypernets.adapter_files import WEIGHTS_FILES
 from hn.hypernets.base import CONFIG_FILE, Hypernet
 from hn.hypernets.finetune import BASE_FILE, LoraFinetune
@@ -11,7 +11,7 @@ from hn.utils.hub import locate_folder
 
 def load_trained(
     pretrained: str,
-    generator: PipelineGenerator,
+    generator: Generator,
     revision: str | None = None,
     last_layer_rule: str | None = None,
     alpha: float | None = None,

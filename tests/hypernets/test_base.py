@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import hn
 from hn.generators import Conditioning, DiffusersGenerator, Generator
 from hn.hypernets import Hypernet, LoraHypernet
-from hn.hypernets.saving import weights_digest
+from hn.utils.digest import weights_digest
 
 
 class Bias(Hypernet):
