@@ -126,7 +126,7 @@ class NoiseHypernetModule(L.LightningModule):
         """
         if not self.generator.differentiable and not self.estimator.is_forward_only:
             raise ValueError(
-                f"A {type(self.generator).__name__} gives no gradients: train by forward passes alone, with "
+                f"{type(self.generator).__name__} gives no gradients: train by forward passes alone, with "
                 "--model.estimator hn.training.estimators.ScoreFunction."
             )
         if self.reward.gradient_free and not self.estimator.is_forward_only:

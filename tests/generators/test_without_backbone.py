@@ -95,7 +95,7 @@ def test_what_needs_the_backbone_is_refused(function: FunctionGenerator) -> None
 
 def test_what_needs_gradients_is_refused(function: FunctionGenerator) -> None:
     module = make_module(function, COMPACT["conv"]())
-    with pytest.raises(ValueError, match="A FunctionGenerator gives no gradients: .*ScoreFunction"):
+    with pytest.raises(ValueError, match="FunctionGenerator gives no gradients: .*ScoreFunction"):
         module.check_training(None)
     with pytest.raises(ValueError, match="Reno follows gradients, which a FunctionGenerator does not give"):
         Reno(iterations=2).check(function)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from hn.cli import main
 from hn.generators import Conditioning, PipelineGenerator
 from hn.generators.families.stable_diffusion import StableDiffusion
+from hn.generators.random_inputs import random_inputs
 from hn.hypernets import LoraFinetune, LoraHypernet
-from hn.hypernets.export import FACTS, ONNX_PACKAGES, export_hypernet, random_inputs
+from hn.hypernets.export import FACTS, export_hypernet
+from hn.utils.program import ONNX_PACKAGES
 from tests.tiny_pipelines import CASES, NETWORKS
 
 EXPORTABLE = [name for name in NETWORKS if name not in ("z_image", "qwen_image")]
