@@ -28,6 +28,7 @@ NAMES = (
     "memory",
     "conditioning_cache",
     "scaling",
+    "compact_sizes",
     "full_size",
 )
 
