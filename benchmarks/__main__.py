@@ -29,6 +29,7 @@ NAMES = (
     "memory",
     "conditioning_cache",
     "scaling",
+    "compact_sizes",
     "full_size",
 )
 

@@ -36,7 +36,7 @@ def measure(device: torch.device, rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         towers = write_vit_h(Path(folder))
-        for name in SHAPES:
+        for name in REWARDS:
             found[name] = measure_generator(name, towers, device, rounds)
             gc.collect()
             torch.cuda.empty_cache()

@@ -104,6 +104,50 @@ def flux_schnell() -> DiffusionPipeline:
     return diffusers.FluxPipeline(scheduler, vae, None, None, None, None, diffusers.FluxTransformer2DModel())
 
 
+def sdxl() -> DiffusionPipeline:
+    """SDXL's UNet and autoencoder."""
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=128,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(320, 640, 1280),
+        transformer_layers_per_block=(1, 2, 10),
+        cross_attention_dim=2048,
+        attention_head_dim=(5, 10, 20),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        scaling_factor=0.13025,
+    )
+    with torch.device("cpu"):
+        scheduler = diffusers.EulerDiscreteScheduler(timestep_spacing="trailing", steps_offset=1)
+    return diffusers.StableDiffusionXLPipeline(vae, None, None, None, None, unet, scheduler)
+
+
+def z_image() -> DiffusionPipeline:
+    """Z-Image-Turbo."""
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=16,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return diffusers.ZImagePipeline(scheduler, vae, None, None, diffusers.ZImageTransformer2DModel())
+
+
 def _sd_turbo_conditioning(n: int) -> Conditioning:
     return {"prompt_embeds": torch.randn(n, 77, 1024)}
 
@@ -116,10 +160,21 @@ def _flux_conditioning(n: int) -> Conditioning:
     return {"prompt_embeds": torch.randn(n, 256, 4096), "pooled_prompt_embeds": torch.randn(n, 768)}
 
 
+def _sdxl_conditioning(n: int) -> Conditioning:
+    return {"prompt_embeds": torch.randn(n, 77, 2048), "pooled_prompt_embeds": torch.randn(n, 1280)}
+
+
+def _z_image_conditioning(n: int) -> Conditioning:
+    lengths = torch.full((n,), 512, device="cpu")  # which are read
+    return {"prompt_embeds": torch.randn(n, 512, 2560), "prompt_lengths": lengths}
+
+
 SHAPES = {
     "sd_turbo": Shape(sd_turbo, _sd_turbo_conditioning, 512),
     "sana_sprint": Shape(sana_sprint, _sana_conditioning, 1024),
     "flux_schnell": Shape(flux_schnell, _flux_conditioning, 512),
+    "sdxl": Shape(sdxl, _sdxl_conditioning, 1024),
+    "z_image": Shape(z_image, _z_image_conditioning, 1024),
 }
 
 

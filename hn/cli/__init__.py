@@ -81,7 +81,10 @@ COMMANDS = {
     "geneval": Command("hn.cli.score:geneval_alias", "Old name of `hn score --metrics geneval`.", is_old_name=True),
     "judge": Command("hn.cli.score:judge_alias", "Old name of `hn score --metrics NAME`.", is_old_name=True),
     "report": Command("hn.cli.report:draw_report", "Draw a comparison's report again, without measuring."),
-    "export": Command("hn.cli.export:export", "Write a hypernetwork as one file that needs no hn: .pt2 or .onnx."),
+    "export": Command(
+        "hn.cli.export:export",
+        "Write a hypernetwork as one file that needs no hn (.pt2, .onnx), or a generator as ONNX models.",
+    ),
     "prompts": Command("hn.cli.prompts:run_prompts", "List, show, fetch and check prompt sets."),
 }
 SHOWN = {name: command for name, command in COMMANDS.items() if not command.is_old_name}

@@ -110,7 +110,7 @@ class Trained:
     alpha: float | None = None
     merge: bool = False
 
-    def load(self, generator: PipelineGenerator) -> Trainable:
+    def load(self, generator: Generator) -> Trainable:
         """A hypernetwork or fine-tune, bound to `generator`.
 
         If the generator's backbone is compiled, so is the one with LoRA, a copy of its own that would not be otherwise.
@@ -119,12 +119,12 @@ class Trained:
             FileNotFoundError, ValueError: as `load_trained`, or if there is no LoRA hypernetwork to merge.
         """
         model = load_trained(self.pretrained, generator, self.revision, self.last_layer_rule, self.alpha)
+        is_compiled = isinstance(generator, PipelineGenerator) and generator.compile_networks
         if self.merge:
             if not isinstance(model, LoraHypernet):
                 raise ValueError(f"{self.pretrained} is no LoRA hypernetwork, so it cannot be merged; leave merge out.")
-            return model.merged(generator.compile_networks)
-        compile = generator.compile_networks and not generator.is_meta
-        if compile and isinstance(model, LoraBackbone):
+            return model.merged(is_compiled)
+        if is_compiled and not generator.is_meta and isinstance(model, LoraBackbone):
             compile_layers([model.backbone])
         return model
 

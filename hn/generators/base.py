@@ -2,10 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import chain
 from typing import Self
 
 import torch
 from torch import Tensor, nn
+
+from hn.utils.digest import weights_digest
+from hn.utils.distributed import class_of
 
 # Batch-first tensors by name, for example {"prompt_embeds": [B, L, C]}; they can be concatenated and cached.
 Conditioning = dict[str, Tensor]
@@ -16,6 +20,9 @@ class Generator(nn.Module, ABC):
 
     Its parameters take no gradients and it stays in eval mode, also when a surrounding module is set to train.
 
+    A generator may be known only as a function, for example an exported program: it leaves out `backbone`, `last_layer`
+    and `first_step`, which LoRA hypernetworks need and other hypernetworks do not.
+
     Attributes:
         name: hub id or folder of the weights, recorded beside everything trained on top of them.
         revision: branch, tag or commit of the weights, if one was asked for.
@@ -23,19 +30,44 @@ class Generator(nn.Module, ABC):
         last_layer: name of the backbone's last layer, whose base output a LoRA hypernetwork drops.
         steps: number of sampling steps when `generate` is not told.
         quantise: how the backbone's weights are quantised; None if they are not.
+        differentiable: whether gradients of the images reach the noise. Without them a hypernetwork is trained by
+            forward passes alone (`hn.training.estimators.ScoreFunction`).
     """
 
     name: str
     revision: str | None
     noise_shape: tuple[int, ...]
-    last_layer: str
+    last_layer: str = ""
     steps: int
     quantise: str | None = None
+    differentiable: bool = True
 
     @property
-    @abstractmethod
     def backbone(self) -> nn.Module:
-        """The denoising network: a UNet or a transformer."""
+        """The denoising network: a UNet or a transformer.
+
+        Raises:
+            ValueError: if the generator has none.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no backbone, on whose layers LoRA works: it only makes images of noise and "
+            "prompts. Take a hypernetwork of its own: hn.hypernets.conv.ConvHypernet or "
+            "hn.hypernets.subspace.SubspaceHypernet."
+        )
+
+    @property
+    def has_backbone(self) -> bool:
+        """Whether the denoising network is at hand."""
+        return type(self).backbone is not Generator.backbone
+
+    @property
+    def backbone_class(self) -> str | None:
+        """The name of the backbone's class, None without a backbone."""
+        return class_of(self.backbone).__name__ if self.has_backbone else None
+
+    def digest(self) -> dict[str, str]:
+        """Digests of the backbone's weights by data type (`weights_digest`); none without a backbone."""
+        return weights_digest(self.backbone) if self.has_backbone else {}
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Look at prompts before any work is done with them; every prompt is fine unless a generator says otherwise.
@@ -69,7 +101,7 @@ class Generator(nn.Module, ABC):
         steps: int | None = None,
         rng: torch.Generator | list[torch.Generator] | None = None,
     ) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1], differentiable in the noise.
+        """Images [B, 3, H, W] in [0, 1]; differentiable in the noise, if the generator is `differentiable`.
 
         Args:
             noise: [B, *noise_shape], distributed as N(0, I).
@@ -78,23 +110,33 @@ class Generator(nn.Module, ABC):
             rng: source of the noise that some schedulers draw after the first step, or one source per sample.
         """
 
-    @abstractmethod
     def first_step(self, backbone: nn.Module, noise: Tensor, conditioning: Conditioning) -> Tensor:
         """Raw output [B, *noise_shape] of `backbone` at pure noise and the first timestep.
 
         `backbone` is this generator's backbone or a copy of it (a LoRA hypernetwork brings its own); the noise is
         passed as N(0, I) [B, *noise_shape] and scaled as the scheduler says.
+
+        Raises:
+            ValueError: if the generator does not say how its backbone is called.
         """
+        raise ValueError(f"{type(self).__name__} does not say how its backbone is called at the first timestep.")
 
     @property
     def device(self) -> torch.device:
-        """Where the backbone's weights are."""
-        return next(self.backbone.parameters()).device
+        """Where the backbone's weights are; without a backbone, the generator's own, or the CPU."""
+        return self._a_weight().device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The data type of the backbone's weights."""
-        return next(self.backbone.parameters()).dtype
+        """The data type of the backbone's weights; without a backbone, of the generator's own, or float32."""
+        return self._a_weight().dtype
+
+    def _a_weight(self) -> Tensor:
+        """One that tells where the generator computes, and in which data type."""
+        if self.has_backbone:
+            return next(self.backbone.parameters())
+        own = (tensor for tensor in chain(self.parameters(), self.buffers()) if tensor.is_floating_point())
+        return next(own, torch.empty(0, dtype=torch.float32, device="cpu"))
 
     @property
     def is_meta(self) -> bool:

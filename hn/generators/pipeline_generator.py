@@ -257,8 +257,10 @@ class PipelineGenerator(ApplyHook, Generator):
         conditioning: Conditioning,
         steps: int | None = None,
         rng: torch.Generator | list[torch.Generator] | None = None,
+        **options: Any,
     ) -> Tensor:
-        """The latents that the pipeline's sampler makes of the noise; arguments as for `generate`.
+        """The latents that the pipeline's sampler makes of the noise; arguments as for `generate`, and `options` of the
+        pipeline's call.
 
         Of shape [B, *noise_shape] in most families; some pipelines unpack them before they return them.
         """
@@ -275,6 +277,7 @@ class PipelineGenerator(ApplyHook, Generator):
             output_type="latent",
             return_dict=False,
             **self.family.call_arguments(self.pipe, conditioning, steps),
+            **options,
         )[0]
 
     def decode(self, latents: Tensor) -> Tensor:

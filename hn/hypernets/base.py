@@ -17,7 +17,6 @@ from hn.hypernets.saving import check_base_weights
 from hn.hypernets.trainable import Trainable
 from hn.objective import noise_kl
 from hn.utils.class_path import import_class
-from hn.utils.distributed import class_of
 from hn.utils.hub import explain_missing, locate_folder
 
 log = logging.getLogger(__name__)
@@ -123,8 +122,8 @@ class Hypernet(Trainable):
         return Hypernet.from_pretrained(pretrained, self.generator)
 
     def _check_config(self, config: Mapping[str, Any], generator: Generator) -> None:
-        saved, backbone = config["generator"], class_of(generator.backbone).__name__
-        if saved["backbone"] != backbone:
+        saved, backbone = config["generator"], generator.backbone_class
+        if saved["backbone"] != backbone and None not in (saved["backbone"], backbone):
             raise ValueError(f"This hypernetwork is for a {saved['backbone']}, but the generator has a {backbone}.")
         # Without a digest nothing else tells whether these are the weights it was trained on.
         if saved["name"] != generator.name and not saved.get("digest") and not generator.is_meta:

@@ -212,8 +212,8 @@ class LoraHypernet(LoraBackbone, Hypernet):
         return hypernet
 
     def _build(self, generator: Generator) -> None:
-        self.last_layer = generator.last_layer if self.last_layer is None else self.last_layer
         backbone = self._adapted_backbone(generator)
+        self.last_layer = generator.last_layer if self.last_layer is None else self.last_layer
         try:
             last = backbone.get_submodule(self.last_layer)
         except AttributeError as error:

@@ -1,31 +1,30 @@
 """What is saved beside trained weights: a description of the generator, a digest of its weights, and a model card."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from huggingface_hub import ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from torch import Tensor, nn
 
 from hn.generators.base import Generator
-from hn.utils.distributed import class_of, full_tensor
-
-SAMPLES = 32
-"""Values of each parameter that the digest is of."""
+from hn.generators.onnx import OnnxGenerator
+from hn.generators.pipeline import DiffusersGenerator
+from hn.generators.pipeline_generator import PipelineGenerator
+from hn.utils.class_path import class_path
+from hn.utils.distributed import class_of
 
 
 def describe_base(generator: Generator) -> dict[str, Any]:
-    """The generator as the saved configuration has it, with the digest of its backbone's weights."""
+    """The generator as the saved configuration has it, with the class of its backbone and the digest of its weights."""
     return {
+        "class": class_path(class_of(generator)),
         "name": generator.name,
         "revision": generator.revision,
-        "backbone": class_of(generator.backbone).__name__,
+        "backbone": generator.backbone_class,
         "noise_shape": list(generator.noise_shape),
-        "digest": weights_digest(generator.backbone),
+        "digest": generator.digest(),
     }
 
 
@@ -34,7 +33,7 @@ def check_base_weights(base: Mapping[str, Any], generator: Generator, path: Path
 
     Args:
         base: what `describe_base` gave when it was saved. Without a digest nothing is compared.
-        generator: the generator it is loaded for; of one without weights nothing is compared either.
+        generator: the generator it is loaded for; of one without weights or digest nothing is compared either.
         path: of the file that `base` is from, for the message.
 
     Raises:
@@ -43,54 +42,23 @@ def check_base_weights(base: Mapping[str, Any], generator: Generator, path: Path
     recorded = base.get("digest")
     if not recorded or generator.is_meta:
         return
-    found = weights_digest(generator.backbone)
-    if not any(recorded.get(dtype) == digest for dtype, digest in found.items()):
+    found = generator.digest()
+    if found and not any(recorded.get(dtype) == digest for dtype, digest in found.items()):
         raise ValueError(
             f"{path.parent} was trained on other base weights than those of {generator.name} (of the same class, "
-            f"{class_of(generator.backbone).__name__}): what it learned does not fit them. Load the generator it was "
+            f"{generator.backbone_class}): what it learned does not fit them. Load the generator it was "
             f"trained for ({base.get('name')}, revision {base.get('revision')}, with the same components and fused "
             "LoRAs), or train it again on this one. If you know that the weights are the same and only rounded "
             f'otherwise (trained in float16 and used in bfloat16, say), delete "digest" from {path}.'
         )
 
 
-@torch.no_grad()
-def weights_digest(module: nn.Module) -> dict[str, str]:
-    """Digests of a module's floating-point parameters, once rounded to float16 and once to bfloat16.
-
-    Each is a SHA-256 over the shapes of all parameters, in their order, and over `SAMPLES` values of each, evenly
-    spread. Only these leave the device. Names do not count: libraries rename layers, and compiling a module does too.
-
-    Weights are the same if either digest is: one file loaded in float32 and in float16 agrees in the first, in float32
-    and in bfloat16 in the second. Half-precision files agree in at least one however they are loaded. What cannot be
-    told from other weights is a float32 file loaded in float16 here and in bfloat16 there.
-    """
-    parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
-    shapes = repr([tuple(parameter.shape) for parameter in parameters]).encode()
-    # Gathered on the device and fetched at once: one wait instead of one for each parameter.
-    sampled = [_sample(parameter) for parameter in parameters]
-    values = torch.cat([part.to(sampled[0].device) for part in sampled]).cpu() if sampled else torch.zeros(0)
-    return {
-        str(dtype).removeprefix("torch."): hashlib.sha256(shapes + _bytes(values.to(dtype))).hexdigest()[:32]
-        for dtype in (torch.float16, torch.bfloat16)
-    }
-
-
-def _sample(tensor: Tensor) -> Tensor:
-    """Up to `SAMPLES` values in float32, whatever the tensor's memory layout, without a copy of a whole tensor."""
-    tensor = full_tensor(tensor)
-    if tensor.ndim == 0:
-        return tensor.detach().float()[None]
-    count = min(SAMPLES, tensor.numel())
-    positions = (2 * torch.arange(count) + 1) * tensor.numel() // max(1, 2 * count)
-    return tensor.detach()[torch.unravel_index(positions, tensor.shape)].float()
-
-
-def _bytes(values: Tensor) -> bytes:
-    return values.view(torch.int16).numpy().tobytes()
-
-
 CARD_FILE = "README.md"
+
+PIPELINES = (class_path(DiffusersGenerator), class_path(PipelineGenerator))
+"""Generators that a `DiffusersGenerator` loads."""
+
+EXPORTED = class_path(OnnxGenerator)
 
 CARD = """\
 ---
@@ -112,19 +80,38 @@ A noise hypernetwork ([arXiv 2508.09968](https://arxiv.org/abs/2508.09968)) for 
 that frozen few-step generator, x0 -> x0 + f(x0, prompt), so that its images score higher on a reward. It is no
 fine-tune: the generator stays as it is.
 
+{size}
+
 ## Use
 
 ```python
-from hn.generators import DiffusersGenerator
+{loading}
 from hn.hypernets import Hypernet
 
-generator = DiffusersGenerator("{base}"{revision})
+generator = {generator}
 hypernet = Hypernet.from_pretrained("{name}", generator)
 latents = hypernet.latents("a prompt", seed=0)
 ```
 
-`generator.generate(latents, generator.encode(["a prompt"]))` makes the image; `latents` are also what a stock diffusers
-pipeline of these weights takes: `pipe("a prompt", latents=latents)`.
+`generator.generate(latents, generator.encode(["a prompt"]))` makes the image. {more}
+"""
+
+IN_A_PIPELINE = """\
+`latents` are also what a stock diffusers pipeline
+of these weights takes: `pipe("a prompt", latents=latents)`.\
+"""
+
+BY_COMMAND = """
+`hn generate --generator {base} --hypernet {name} --prompt "a prompt"` writes images.\
+"""
+
+WITH_BACKBONE = """\
+f has {parameters:,} parameters ({megabytes:.3g} MB) and takes one pass of a backbone for an image.\
+"""
+
+WITHOUT_BACKBONE = """\
+f is a `{network}` of {parameters:,} parameters ({megabytes:.3g} MB). It reads the noise and the generator's
+text states, and needs no pass of the backbone.\
 """
 
 FINETUNE = """\
@@ -134,10 +121,10 @@ FINETUNE = """\
 ## Use
 
 ```python
-from hn.generators import DiffusersGenerator
+{loading}
 from hn.hypernets import LoraFinetune
 
-generator = DiffusersGenerator("{base}"{revision})
+generator = {generator}
 finetune = LoraFinetune.from_pretrained("{name}", generator)
 image, _ = finetune.images(generator.sample_noise(1), generator.encode(["a prompt"]))
 ```
@@ -159,21 +146,46 @@ def model_card(config: Mapping[str, Any], name: str, training: Mapping[str, Any]
         name: of the folder or repository.
         training: how it was trained, as YAML has it; shown as it is.
     """
-    base, revision = config["generator"]["name"], config["generator"]["revision"]
-    is_finetune = "finetune" in config
+    base, is_finetune = config["generator"]["name"], "finetune" in config
+    is_pipeline = config["generator"]["class"] in PIPELINES
     metadata = ModelCardData(
-        base_model=base if _is_hub_id(base) else None,
+        base_model=base if is_pipeline and _is_hub_id(base) else None,
         library_name="hn",
         pipeline_tag="text-to-image",
         tags=["lora"] if is_finetune else ["noise-hypernetwork"],
     )
-    body = (FINETUNE if is_finetune else HYPERNET).format(
-        base=base, name=name, revision="" if revision is None else f', revision="{revision}"'
-    )
+    loading, generator = _loading(config["generator"])
+    parts = {"base": base, "name": name, "loading": loading, "generator": generator}
+    if is_finetune:
+        body = FINETUNE.format(**parts)
+    else:
+        more = IN_A_PIPELINE if is_pipeline else ""
+        more += BY_COMMAND.format(**parts) if is_pipeline or config["generator"]["class"] == EXPORTED else ""
+        body = HYPERNET.format(**parts, size=_size(config), more=more.strip())
     if config.get("last_layer_rule"):
         body += LAST_LAYER.format(rule=config["last_layer_rule"], layer=config["arguments"].get("last_layer"))
     card = CARD.format(metadata=metadata.to_yaml(), name=name, body=body, config=_yaml(config))
     return card + (f"\n## Training\n\n```yaml\n{_yaml(training)}\n```\n" if training else "")
+
+
+def _size(config: Mapping[str, Any]) -> str:
+    """What f is made of and what it takes."""
+    facts = {"parameters": config["parameters"], "megabytes": config["bytes"] / 1e6}
+    if config["backbone_passes"]:
+        return WITH_BACKBONE.format(**facts)
+    return WITHOUT_BACKBONE.format(network=config["hypernet"].rpartition(".")[2], **facts)
+
+
+def _loading(generator: Mapping[str, Any]) -> tuple[str, str]:
+    """Lines of Python that import and make a generator, from its saved description."""
+    module, _, name = generator["class"].rpartition(".")
+    if generator["class"] in PIPELINES:
+        revision = generator["revision"]
+        argument = f'"{generator["name"]}"' + ("" if revision is None else f', revision="{revision}"')
+        return "from hn.generators import DiffusersGenerator", f"DiffusersGenerator({argument})"
+    if generator["class"] == EXPORTED:
+        return f"from {module} import {name}", f'{name}("{generator["name"]}")'
+    return f"from {module} import {name}", f"{name}(...)  # with the arguments that it was trained with"
 
 
 def _is_hub_id(name: str) -> bool:

@@ -134,9 +134,13 @@ class Trainable(nn.Module, ABC):
     def _save_weights(self, folder: Path) -> None: ...
 
     def _config(self) -> dict[str, Any]:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return {
             self.kind: class_path(type(self)),
             "arguments": self.arguments(),
+            "parameters": sum(parameter.numel() for parameter in trained),
+            "bytes": sum(parameter.numel() * parameter.element_size() for parameter in trained),
+            "backbone_passes": self.extra_nfe,
             "generator": describe_base(self.generator),
             "versions": {
                 "hn": hn.__version__,

@@ -80,6 +80,8 @@ class Reno(Search):
 
     def check(self, generator: Generator, spent_nfe: int = 0) -> None:
         super().check(generator, spent_nfe)
+        if not generator.differentiable:
+            raise ValueError(f"Reno follows gradients, which a {type(generator).__name__} does not give")
         if self.precondition is not None:
             self.precondition.check(generator.noise_shape)
 

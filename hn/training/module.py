@@ -125,8 +125,14 @@ class NoiseHypernetModule(L.LightningModule):
             precision: the trainer's, as its option has it.
 
         Raises:
-            ValueError: if the rewards are not for training, or the precision does not go with the module's options.
+            ValueError: if generator or rewards are not for training, or the precision does not go with the module's
+                options.
         """
+        if not self.generator.differentiable and not self.estimator.is_forward_only:
+            raise ValueError(
+                f"{type(self.generator).__name__} gives no gradients: train by forward passes alone, with "
+                "--model.estimator hn.training.estimators.ScoreFunction."
+            )
         if self.reward.gradient_free and not self.estimator.is_forward_only:
             raise ValueError(
                 "A gradient_free reward ensemble gives no gradients: leave out gradient_free "
@@ -353,8 +359,9 @@ class NoiseHypernetModule(L.LightningModule):
     def _description(self) -> dict[str, Any]:
         """What the trainable weights mean something for; how gradients are computed is no part of it."""
         arguments = {k: v for k, v in self.hypernet.arguments().items() if k != "gradient_checkpointing"}
-        network, backbone = class_path(class_of(self.hypernet)), class_path(class_of(self.generator.backbone))
-        return {"model": self.hypernet.method, "class": network, "backbone": backbone, **arguments}
+        network = class_path(class_of(self.hypernet))
+        base = self.generator.backbone if self.generator.has_backbone else self.generator
+        return {"model": self.hypernet.method, "class": network, "backbone": class_path(class_of(base)), **arguments}
 
 
 def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) -> float:

@@ -126,16 +126,17 @@ def shard(generator: Generator, network: nn.Module, mesh: DeviceMesh) -> None:
     pads, and keeps two.)
 
     Args:
-        generator: whose backbone is frozen.
+        generator: whose backbone, if it has one, is frozen.
         network: the hypernetwork or fine-tune, on a copy of the backbone (as `LoraBackbone`) or of its own.
         mesh: of the processes, one dimension.
     """
-    frozen, trained = generator.backbone, getattr(network, "backbone", network)
+    trained = getattr(network, "backbone", network)
     if isinstance(trained, FSDPModule):
         return
+    frozen = generator.backbone if generator.has_backbone else nn.Module()
     names = {id(parameter): name for name, parameter in frozen.named_parameters()}
     shared = {name: names[id(p)] for name, p in trained.named_parameters() if id(p) in names}
-    for backbone in (frozen, trained):
+    for backbone in (frozen, trained) if generator.has_backbone else (trained,):
         for block in (*_blocks(backbone), backbone):
             adapters = _with_trained_weights(block)
             for unit in ([adapters] if adapters else []) + [block]:

@@ -17,6 +17,7 @@ EXTENDS = "extends"
 REWARD_GROUPS = {"rewards": ("weights", "normalise", "quantise"), "held_out": ("quantise",)}
 """The mappings of named rewards in an ensemble, and its options that have an entry for each name."""
 GENERATOR = "hn.generators.pipeline.DiffusersGenerator"
+ONNX_GENERATOR = "hn.generators.onnx.OnnxGenerator"
 ENDINGS = (".yaml", ".yml")
 
 
@@ -155,13 +156,15 @@ def generator_section(generator: str, changes: Mapping[str, Any]) -> dict[str, A
     """Class path and arguments of what `--generator` means.
 
     Args:
-        generator: Hub id or folder of a diffusers pipeline, or a YAML file with the section `model.generator`, or with
-            the content of one.
+        generator: Hub id or folder of a diffusers pipeline, folder of an exported one, or a YAML file with the section
+            `model.generator`, or with the content of one.
         changes: arguments that replace those of the file.
 
     Raises:
         FileNotFoundError, ValueError: if the file is missing or wrong, or describes no generator.
     """
+    if (Path(generator) / "generator.onnx").is_file():
+        return {"class_path": ONNX_GENERATOR, "init_args": {"folder": generator, **changes}}
     if Path(generator).suffix not in ENDINGS:
         return {"class_path": GENERATOR, "init_args": {"pretrained": generator, **changes}}
     section = read_section(generator, "model.generator")

@@ -6,7 +6,13 @@ from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraHypernet
 
 # Millions of parameters as published: backbone, autoencoder; of a LoRA of rank 128 as the published adapters have.
-PUBLISHED = {"sd_turbo": (865.9, 83.7), "sana_sprint": (593.5, 312.3), "flux_schnell": (11891.2, 83.8)}
+PUBLISHED = {
+    "sd_turbo": (865.9, 83.7),
+    "sana_sprint": (593.5, 312.3),
+    "flux_schnell": (11891.2, 83.8),
+    "sdxl": (2567.5, 83.7),
+    "z_image": (6154.9, 83.8),
+}
 
 
 @pytest.mark.parametrize("name", SHAPES)

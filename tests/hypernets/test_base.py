@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import hn
 from hn.generators import Conditioning, DiffusersGenerator, Generator
 from hn.hypernets import Hypernet, LoraHypernet
-from hn.hypernets.saving import weights_digest
+from hn.utils.digest import weights_digest
 
 
 class Bias(Hypernet):
@@ -66,6 +66,7 @@ def test_the_config_says_what_it_was_trained_for(hypernet: Bias, generator: Diff
     config = json.loads((tmp_path / "hypernet_config.json").read_text())
     assert config["hypernet"].endswith("Bias") and config["arguments"] == {"scale": 2.0}
     assert config["generator"] == {
+        "class": "hn.generators.pipeline.DiffusersGenerator",
         "name": generator.name,
         "revision": None,
         "backbone": "UNet2DConditionModel",

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from hn.cli import main
 from hn.generators import Conditioning, PipelineGenerator
 from hn.generators.families.stable_diffusion import StableDiffusion
+from hn.generators.random_inputs import random_inputs
 from hn.hypernets import LoraFinetune, LoraHypernet
-from hn.hypernets.export import FACTS, ONNX_PACKAGES, export_hypernet, random_inputs
+from hn.hypernets.export import FACTS, export_hypernet
+from hn.utils.program import ONNX_PACKAGES
 from tests.tiny_pipelines import CASES, NETWORKS
 
 EXPORTABLE = [name for name in NETWORKS if name not in ("z_image", "qwen_image")]
@@ -186,7 +188,7 @@ def test_what_is_wrong_is_said_before_weights_are_loaded(
         models = ("--generator", tiny_pipeline_folder, "--hypernet", hypernet)
         return refuse("export", *models, "--output", tmp_path / output, *options)
 
-    assert "Missing: --hypernet, --generator, --output. Usage: hn export --hypernet" in refuse("export")
+    assert "Missing: --generator, --output. Usage: hn export [--hypernet" in refuse("export")
     assert "--formatt: did you mean --format?" in refused("--formatt", "onnx")
     assert "Unknown format 'tf'; choose one of torch, onnx" in refused("--format", "tf")
     assert "must end in .pt2 for the format torch" in refused(output="f.onnx")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hn.generators import DiffusersGenerator, Generator
 from hn.hypernets import LoraFinetune, LoraHypernet
-from hn.hypernets.saving import weights_digest
 from hn.rewards import RednessReward
+from hn.utils.digest import weights_digest
 from tests.exactness import frozen
 
 PROMPTS = ["a red cube", "two blue ball"]

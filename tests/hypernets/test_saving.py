@@ -8,7 +8,7 @@ from torch import nn
 
 from hn.generators import DiffusersGenerator
 from hn.hypernets import Hypernet, LoraFinetune, LoraHypernet
-from hn.hypernets.saving import SAMPLES, weights_digest
+from hn.utils.digest import SAMPLES, weights_digest
 
 MakeGenerator = Callable[..., DiffusersGenerator]
 

@@ -8,8 +8,8 @@ from torch.distributed.tensor import DTensor
 
 from hn.generators import DiffusersGenerator
 from hn.hypernets import LoraFinetune, LoraHypernet
-from hn.hypernets.saving import weights_digest
 from hn.training.strategy import shard
+from hn.utils.digest import weights_digest
 from hn.utils.distributed import class_of, full_tensor
 from tests.tiny_pipelines import CASES, NETWORKS
 from tests.two_processes import in_two_processes
