@@ -139,7 +139,8 @@ class NoiseHypernetModule(L.LightningModule):
                 "(model.reward.init_args.gradient_free), or train by forward passes alone, with --model.estimator "
                 "hn.training.estimators.ScoreFunction."
             )
-        if str(precision) in ("16", "16-mixed") and (self.score_batch_size or self.reward.balance_gradients):
+        in_parts = self.score_batch_size is not None and not self.estimator.is_forward_only
+        if str(precision) in ("16", "16-mixed") and (in_parts or self.reward.balance_gradients):
             raise ValueError(
                 "score_batch_size and balance_gradients compute gradients before the loss is scaled, and small ones "
                 "are lost in float16: use --trainer.precision bf16-mixed."
