@@ -41,6 +41,9 @@ class ConvHypernet(Hypernet):
     """
 
     extra_nfe: ClassVar[int] = 0  # no pass of the backbone
+    rows: Tensor
+    columns: Tensor
+    positions: Tensor
 
     def __init__(
         self,
@@ -75,8 +78,8 @@ class ConvHypernet(Hypernet):
             )
             self.norm = nn.GroupNorm(8, self.width)
             self.out = nn.Conv2d(self.width, channels, 3, padding=1)
-            nn.init.zeros_(self.out.weight)
-            nn.init.zeros_(self.out.bias)
+            for weight in self.out.parameters():
+                nn.init.zeros_(weight)
         constants = {
             "rows": resampling(height, rows),
             "columns": resampling(width, columns),

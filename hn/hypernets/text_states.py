@@ -19,14 +19,14 @@ class TextReader(nn.Module):
 
     def __init__(self, generator: Generator, width: int) -> None:
         super().__init__()
-        self.project = nn.Sequential(nn.LayerNorm(generator.text_width), nn.Linear(generator.text_width, width))
+        self.norm, self.project = nn.LayerNorm(generator.text_width), nn.Linear(generator.text_width, width)
         self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self._generator = (generator,)  # in a tuple, so that it does not become part of this module
 
     def forward(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
         """Token states [B, L, W], and a mask [B, L] that is False for padding (None: no token is masked)."""
         states, mask = self._generator[0].text_states(conditioning)
-        projected = self.project(states.to(self.project[1].weight.dtype))
+        projected = self.project(self.norm(states.to(self.project.weight.dtype)))
         return projected + self.mlp(projected), mask
 
 
@@ -49,11 +49,11 @@ class Attention(nn.Module):
     def forward(self, sequence: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, N, W] of sequence [B, N, W] and context [B, L, C]; mask [B, L] is False where the context is padding."""
         keys, values = self.keys_and_values(context).chunk(2, -1)
-        heads = [
+        q, k, v = (
             each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (self.queries(sequence), keys, values)
-        ]
+        )
         allowed = None if mask is None else mask[:, None, None].bool()
-        attended = scaled_dot_product_attention(*heads, attn_mask=allowed)
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         return self.output(attended.transpose(1, 2).flatten(2))
 
 

@@ -1,7 +1,7 @@
 """What every test-time search takes and gives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self, TypedDict
 
@@ -60,7 +60,7 @@ class SearchResult:
     nfe: Tensor
     reward_calls: Tensor
     trace: list[TracePoint]
-    earlier: dict[int, Self] = field(default_factory=dict)
+    earlier: Mapping[int, Self] = field(default_factory=dict)
     start_kl: Tensor | None = None
 
 
