@@ -218,8 +218,7 @@ class Search(ABC):
                 the others in the batch; torch's default one if not given.
             conditioning: `generator.encode(prompts)`, where it is there already.
             progress: called after every batch of images with the number made and the most that there will be.
-            step_seeds: for each prompt, the seed of what some schedulers draw after the first step; from `rng` if not
-                given.
+            step_seeds: of what some schedulers draw after the first step, one per prompt; from `rng` if not given.
             observe: called with every batch of images.
 
         Raises:
@@ -227,14 +226,8 @@ class Search(ABC):
                 generator, or the reward is not one score per image.
         """
         self.check(generator)
-        if isinstance(prompts, str) or not len(prompts):
-            raise ValueError(f"a search takes a list of one or more prompts, not {prompts!r}")
-        shape = (len(prompts), *generator.noise_shape)
-        if noise is not None and tuple(noise.shape) != shape:
-            raise ValueError(f"the noise for {len(prompts)} prompts must be {list(shape)}, not {list(noise.shape)}")
-        seeds = _seeds_of_prompts(len(prompts), rng)
-        if step_seeds is not None and len(step_seeds) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts need as many step_seeds, not {len(step_seeds)}")
+        _check_shapes(generator, prompts, noise)
+        seeds = _seeds_of_prompts(len(prompts), rng, step_seeds)
         streams = [torch.Generator().manual_seed(seed) for seed, _ in seeds]
         if conditioning is None:
             conditioning = generator.encode(list(prompts))
@@ -252,7 +245,7 @@ class Search(ABC):
                 conditioning={name: tensor.clone() for name, tensor in conditioning.items()},
                 noises=noises,
                 streams=streams,
-                step_seeds=[seed for _, seed in seeds] if step_seeds is None else list(step_seeds),
+                step_seeds=[seed for _, seed in seeds],
                 steps=self.steps_of(generator),
                 progress=progress,
                 observe=observe,
@@ -273,13 +266,33 @@ class Search(ABC):
         """Solve a checked problem; gradients may be switched off when it is called."""
 
 
-def _seeds_of_prompts(n: int, rng: torch.Generator | Sequence[torch.Generator] | None) -> list[list[int]]:
-    """Each prompt's two seeds, of its candidates and of its sampling steps, from one source or from its own."""
+def _check_shapes(generator: Generator, prompts: Sequence[str], noise: Tensor | None) -> None:
+    """Raises:
+    ValueError: if there are no prompts, or the noise does not fit them.
+    """
+    if isinstance(prompts, str) or not len(prompts):
+        raise ValueError(f"a search takes a list of one or more prompts, not {prompts!r}")
+    shape = (len(prompts), *generator.noise_shape)
+    if noise is not None and tuple(noise.shape) != shape:
+        raise ValueError(f"the noise for {len(prompts)} prompts must be {list(shape)}, not {list(noise.shape)}")
+
+
+def _seeds_of_prompts(
+    n: int, rng: torch.Generator | Sequence[torch.Generator] | None, step_seeds: Sequence[int] | None
+) -> list[list[int]]:
+    """Each prompt's two seeds, of its candidates and of its sampling steps, from one source or from its own; those of
+    the steps may be given."""
     if not isinstance(rng, Sequence):
-        return _draw_seeds(n, rng)
-    if len(rng) != n:
+        seeds = _draw_seeds(n, rng)
+    elif len(rng) != n:
         raise ValueError(f"{n} prompts need as many sources of randomness, not {len(rng)}")
-    return [_draw_seeds(1, source)[0] for source in rng]
+    else:
+        seeds = [_draw_seeds(1, source)[0] for source in rng]
+    if step_seeds is None:
+        return seeds
+    if len(step_seeds) != n:
+        raise ValueError(f"{n} prompts need as many step_seeds, not {len(step_seeds)}")
+    return [[candidates, steps] for (candidates, _), steps in zip(seeds, step_seeds, strict=True)]
 
 
 def _draw_seeds(n: int, rng: torch.Generator | None) -> list[list[int]]:
