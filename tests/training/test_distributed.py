@@ -27,6 +27,18 @@ OPTIONS += ["--model.reward.init_args.rewards.clip.init_args.dtype", "float64"]
 OPTIONS += ["--callbacks.evaluation", "null", "--callbacks.best", "null", "--callbacks.images", "null"]
 OPTIONS += ["--trainer.limit_val_batches", "0", "--trainer.val_check_interval", "100"]
 
+FORWARD_ONLY = [
+    "--model.hypernet",
+    "{class_path: hn.hypernets.conv.ConvHypernet, init_args: {width: 8, blocks: 1, heads: 1, text_width: 8}}",
+    "--model.estimator",
+    "{class_path: hn.training.estimators.ScoreFunction, init_args: {updates_per_batch: 2, subspace: "
+    "{class_path: hn.generators.subspaces.LowFrequency, init_args: {frequencies: 2}}}}",
+    "--model.regulariser",
+    "sum",
+    "--model.reward_weight",
+    "100",
+]
+
 
 @pytest.fixture
 def runs(experiment) -> Path:
@@ -109,6 +121,19 @@ def test_strategies_take_turns_and_the_run_is_that_of_one_process(hn, one_proces
     assert config["trainer"]["max_steps"] == 5
     kept = run / "hypernet"
     assert {"adapter_model.safetensors", "hypernet_config.json", "README.md"} <= {file.name for file in kept.iterdir()}
+
+
+@pytest.mark.slow
+def test_forward_passes_alone_in_two_processes_are_those_of_one(hn, one_process, runs):
+    """Two processes stop between two updates that share a batch's scores; one process goes on from there."""
+    done = hn("fit", *DDP, *FORWARD_ONLY, "--run.name", "two", "--trainer.max_steps", "3")
+    assert done.returncode == 0, done.stderr
+    assert len(torch.load(runs / "two" / "checkpoints" / "last.ckpt", weights_only=True)["hn_scores"]["/total"]) == 8
+    one_process("--run.name", "two", "--ckpt_path", "last", "--trainer.max_steps", "4", *FORWARD_ONLY)
+    one_process("--run.name", "whole", "--trainer.max_steps", "4", *FORWARD_ONLY)
+    found, expected = state(runs / "two"), state(runs / "whole")
+    assert expected["state_dict"]["out.weight"].abs().max() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)  # the network is in single precision
 
 
 @pytest.mark.slow

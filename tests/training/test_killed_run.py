@@ -31,6 +31,13 @@ OPTIONS = [
 ]
 OPTIONS += ["--callbacks.images", "null", "--callbacks.progress.init_args.line_every", "1"]
 OPTIONS += ["--callbacks.last.init_args.every_n_steps", "2", "--data.init_args.limit_val", "2"]
+FORWARD_ONLY = [
+    "--model.hypernet",
+    "{class_path: hn.hypernets.conv.ConvHypernet, init_args: {width: 8, blocks: 1, heads: 1, text_width: 8}}",
+    "--model.estimator",
+    "{class_path: hn.training.estimators.ScoreFunction, init_args: {updates_per_batch: 2, subspace: "
+    "{class_path: hn.generators.subspaces.LowFrequency, init_args: {frequencies: 2}}}}",
+]
 KEPT = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
 
 
@@ -76,14 +83,15 @@ def kill_at(process: subprocess.Popen, update: int, delay: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300 + 120 * KILLS)
-def test_killed_at_random_updates_it_ends_with_the_same_weights(arguments, start, tmp_path):
-    main(arguments("whole"))
+@pytest.mark.parametrize(("options", "trained"), [([], "lora_B"), (FORWARD_ONLY, "out.weight")], ids=["lora", "conv"])
+def test_killed_at_random_updates_it_ends_with_the_same_weights(arguments, start, tmp_path, options, trained):
+    main(arguments("whole", *options))
     chance = random.Random(7)
     for k in range(KILLS):
         # A moment after the update: in the next one, in a validation, or as a file is written.
-        process = start("killed", *(["--ckpt_path", "last"] if k else []))
+        process = start("killed", *options, *(["--ckpt_path", "last"] if k else []))
         kill_at(process, 4 * k + chance.randint(2, 5), delay=chance.uniform(0, 0.05))
-    process = start("killed", "--ckpt_path", "last")
+    process = start("killed", *options, "--ckpt_path", "last")
     written = process.communicate(timeout=120)[1]
     assert process.returncode == 0, written
 
@@ -96,4 +104,4 @@ def test_killed_at_random_updates_it_ends_with_the_same_weights(arguments, start
     batches = [state["loops"]["fit_loop"]["epoch_loop.batch_progress"] for state in (whole, killed)]
     assert batches[0] == batches[1]
     assert whole["global_step"] == UPDATES
-    assert any(weight.abs().max() > 0 for name, weight in whole["state_dict"].items() if "lora_B" in name)
+    assert any(weight.abs().max() > 0 for name, weight in whole["state_dict"].items() if trained in name)
