@@ -55,8 +55,8 @@ class RewardEnsemble(nn.Module):
             total stays the weighted sum, but its gradient is another one. This needs no further passes: the gradient of
             each reward is computed right after its score, and the activations of one tower at a time are in memory.
             Norms are those of the batch of one process, so the gradient of an image depends on the rest of its batch.
-        gradient_free: for searches without gradients (Best-of-N): rewards that are not differentiable may have a
-            weight, and the total cannot be used for training.
+        gradient_free: for searches without gradients (Best-of-N) and training by forward passes alone: rewards that are
+            not differentiable may have a weight, and the total has no gradient.
         compile: compile the image towers of the trained rewards with torch.compile at their first call
             (`hn.utils.layers`). Held-out rewards are called too rarely to gain from it.
         cache: folder of text features from `hn embed`, used by all trained and held-out rewards that have text
@@ -278,7 +278,7 @@ def _check_options(
     if without and not gradient_free:
         raise ValueError(
             f"{sorted(without)} give no gradients and cannot be trained on. Give them the weight 0, or hold them "
-            "out, to only report them; with gradient_free a search without gradients, like Best-of-N, weighs them."
+            "out, to only report them; with gradient_free they count in searches and training by forward passes alone."
         )
 
 

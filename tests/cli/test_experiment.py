@@ -452,7 +452,11 @@ def test_what_does_not_fit_the_generator_is_said_before_any_weights_are_loaded(
         ("train", ["--model.warmup_steps", "-1"], "warmup_steps not negative; got 2 and -1"),
         ("train", ["--model.decay_steps", "0"], "decay_steps must be at least 1, not 0"),
         ("fit", ["--model.score_batch_size", "2", "--trainer.precision", "16-mixed"], "use --trainer.precision bf16"),
-        ("train", ["--model.reward.init_args.gradient_free", "true"], "gradient_free reward ensemble is for searches"),
+        (
+            "train",
+            ["--model.reward.init_args.gradient_free", "true"],
+            "gradient_free reward ensemble gives no gradients",
+        ),
         ("train", ["--model.reward.init_args.weights", "{clop: 1}"], "unknown rewards ['clop']"),
         ("train", ["--model.reward.init_args.quantise", "{clop: int8}"], "Quantisation of unknown rewards ['clop']"),
         ("train", ["--model.optimizer.init_args.lr", "-1"], "Invalid learning rate: -1"),
