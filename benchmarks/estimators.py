@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,9 +31,9 @@ from hn.training.estimators import ScoredBatch, ScoreFunction
 from hn.training.module import NoiseHypernetModule
 from hn.training.planning.live_memory import LiveMemory
 
-SETTINGS = [(n, sigma, 4) for n in (2, 3, 4, 5, 6) for sigma in (0.4, 0.6, 0.8)] + [(4, 0.8, 2), (4, 0.8, 8)]
+SETTINGS = [(n, sigma, 4) for n in (2, 3, 4, 5, 6) for sigma in (0.4, 0.6, 0.8)] + [(2, 0.8, 2), (2, 0.8, 8)]
 """Frequencies in each direction, sigma and K, of which the variance is measured."""
-VARIANCE_BATCH, EVALUATIONS = 8, 256  # prompts; images of each of them in all
+VARIANCE_BATCH, EVALUATIONS, GROUPS = 8, 512, 8  # prompts; images of each of them in all; groups of these
 MEMORY_IMAGES = 48
 STEP_BATCH, SAMPLES = 48, 4
 INFERENCE_BATCH = 16
@@ -58,23 +59,20 @@ def checkpointed_conv() -> Hypernet:
 def measure_variance(device: torch.device) -> dict[str, dict[str, Any]]:
     """Variances of the estimate at x0 itself, where f = 0, by setting."""
     module = make_module(device)
-    texts = prompts(VARIANCE_BATCH)
-    noise = module.generator.sample_noise(VARIANCE_BATCH, torch.Generator().manual_seed(0))
     found = {}
     for frequencies, sigma, samples in SETTINGS:
-        estimator = ScoreFunction(LowFrequency(frequencies), samples, sigma)
-        estimator.build(module.generator)
-        module.estimator = estimator
-        estimates = draw_estimates(module, noise, texts, EVALUATIONS // samples)
+        module.estimator = ScoreFunction(LowFrequency(frequencies), samples, sigma)
+        module.estimator.build(module.generator)
         name = f"gradient, {frequencies} x {frequencies} frequencies, sigma {sigma}, K {samples}"
-        found[name] = relative_variance(estimates, samples)
+        found[name] = relative_variance(draw_estimates(module, EVALUATIONS // samples), samples)
     return found
 
 
-def draw_estimates(module: NoiseHypernetModule, noise: Tensor, texts: list[str], draws: int) -> Tensor:
-    """Estimates [draws, B, *noise_shape] of the reward's gradient at noise [B, *noise_shape], for B texts."""
+def draw_estimates(module: NoiseHypernetModule, draws: int) -> Tensor:
+    """Estimates [draws, B, *noise_shape] of the reward's gradient, all at the same noise and prompts."""
+    texts = prompts(VARIANCE_BATCH)
     conditioning = module.generator.encode(texts)
-    modulated = noise.clone().requires_grad_()
+    modulated = module.generator.sample_noise(len(texts), torch.Generator().manual_seed(0)).requires_grad_()
     estimates = []
     for draw in range(draws):
         streams = training_streams(len(texts), seed=0, step=draw)
@@ -87,16 +85,27 @@ def relative_variance(estimates: Tensor, evaluations: int) -> dict[str, float]:
     """Variance for one evaluation over the squared mean, both summed over dimensions and averaged over samples.
 
     Args:
-        estimates: [draws, B, ...].
+        estimates: [draws, B, ...], draws a multiple of `GROUPS`.
         evaluations: images that one estimate takes of a sample.
+
+    Returns:
+        The ratio ("variance"), the squared mean and its standard error, by jackknife.
     """
     flat = estimates.flatten(2).double()
     variance = flat.var(0).sum(1).mean()
-    squared_mean = flat.mean(0).square().sum(1).mean() - variance / len(flat)  # without what the mean's noise adds
-    return {
-        "variance_per_evaluation": float(evaluations * variance / squared_mean),
-        "squared_mean": float(squared_mean),
-    }
+    groups = flat.unflatten(0, (GROUPS, -1)).mean(1)
+    left_out = [squared_mean(torch.cat([groups[:each], groups[each + 1 :]])) for each in range(GROUPS)]
+    error = math.sqrt((GROUPS - 1) ** 2 / GROUPS) * statistics.stdev(left_out)
+    mean = squared_mean(groups)
+    return {"variance": float(evaluations * variance / mean), "squared_mean": mean, "squared_mean_error": error}
+
+
+def squared_mean(groups: Tensor) -> float:
+    """Squared norm of the mean, averaged over samples, from means [G, B, D] of groups: the inner products of different
+    groups, which noise adds nothing to."""
+    products = torch.einsum("gbd,hbd->gh", groups, groups) / groups.shape[1]
+    count = len(groups)
+    return float((products.sum() - products.trace()) / (count * (count - 1)))
 
 
 def measure_memory(device: torch.device) -> dict[str, dict[str, Any]]:

@@ -42,6 +42,15 @@ def test_a_plan_names_the_parts_and_what_fits_and_leaves_no_run(plan, experiment
 
 
 @pytest.mark.slow
+def test_an_estimator_without_gradients_keeps_nothing_of_generator_and_rewards(plan):
+    options = ["--model.estimator", "hn.training.estimators.ScoreFunction"]
+    options += ["--model.estimator.subspace", "hn.generators.subspaces.LowFrequency"]
+    shown = plan(*options, "--model.score_batch_size", "2", "--batch_size", "2")
+    assert "temporary: generator, decoder and rewards, without gradients" in shown
+    assert "kept for the backward pass: decoder" not in shown
+
+
+@pytest.mark.slow
 def test_the_batch_is_the_data_modules_and_a_gpu_that_is_too_small_is_said(plan):
     shown = plan("--gpu_memory", "[0.001]")
     assert re.search(r"all, at batch 4 +\d", shown)
