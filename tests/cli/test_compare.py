@@ -196,6 +196,7 @@ def test_a_network_of_another_generator_is_refused(refused, compact, tmp_path):
     assert "The comparison's x cannot be loaded: This hypernetwork is for a FluxTransformer2DModel" in message
 
 
+@pytest.mark.slow
 def test_an_experiment_to_train_is_looked_at_first(refused, experiment, tmp_path, tiny_pipeline_folder):
     file = tmp_path / "tiny_other.yaml"
     file.write_text(yaml.safe_dump({"extends": "tiny.yaml", "model": {"hypernet": {"init_args": {"rank": 0}}}}))

@@ -138,6 +138,7 @@ def conditioning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "conditioning"
 
 
+@pytest.mark.slow
 def test_the_command_says_how_far_it_is_and_goes_on_where_it_stopped(experiment: Path, conditioning, capsys) -> None:
     main(["embed", "--config", str(experiment)])
     written = capsys.readouterr()

@@ -209,6 +209,7 @@ def test_compare_trains_what_is_missing_and_measures_everything(run, runs, exper
     assert "no trained run yet" not in run("compare", *options, "--comparison.searches", "{}")
 
 
+@pytest.mark.slow
 def test_generate_takes_one_prompt_or_several(run, runs, make_module):
     make_weights(make_module, runs / "one" / "hypernet")
     printed = run("generate", "--prompt", "a red ball", "--run.name", "one", "--upscale", "2")
@@ -236,6 +237,7 @@ def test_generate_takes_one_prompt_or_several(run, runs, make_module):
     assert (runs / "generate_two" / "0000_base.png").read_bytes() not in pixels
 
 
+@pytest.mark.slow
 def test_the_weights_that_come_with_an_experiment_are_used_until_it_has_a_run(run, runs, make_module, tmp_path):
     folder = make_weights(make_module, tmp_path / "pretrained")
     line = f"weights      {folder} (run.pretrained: this experiment has no run yet)\n"
@@ -245,6 +247,7 @@ def test_the_weights_that_come_with_an_experiment_are_used_until_it_has_a_run(ru
     assert f"weights      {other}\n" in run("generate", "--prompt", "a ball", "--hypernet", str(other))
 
 
+@pytest.mark.slow
 def test_validate_test_and_predict_use_the_trained_weights(run, runs, make_module, capsys):
     make_weights(make_module, runs / "one" / "hypernet")
     for name, prefix in (("validate", "val"), ("test", "test")):
@@ -539,6 +542,7 @@ def test_weights_of_another_rank_are_not_continued_with(refused, experiment):
     assert "The checkpoint is one of another model: rank is 2 there and 3 here" in message
 
 
+@pytest.mark.slow
 def test_generate_and_evaluations_need_trained_weights(refused, experiment, runs, make_module):
     for name in ("test", "validate", "predict", "generate"):
         prompt = ["--prompt", "a ball"] if name == "generate" else []

@@ -21,6 +21,7 @@ def plan(experiment, capsys):
     return call
 
 
+@pytest.mark.slow
 def test_a_plan_names_the_parts_and_what_fits_and_leaves_no_run(plan, experiment):
     shown = plan("--gpu_memory", "[1, 2]", "--batch_size", "3")
     assert "tiny: one update at batch 3" in shown

@@ -5,6 +5,7 @@ import pytest
 from hn.cli import main
 
 
+@pytest.mark.slow
 def test_the_page_is_drawn_again_without_measuring(comparison_folder, capsys):
     main(["report", str(comparison_folder)])
     assert capsys.readouterr().out == f"report       {comparison_folder / 'report.html'}\n"

@@ -14,6 +14,7 @@ SETS = {
     *(
         "examples",
         "miniature",
+        "miniature_large",
         "redness",
         "geneval",
         "geneval2",
@@ -82,19 +83,19 @@ def test_addresses_are_quoted_and_pinned():
 
 def test_only_our_own_sets_and_free_ones_are_bundled():
     bundled = {name for name, found in load_manifest().sets.items() if found.bundled}
-    assert bundled == {"examples", "miniature", "redness"}
+    assert bundled == {"examples", "miniature", "miniature_large", "redness"}
     assert all(load_manifest().sets[name].licence.startswith(("Apache-2.0", "MIT")) for name in bundled)
     beside = {path.relative_to(MANIFEST_FILE.parent).as_posix() for path in MANIFEST_FILE.parent.rglob("*.*")}
     assert beside == {
         *("manifest.yaml", "unsafe_words.txt", "examples.jsonl"),
-        *("miniature/train.jsonl", "miniature/val.jsonl", "miniature/test.jsonl"),
+        *("miniature/train.jsonl", "miniature/train_large.jsonl", "miniature/val.jsonl", "miniature/test.jsonl"),
         *("redness/train.jsonl", "redness/test.jsonl"),
     }
 
 
 def test_bundled_files_are_as_the_manifest_says():
     store, manifest = PromptStore(), load_manifest()
-    for name in ("examples", "miniature", "redness"):
+    for name in ("examples", "miniature", "miniature_large", "redness"):
         for file in manifest.find(name):
             version = identify(store.require(file), file)
             prompts = [row["prompt"] for row in read_prompts(store.path(file))]

@@ -117,6 +117,7 @@ def test_one_set_of_images_without_a_comparison_or_a_hypernetwork(generate, hype
     assert np.array_equal(pixels(both / "0000_hypernetwork.png"), pixels(alone / "0000_hypernetwork.png"))
 
 
+@pytest.mark.slow
 def test_a_merged_hypernetwork_makes_the_same_images(generate, hypernet):
     plain, merged = (generate("--hypernet", hypernet, *more, output=f"o{len(more)}") for more in ((), ("--merge",)))
     assert metadata(merged)["merged"] is True and "merged" not in metadata(plain)
@@ -156,6 +157,7 @@ def test_there_must_be_something_to_merge(refused, generator, tmp_path):
     assert "is no LoRA hypernetwork, so it cannot be merged" in refused("--merge", "--hypernet", tune)
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_seed_and_number_alone(generate, hypernet):
     alone = generate("--hypernet", hypernet, "--count", "1", output="alone", prompt="two cube")
     company = generate("--hypernet", hypernet, "--count", "3", "--prompt", "a ball", "two cube", output="company")

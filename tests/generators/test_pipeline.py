@@ -21,7 +21,7 @@ def test_every_option_is_listed_with_its_help(capsys: pytest.CaptureFixture) -> 
     options -= {"pipe", "options"}
     described = re.findall(r"^  --generator\.(\w+) [^\n]*\n +[^\s(-]", listed, re.MULTILINE)
     described += re.findall(r"^  --generator\.(\w+), [^\n]*\n +[^\s(-]", listed, re.MULTILINE)  # lists
-    assert len(options) == 22 and {*described} == options
+    assert len(options) == 23 and {*described} == options
 
 
 def test_gradient_checkpointing_is_of_the_networks_that_were_loaded(tiny_pipeline_folder: Path) -> None:

@@ -79,6 +79,7 @@ def check_every_batch(name: str, folder: Path) -> None:
     assert_same(exported.path, hypernet, (1, 4))
 
 
+@pytest.mark.slow
 def test_stable_diffusion_in_any_batch(tmp_path: Path) -> None:
     check_every_batch("stable_diffusion", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["f.pt2"]
@@ -147,6 +148,7 @@ def folder(generator: PipelineGenerator, tmp_path: Path) -> Path:
     return tmp_path / "net"
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_file_that_says_what_it_is_for(
     folder: Path, generator: PipelineGenerator, tiny_pipeline_folder: Path, tmp_path: Path, capsys
 ) -> None:

@@ -83,7 +83,7 @@ def test_an_onnx_model_has_the_same_f(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_the_verb_writes_what_was_saved(
+def test_the_command_writes_what_was_saved(
     name: str, generator: PipelineGenerator, tiny_pipeline_folder: Path, tmp_path: Path, capsys, refuse
 ) -> None:
     trained(name, generator).save_pretrained(tmp_path / "net")

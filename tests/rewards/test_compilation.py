@@ -47,6 +47,7 @@ def _assert_same(score: Callable[..., Tensor], expected: tuple[Tensor, Tensor], 
     torch.testing.assert_close(gradient, expected[1], rtol=1e-4, atol=1e-4 * expected[1].abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["clip", *(pytest.param(name, marks=pytest.mark.slow) for name in CLASSES if name != "clip")]
 )

@@ -75,6 +75,7 @@ def test_verdicts_ask_only_for_colors_that_a_clause_names(detector, images, monk
     assert geneval_verdicts(detector, images, [{"prompt": "x"}, {"prompt": "y"}]) == [None, None]
 
 
+@pytest.mark.slow
 def test_both_ways_give_the_same_verdicts(detector, images):
     complete = detector.detect(images)
     for threshold in (0.3, 0.5):

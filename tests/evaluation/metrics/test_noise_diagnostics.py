@@ -136,6 +136,7 @@ def test_a_compiled_hypernetwork_is_measured_as_any_other(generator):
     assert diagnostics(compiled, generator, samples) == diagnostics(plain, generator, samples)
 
 
+@pytest.mark.slow
 def test_the_estimates_are_those_of_the_hypernetworks_own_jacobian(generator):
     hypernet = trained(generator)
     conditioning = generator.encode(["a red ball"])

@@ -82,6 +82,7 @@ def check(fit, last, kept, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hook", "call"),
     [
