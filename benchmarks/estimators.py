@@ -37,7 +37,12 @@ VARIANCE_BATCH, EVALUATIONS, GROUPS = 8, 512, 8  # prompts; images of each of th
 MEMORY_IMAGES = 48
 STEP_BATCH, SAMPLES = 48, 4
 INFERENCE_BATCH = 16
-COMPACT: dict[str, Callable[[], Hypernet]] = {"conv": ConvHypernet, "subspace": SubspaceHypernet}
+COMPACT: dict[str, Callable[[], Hypernet]] = {
+    "conv": ConvHypernet,
+    "conv, 2 self-attentions": lambda: ConvHypernet(self_attentions=2),
+    "conv, checkpointing": lambda: ConvHypernet(gradient_checkpointing=True),
+    "subspace": SubspaceHypernet,
+}
 
 
 def measure(device: torch.device, rounds: int) -> dict[str, Any]:
@@ -49,11 +54,6 @@ def measure(device: torch.device, rounds: int) -> dict[str, Any]:
         **measure_step(device, rounds),
         **measure_variance(device),
     }
-
-
-def checkpointed_conv() -> Hypernet:
-    """A `ConvHypernet` that keeps no activations."""
-    return ConvHypernet(gradient_checkpointing=True)
 
 
 def measure_variance(device: torch.device) -> dict[str, dict[str, Any]]:
@@ -111,7 +111,7 @@ def squared_mean(groups: Tensor) -> float:
 def measure_memory(device: torch.device) -> dict[str, dict[str, Any]]:
     """Bytes alive at most while as many images are made: by inference, and in a training step of each kind."""
     ways: dict[str, tuple[NoiseHypernetModule, int]] = {"LoRA, pathwise": (make_module(device), MEMORY_IMAGES)}
-    for name, make in {**COMPACT, "conv, checkpointing": checkpointed_conv}.items():
+    for name, make in COMPACT.items():
         ways[f"{name}, pathwise"] = make_module(device, hypernet=make()), MEMORY_IMAGES
         estimator = ScoreFunction(LowFrequency(4), SAMPLES)
         module = make_module(device, hypernet=make(), estimator=estimator)
@@ -171,7 +171,7 @@ def measure_step(device: torch.device, rounds: int) -> dict[str, dict[str, Any]]
     the hypernetworks take turns."""
     texts = prompts(STEP_BATCH)
     updates, estimators = {}, {}
-    for name, make in {**COMPACT, "conv, checkpointing": checkpointed_conv}.items():
+    for name, make in COMPACT.items():
         estimators[name] = WatchedScoreFunction(LowFrequency(4), SAMPLES)
         module = make_module(device, hypernet=make(), estimator=estimators[name])
         updates[name] = update_of(module, texts)

@@ -32,8 +32,7 @@ class ConvHypernet(Hypernet):
         heads: of every attention.
         grid: largest height and width of the grid.
         text_width: channels that the text states are projected to.
-        self_attentions: number of blocks with self-attention, the last ones; before the first block has read the text,
-            convolutions serve as well and are faster.
+        self_attentions: number of blocks with self-attention, the last ones; all if not given. Fewer are faster.
         gradient_checkpointing: recompute f in the backward pass instead of keeping its activations.
 
     Raises:
@@ -52,13 +51,13 @@ class ConvHypernet(Hypernet):
         heads: int = 4,
         grid: int = 16,
         text_width: int = 96,
-        self_attentions: int = 2,
+        self_attentions: int | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         numbers = {"width": width, "blocks": blocks, "heads": heads, "grid": grid, "text_width": text_width}
         for name, value in {**numbers, "self_attentions": self_attentions}.items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}.")
         if width % math.lcm(8, heads):
             raise ValueError(f"width must be a multiple of 8 and of heads ({heads}), not {width}.")
@@ -72,7 +71,7 @@ class ConvHypernet(Hypernet):
             self.text = TextReader(generator, self.text_width)
             self.into = nn.Conv2d(channels, self.width, 3, padding=1)
             self.place = nn.Linear(2 * POSITIONS, self.width)
-            first = self.blocks - self.self_attentions  # block with self-attention
+            first = 0 if self.self_attentions is None else self.blocks - self.self_attentions  # with self-attention
             self.layers = nn.ModuleList(
                 _Block(self.width, self.text_width, self.heads, number >= first) for number in range(self.blocks)
             )

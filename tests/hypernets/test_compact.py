@@ -104,11 +104,13 @@ def test_checkpointing_gives_the_same_gradients() -> None:
         torch.testing.assert_close(one.grad, other.grad)
 
 
-@pytest.mark.parametrize(("blocks", "expected"), [(1, [True]), (3, [False, True, True])])
-def test_the_last_blocks_have_self_attention(blocks: int, expected: list[bool]) -> None:
+@pytest.mark.parametrize(
+    ("number", "expected"), [(None, [True, True, True]), (2, [False, True, True]), (4, [True, True, True])]
+)
+def test_the_last_blocks_have_self_attention(number: int | None, expected: list[bool]) -> None:
     case = CASES["stable_diffusion"]
     generator = PipelineGenerator(case.build(), height=case.size[0], width=case.size[1], family=case.family)
-    hypernet = ConvHypernet(width=8, blocks=blocks, heads=2).build(generator)
+    hypernet = ConvHypernet(width=8, heads=2, self_attentions=number).build(generator)
     assert [hasattr(block, "self_attention") for block in hypernet.layers] == expected
 
 
