@@ -12,17 +12,18 @@ from typing import Any, ClassVar, Self
 
 import torch
 from huggingface_hub import HfApi
-from torch import Tensor, nn
+from torch import Tensor
 
 import hn
 from hn.generators.base import Conditioning, Generator
+from hn.generators.bound import BoundToGenerator
 from hn.hypernets.saving import CARD_FILE, describe_base, model_card
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.utils.class_path import class_path
 from hn.utils.files import atomic_folder
 
 
-class Trainable(nn.Module, ABC):
+class Trainable(BoundToGenerator, ABC):
     """A network trained on top of a frozen generator: it changes the noise (a hypernetwork) or the backbone (a
     fine-tune).
 
@@ -39,22 +40,6 @@ class Trainable(nn.Module, ABC):
     kind: ClassVar[str]
     method: ClassVar[str]
     extra_nfe: ClassVar[int]
-
-    def __init__(self) -> None:
-        super().__init__()
-        # In a tuple: as an attribute of its own, the generator would become part of this module.
-        self._built_on: tuple[Generator, ...] = ()
-
-    @property
-    def generator(self) -> Generator:
-        """The frozen generator this network is bound to, which is not changed by it.
-
-        Raises:
-            RuntimeError: before `build`.
-        """
-        if not self._built_on:
-            raise RuntimeError(f"{type(self).__name__} is not bound to a generator yet; call build(generator) first.")
-        return self._built_on[0]
 
     def build(self, generator: Generator) -> Self:
         """Make the weights, for this generator. Called once.

@@ -33,6 +33,7 @@ def gather_scores(parts: Parts, own: BatchSlice, all_gather: Callable[[Tensor], 
     rows = {name: torch.cat([parts[part][name] for part in sorted(parts)]) for name in names}
     device = rows[names[0]].device
     order = all_gather(torch.tensor(numbers, device=device)).flatten().argsort()
+    rows = {name: value.to(device) for name, value in rows.items()}
     return {name: all_gather(value).reshape(-1, *value.shape[1:])[order].cpu() for name, value in rows.items()}
 
 

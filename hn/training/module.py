@@ -227,7 +227,7 @@ class NoiseHypernetModule(L.LightningModule):
         """
         generator, size = self.hypernet.image_generator, self.score_batch_size
         score = BatchScorer(generator, self.reward, conditioning, prompts, streams, size)
-        return self.estimator(ScoredBatch(modulated, score, streams, part, repeat))
+        return self.estimator(ScoredBatch(modulated, score, streams, prompts, part, repeat))
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         prompts = batch["prompt"]

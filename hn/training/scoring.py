@@ -12,6 +12,7 @@ from hn.generators.base import Conditioning, Generator
 from hn.generators.pipeline_generator import PipelineGenerator
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
 from hn.rewards.in_parts import join_scores, score_in_parts
+from hn.utils.device import to_device
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,14 @@ class BatchScorer:
 
         Differentiable in the noise and in the generator's weights where gradients are switched on.
         """
-        size = self.size
+        size, places = self.size, torch.arange(len(noise)) // repeats
         if size is None or size >= len(noise):
-            return self._score(noise, torch.arange(len(noise)) // repeats)
+            return self._score(noise, places)
         if not torch.is_grad_enabled():
-            places = (torch.arange(len(noise)) // repeats).split(size)
-            return join_scores([self._score(*part) for part in zip(noise.split(size), places, strict=True)])
+            parts = zip(noise.split(size), places.split(size), strict=True)
+            return join_scores([self._score(*part) for part in parts])
         generator = self.generator
         assert isinstance(generator, PipelineGenerator)  # score_batch_size is refused for others
-        places = torch.arange(len(noise)) // repeats
         latents = generator.denoise(noise, self._conditioning(places), rng=self._streams(places))
         prompts = [self.prompts[place] for place in places]
         return score_in_parts(latents, prompts, lambda z, p: self.reward(generator.decode(z), p), size)
@@ -59,7 +59,7 @@ class BatchScorer:
     def _conditioning(self, places: Tensor) -> Conditioning:
         if len(places) == len(self.prompts) and torch.equal(places, torch.arange(len(places))):
             return self.conditioning
-        return {name: value[places.to(value.device)] for name, value in self.conditioning.items()}
+        return {name: value[to_device(places, value.device)] for name, value in self.conditioning.items()}
 
     def _streams(self, places: Tensor) -> list[torch.Generator] | None:
         return None if self.streams is None else [self.streams[place] for place in places]

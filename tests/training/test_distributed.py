@@ -12,6 +12,7 @@ import yaml
 
 from hn.cli import main
 from hn.report.curves import read_scalars
+from tests.forward_only import FORWARD_ONLY
 from tests.two_processes import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -26,18 +27,6 @@ OPTIONS += ["--model.reward.init_args.rewards.clip.init_args.dtype", "float64"]
 # Training alone.
 OPTIONS += ["--callbacks.evaluation", "null", "--callbacks.best", "null", "--callbacks.images", "null"]
 OPTIONS += ["--trainer.limit_val_batches", "0", "--trainer.val_check_interval", "100"]
-
-FORWARD_ONLY = [
-    "--model.hypernet",
-    "{class_path: hn.hypernets.conv.ConvHypernet, init_args: {width: 8, blocks: 1, heads: 1, text_width: 8}}",
-    "--model.estimator",
-    "{class_path: hn.training.estimators.ScoreFunction, init_args: {updates_per_batch: 2, subspace: "
-    "{class_path: hn.generators.subspaces.LowFrequency, init_args: {frequencies: 2}}}}",
-    "--model.regulariser",
-    "sum",
-    "--model.reward_weight",
-    "100",
-]
 
 
 @pytest.fixture

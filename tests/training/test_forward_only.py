@@ -60,7 +60,7 @@ def test_a_verdict_without_gradients_trains(make, make_data, make_trainer):
     assert any(name.startswith("out") for name in changed)
 
 
-def test_parts_change_no_bit_of_what_is_learned(make, make_data, make_trainer):
+def test_parts_do_not_change_what_is_learned(make, make_data, make_trainer):
     learned = []
     for size in (None, 8):
         module = make(score_batch_size=size)

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from hn.cli import main
+from tests.forward_only import FORWARD_ONLY
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("HN_TEST_KILLS", "3"))
@@ -31,13 +32,6 @@ OPTIONS = [
 ]
 OPTIONS += ["--callbacks.images", "null", "--callbacks.progress.init_args.line_every", "1"]
 OPTIONS += ["--callbacks.last.init_args.every_n_steps", "2", "--data.init_args.limit_val", "2"]
-FORWARD_ONLY = [
-    "--model.hypernet",
-    "{class_path: hn.hypernets.conv.ConvHypernet, init_args: {width: 8, blocks: 1, heads: 1, text_width: 8}}",
-    "--model.estimator",
-    "{class_path: hn.training.estimators.ScoreFunction, init_args: {updates_per_batch: 2, subspace: "
-    "{class_path: hn.generators.subspaces.LowFrequency, init_args: {frequencies: 2}}}}",
-]
 KEPT = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
 
 

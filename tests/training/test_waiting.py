@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from tests.forward_only import FORWARD_ONLY
 from tests.pretend_device import PretendDevice
 
 ROOT = Path(__file__).parents[2]
@@ -54,8 +55,18 @@ class Waits(Callback):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("optimizer", ["AdamW", "SGD, momentum: 0.9"])
-def test_no_update_waits_between_logging_intervals(tmp_path, optimizer, experiment):
+@pytest.mark.parametrize(
+    ("optimizer", "more", "copies"),
+    # Copied in each update: the noise, and what `SkipNonFinite` found. By `ScoreFunction` also the perturbations; in
+    # every second update, which scores, the places of the prompts of both parts; in the first one the basis.
+    [
+        ("AdamW", [], [2] * UPDATES),
+        ("SGD, momentum: 0.9", [], [2] * UPDATES),
+        ("AdamW", [*FORWARD_ONLY, "--model.score_batch_size", "8"], [6, 3, 5, 3, 5, 3, 5, 3, 5]),
+    ],
+    ids=["AdamW", "SGD", "forward_only"],
+)
+def test_no_update_waits_between_logging_intervals(tmp_path, optimizer, more, copies, experiment):
     """With the callbacks that experiments have."""
     name, *options = optimizer.split(", ")
     waits = {"class_path": "tests.training.test_waiting.Waits", "init_args": {"file": str(tmp_path / "waits.json")}}
@@ -72,7 +83,7 @@ def test_no_update_waits_between_logging_intervals(tmp_path, optimizer, experime
     }
     settings |= {f"callbacks.{name}": "null" for name in ("evaluation", "images", "best")}
     command = [sys.executable, "-c", HN, "fit", "--config", str(experiment)]
-    command += [f"--{option}={value}" for option, value in settings.items()]
+    command += [f"--{option}={value}" for option, value in settings.items()] + more
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -83,5 +94,4 @@ def test_no_update_waits_between_logging_intervals(tmp_path, optimizer, experime
         expected = [PINNED, SAMPLER] + [LEARNING_RATE] * ((number + 1) % LOGS_EVERY == 0)
         unexpected = [place for place in places if not any(each.search(place) for each in expected)]
         assert bool(unexpected) == (number % LOGS_EVERY == 0), unexpected
-        # The noise, and what `SkipNonFinite` found.
-        assert len([place for place in places if PINNED.search(place)]) == 2
+        assert len([place for place in places if PINNED.search(place)]) == copies[number - 1]

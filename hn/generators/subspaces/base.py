@@ -5,33 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hn.generators.base import Generator
+from hn.generators.bound import BoundToGenerator
 
 
-class Subspace(nn.Module, ABC):
+class Subspace(BoundToGenerator, ABC):
     """A linear subspace of a generator's noise with an orthonormal basis Q [D, d], d the noise dimensions.
 
-    The coefficients of noise x0 ~ N(0, I) are N(0, I) too. A subspace is described without a generator, so that a
-    configuration file can, and bound to one by `build`.
+    The coefficients of noise x0 ~ N(0, I) are N(0, I) too.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        # In a tuple: as an attribute of its own, the generator would become part of this module.
-        self._built_on: tuple[Generator, ...] = ()
-
-    @property
-    def generator(self) -> Generator:
-        """The generator whose noise this is a subspace of.
-
-        Raises:
-            RuntimeError: before `build`.
-        """
-        if not self._built_on:
-            raise RuntimeError(f"{type(self).__name__} is not bound to a generator yet; call build(generator) first.")
-        return self._built_on[0]
 
     def build(self, generator: Generator) -> Self:
         """Bind the subspace to the generator's noise.

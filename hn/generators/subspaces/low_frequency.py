@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hn.generators.base import Generator
 from hn.generators.subspaces.base import Subspace
+from hn.utils.device import to_device
 
 
 def cosine_basis(size: int, frequencies: int) -> Tensor:
@@ -68,5 +69,5 @@ class LowFrequency(Subspace):
     def _basis(self, size: int, like: Tensor) -> Tensor:
         key = size, like.device, like.dtype
         if key not in self._bases:
-            self._bases[key] = cosine_basis(size, self.frequencies).to(like)
+            self._bases[key] = to_device(cosine_basis(size, self.frequencies).to(like.dtype), like.device)
         return self._bases[key]

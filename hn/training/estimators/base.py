@@ -24,6 +24,7 @@ class ScoredBatch:
         modulated: [B, *noise_shape], T(x0) = x0 + f(x0), differentiable in f's parameters.
         score: generates images of noise and scores them, with gradients where gradients are switched on.
         streams: B sources of randomness, one for each sample, keyed by seed, update and the sample's number in it.
+        prompts: B prompts.
         part: number of the batch among those that an update accumulates.
         repeat: how many updates have used this batch before.
     """
@@ -31,6 +32,7 @@ class ScoredBatch:
     modulated: Tensor
     score: Score
     streams: Sequence[torch.Generator]
+    prompts: Sequence[str]
     part: int = 0
     repeat: int = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 
@@ -12,8 +13,9 @@ from hn.generators.base import Generator
 from hn.generators.subspaces import Subspace
 from hn.rewards.ensemble import RewardOutput
 from hn.training.estimators.base import Estimator, ScoredBatch
+from hn.utils.device import to_device
 
-_TOTAL, _MEAN = "/total", "/mean"
+_TOTAL, _MEAN, _SAMPLES = "/total", "/mean", "/samples"
 """Names that no reward can have."""
 
 
@@ -73,13 +75,13 @@ class ScoreFunction(Estimator):
 
     def forward(self, batch: ScoredBatch) -> RewardOutput:
         directions = self.directions(batch)
-        if batch.repeat == 0 or batch.part not in self._kept:
-            self._kept[batch.part] = self._score(batch, directions)
-        scores = self._kept[batch.part]
-        if batch.repeat == self.updates_per_batch - 1:  # the last update that needs them
-            del self._kept[batch.part]
-        means = {name: each.mean(1) for name, each in scores.items() if name != _MEAN}
-        surrogate = self.surrogate(self.subspace.coefficients(batch.modulated) - scores[_MEAN], directions, scores)
+        kept = self._kept.pop(batch.part, None)
+        if kept is None or batch.repeat == 0 or not self._are_of(batch, kept):
+            kept = self._score(batch, directions)
+        if batch.repeat < self.updates_per_batch - 1:
+            self._kept[batch.part] = kept
+        means = {name: each.mean(1) for name, each in kept.items() if name not in (_MEAN, _SAMPLES)}
+        surrogate = self.surrogate(self.subspace.coefficients(batch.modulated) - kept[_MEAN], directions, kept)
         total = means.pop(_TOTAL)
         return RewardOutput(total + (surrogate - surrogate.detach()), means)
 
@@ -97,21 +99,28 @@ class ScoreFunction(Estimator):
         clipped = ratio.clamp(1 / self.ratio_clip, self.ratio_clip)
         return torch.minimum(ratio * advantages, clipped * advantages).mean(1)
 
+    def _are_of(self, batch: ScoredBatch, scores: Mapping[str, Tensor]) -> bool:
+        """Whether scores are of this batch and these options: a run may be continued with others."""
+        expected = (len(batch.prompts), self.samples), (len(batch.prompts), self.subspace.dimensions)
+        fits = (scores[_TOTAL].shape, scores[_MEAN].shape) == expected
+        return fits and torch.equal(scores[_SAMPLES].cpu(), _digests(batch))
+
     @torch.no_grad()
     def _score(self, batch: ScoredBatch, directions: Tensor) -> dict[str, Tensor]:
-        """Scores [B, K] by name, and the coefficients [B, D] of the mean that they are of."""
+        """Scores [B, K] by name, the coefficients [B, D] of the mean that they are of, and what tells the samples."""
         mean = batch.modulated.detach()
         own = self.subspace.coefficients(mean)
         moves = (math.sqrt(1 - self.sigma**2) - 1) * own[:, None] + self.sigma * directions  # [B, K, D]
         noises = mean.repeat_interleave(self.samples, 0) + self.subspace.expand(moves.flatten(0, 1))
         output = batch.score(noises, self.samples)
         scores = {**output.components, _TOTAL: output.total}
-        return {name: each.unflatten(0, (-1, self.samples)) for name, each in scores.items()} | {_MEAN: own}
+        rows = {name: each.unflatten(0, (-1, self.samples)) for name, each in scores.items()}
+        return {**rows, _MEAN: own, _SAMPLES: _digests(batch)}
 
     def directions(self, batch: ScoredBatch) -> Tensor:
         """Coefficients of the perturbations e_k, [B, K, D]: antithetic pairs of N(0, I)."""
         half = [torch.randn(self.samples // 2, self.subspace.dimensions, generator=stream) for stream in batch.streams]
-        drawn = torch.stack(half).to(batch.modulated)
+        drawn = to_device(torch.stack(half), batch.modulated.device).to(batch.modulated.dtype)
         return torch.cat([drawn, -drawn], 1)
 
     def kept_scores(self) -> dict[int, dict[str, Tensor]]:
@@ -119,3 +128,10 @@ class ScoreFunction(Estimator):
 
     def keep_scores(self, parts: Mapping[int, Mapping[str, Tensor]]) -> None:
         self._kept = {part: dict(scores) for part, scores in parts.items()}
+
+
+def _digests(batch: ScoredBatch) -> Tensor:
+    """What tells each sample's prompt and noises, [B] int64 on the CPU, the same in every process."""
+    keys = (f"{s.initial_seed()} {prompt}" for s, prompt in zip(batch.streams, batch.prompts, strict=True))
+    digests = (hashlib.blake2b(key.encode(), digest_size=7).digest() for key in keys)
+    return torch.tensor([int.from_bytes(digest) for digest in digests])

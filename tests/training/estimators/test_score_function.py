@@ -24,7 +24,7 @@ def estimate(estimator: ScoreFunction, modulated: Tensor, reward, seed: int = 0)
     modulated = modulated.detach().requires_grad_()
     streams = [seeded(seed, number) for number in range(len(modulated))]
     score = lambda noise, repeats: RewardOutput(reward(noise), {"quadratic": reward(noise)})  # noqa: E731
-    total = estimator(ScoredBatch(modulated, score, streams)).total
+    total = estimator(ScoredBatch(modulated, score, streams, ["a"] * len(streams))).total
     return total.detach(), torch.autograd.grad(total.sum(), modulated)[0]
 
 
@@ -133,7 +133,7 @@ def test_a_samples_estimate_depends_on_its_own_stream_alone(identity: Generator,
 def test_pathwise_is_the_reward_itself(identity: Generator) -> None:
     modulated = torch.randn(3, *identity.noise_shape, requires_grad=True)
     score = lambda noise, repeats: RewardOutput(noise.flatten(1).square().sum(1), {})  # noqa: E731
-    total = Pathwise()(ScoredBatch(modulated, score, [])).total
+    total = Pathwise()(ScoredBatch(modulated, score, [], [])).total
     total.sum().backward()
     torch.testing.assert_close(modulated.grad, 2 * modulated.detach())
 
@@ -170,15 +170,16 @@ def moved_estimate(identity: Generator, moved: float, clip: float, samples: int 
         calls.append(noise)
         return RewardOutput(noise.flatten(1).sum(1).sin(), {})
 
-    def streams() -> list[torch.Generator]:
-        return [seeded(9, number) for number in range(3)]
+    def batch(noise: Tensor, repeat: int) -> ScoredBatch:
+        streams = [seeded(9, number) for number in range(3)]
+        return ScoredBatch(noise, score, streams, ["a", "b", "c"], repeat=repeat)
 
-    estimator(ScoredBatch(modulated, score, streams()))
+    estimator(batch(modulated, 0))
     later = modulated + estimator.subspace.expand(torch.full((3, 12), moved, dtype=torch.float64))
     later.requires_grad_()
-    total = estimator(ScoredBatch(later, score, streams(), repeat=1)).total
+    total = estimator(batch(later, 1)).total
     assert estimator.kept_scores() == {}  # nobody needs them any more
-    return torch.autograd.grad(total.sum(), later)[0], estimator.directions(ScoredBatch(later, score, streams())), calls
+    return torch.autograd.grad(total.sum(), later)[0], estimator.directions(batch(later, 1)), calls
 
 
 def test_a_second_update_weighs_the_same_scores_by_their_densities(identity: Generator) -> None:
@@ -205,3 +206,27 @@ def test_ratios_out_of_bounds_no_longer_push(identity: Generator) -> None:
     score = 0.8 * (0.6 * directions - d) / 0.36
     expected = ((log_ratio.exp() * advantages * pushes)[..., None] * score).mean(1)
     torch.testing.assert_close(LowFrequency(2).build(identity).coefficients(gradient), expected)
+
+
+@pytest.mark.parametrize("other", ["prompts", "noises", "samples", "batch size", "none"])
+def test_kept_scores_serve_the_batch_alone_that_they_are_of(other: str, identity: Generator) -> None:
+    """A run may be continued with other prompts, seeds or options."""
+    sizes: list[int] = []
+
+    def score(noise: Tensor, repeats: int) -> RewardOutput:
+        sizes.append(len(noise))
+        return RewardOutput(noise.flatten(1).sum(1), {})
+
+    def batch(n: int, repeat: int, seed: int = 0, prompt: str = "a") -> ScoredBatch:
+        noise = torch.randn(n, *identity.noise_shape, generator=seeded(seed))
+        return ScoredBatch(noise, score, [seeded(seed, number) for number in range(n)], [prompt] * n, repeat=repeat)
+
+    first = ScoreFunction(LowFrequency(1), 2, updates_per_batch=3)
+    first.build(identity)
+    first(batch(4, 0))
+    second = ScoreFunction(LowFrequency(1), 4 if other == "samples" else 2, updates_per_batch=3)
+    second.build(identity)
+    second.keep_scores(first.kept_scores())
+    changed = {"prompts": {"prompt": "b"}, "noises": {"seed": 1}}.get(other, {})
+    second(batch(3 if other == "batch size" else 4, 1, **changed))
+    assert sizes == {"samples": [8, 16], "batch size": [8, 6], "none": [8]}.get(other, [8, 8])
