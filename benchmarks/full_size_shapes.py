@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -35,6 +36,23 @@ class Shape:
     side: int
 
 
+def autoencoder(**options: Any) -> diffusers.AutoencoderKL:
+    """Stable Diffusion's autoencoder, with other options than its own."""
+    return diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        **options,
+    )
+
+
+def sixteen_channel_autoencoder() -> diffusers.AutoencoderKL:
+    """FLUX.1's autoencoder, which Z-Image has too."""
+    scale = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+    return autoencoder(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **scale)
+
+
 def sd_turbo() -> DiffusionPipeline:
     """Stable Diffusion 2.1's UNet and autoencoder."""
     unet = diffusers.UNet2DConditionModel(
@@ -44,12 +62,7 @@ def sd_turbo() -> DiffusionPipeline:
         block_out_channels=(320, 640, 1280, 1280),
         use_linear_projection=True,
     )
-    vae = diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-    )
+    vae = autoencoder()
     with torch.device("cpu"):
         scheduler = diffusers.EulerDiscreteScheduler(
             beta_start=0.00085,
@@ -89,17 +102,7 @@ def sana_sprint() -> DiffusionPipeline:
 
 def flux_schnell() -> DiffusionPipeline:
     """FLUX.1-schnell."""
-    vae = diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        latent_channels=16,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-    )
+    vae = sixteen_channel_autoencoder()
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
     return diffusers.FluxPipeline(scheduler, vae, None, None, None, None, diffusers.FluxTransformer2DModel())
 
@@ -119,13 +122,7 @@ def sdxl() -> DiffusionPipeline:
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=2816,
     )
-    vae = diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        scaling_factor=0.13025,
-    )
+    vae = autoencoder(scaling_factor=0.13025)
     with torch.device("cpu"):
         scheduler = diffusers.EulerDiscreteScheduler(timestep_spacing="trailing", steps_offset=1)
     return diffusers.StableDiffusionXLPipeline(vae, None, None, None, None, unet, scheduler)
@@ -133,17 +130,7 @@ def sdxl() -> DiffusionPipeline:
 
 def z_image() -> DiffusionPipeline:
     """Z-Image-Turbo."""
-    vae = diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        latent_channels=16,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-    )
+    vae = sixteen_channel_autoencoder()
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     return diffusers.ZImagePipeline(scheduler, vae, None, None, diffusers.ZImageTransformer2DModel())
 

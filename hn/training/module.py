@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
 from hn.training.estimators import Estimator, Pathwise, ScoredBatch
 from hn.training.kept_scores import gather_scores, own_scores
+from hn.training.schedules import check_reward_weights, learning_rate_factor, reward_weight_at
 from hn.training.scoring import BatchScorer
 from hn.training.strategy import ShardedStrategy, shard
 from hn.utils.class_path import class_path
@@ -86,7 +86,7 @@ class NoiseHypernetModule(L.LightningModule):
     ) -> None:
         super().__init__()
         _check_numbers(images_per_prompt, warmup_steps, decay_steps)
-        _check_reward_weights(reward_weight, final_reward_weight, decay_steps)
+        check_reward_weights(reward_weight, final_reward_weight, decay_steps)
         estimator = estimator or Pathwise()
         _check_parts(score_batch_size, generator, reward, estimator)
         if estimator.is_forward_only and hypernet.kind == "finetune":
@@ -363,36 +363,6 @@ class NoiseHypernetModule(L.LightningModule):
         network = class_path(class_of(self.hypernet))
         base = self.generator.backbone if self.generator.has_backbone else self.generator
         return {"model": self.hypernet.method, "class": network, "backbone": class_path(class_of(base)), **arguments}
-
-
-def learning_rate_factor(step: int, warmup_steps: int, decay_steps: int | None) -> float:
-    """Share of the learning rate at an update, counted from 0: (step + 1) / warmup_steps at first, then a cosine from
-    1 to 0 at `decay_steps`, or 1 without it."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    if decay_steps is None:
-        return 1.0
-    progress = (step - warmup_steps) / max(1, decay_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def reward_weight_at(step: int, first: float, final: float | None, decay_steps: int | None) -> float:
-    """The reward's weight at an update: `first`, or from there geometrically to `final` at `decay_steps`."""
-    if final is None or decay_steps is None:
-        return first
-    return first * (final / first) ** min(1.0, step / decay_steps)
-
-
-def _check_reward_weights(first: float, final: float | None, decay_steps: int | None) -> None:
-    if final is None:
-        return
-    if decay_steps is None:
-        raise ValueError("final_reward_weight needs decay_steps, the update at which it is reached.")
-    if first <= 0 or final <= 0:
-        raise ValueError(
-            f"With a final_reward_weight both weights must be positive; reward_weight is {first}, "
-            f"final_reward_weight {final}."
-        )
 
 
 def _check_numbers(images_per_prompt: int, warmup_steps: int, decay_steps: int | None) -> None:

@@ -10,7 +10,7 @@ from hn.hypernets.conv import ConvHypernet
 from hn.rewards import RewardEnsemble
 from hn.rewards.base import Reward
 from hn.training.estimators import ScoreFunction
-from hn.training.module import NoiseHypernetModule, reward_weight_at
+from hn.training.module import NoiseHypernetModule
 
 OPTIONS = {"regulariser": "sum", "reward_weight": 100.0, "optimizer": lambda p: torch.optim.AdamW(p, 1e-3)}
 
@@ -110,8 +110,3 @@ def test_what_cannot_be_trained_this_way_is_refused(make_module, make):
         make(final_reward_weight=1.0)
     with pytest.raises(ValueError, match="both weights must be positive"):
         make(final_reward_weight=0.0, decay_steps=5)
-
-
-def test_the_rewards_weight_falls_geometrically() -> None:
-    assert [reward_weight_at(step, 400.0, 100.0, 10) for step in (0, 5, 10, 15)] == [400.0, 200.0, 100.0, 100.0]
-    assert reward_weight_at(7, 400.0, None, 10) == 400.0
