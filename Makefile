@@ -17,7 +17,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PIP   := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup train compare study generate tensorboard miniature test test-all test-exact bench lint format clean clean-all \
+.PHONY: help setup train compare study generate tensorboard miniature test test-all test-extras test-exact bench lint format clean clean-all \
         require-experiment require-study require-prompt
 
 help: ## show this list
@@ -74,6 +74,16 @@ test: $(STAMP) ## run the fast tests, in minutes: make test [JOBS=2] [ARGS="-k r
 
 test-all: $(STAMP) ## run all tests, also those of several processes, kills, compilers and browsers
 	$(PYTEST) $(ARGS)
+
+# Beside the environment, not in it: installed packages change what others do when they are imported.
+EXTRAS := $(VENV)/extras
+$(EXTRAS): constraints.txt | $(STAMP)
+	$(PIP) install --no-deps -c constraints.txt --target $@ --upgrade \
+	  flatbuffers ml-dtypes onnx onnx-ir onnxruntime onnxscript torch-fidelity torchao
+	@touch $@
+
+test-extras: $(STAMP) $(EXTRAS) ## run the tests that need optional packages, which are installed beside the environment
+	PYTHONPATH=$(EXTRAS) $(PYTEST) -m extras $(ARGS)
 
 # Vector instructions below this CPU's own, with which test-all runs them: those that it lacks would crash. Then two
 # threads, which do not spin.

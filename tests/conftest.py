@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     forking = {item.path for item in items if item.get_closest_marker("forks")}
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: (item.path not in forking, -tests[item.path]))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    packages = {package for mark in item.iter_markers("extras") for package in mark.args}
+    if missing := sorted(package for package in packages if find_spec(package) is None):
+        pytest.skip(f"needs {', '.join(missing)}: make test-extras")
 
 
 @pytest.fixture(scope="session", autouse=True)

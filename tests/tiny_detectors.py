@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
@@ -13,7 +12,6 @@ from tests import tiny_rewards
 
 def mask2former(folder: Path, labels: dict[int, str] | None = None, seed: int = 21) -> dict[str, Any]:
     """For Mask2FormerDetector: 12 queries that are sure of something, on a Swin of one block a stage."""
-    pytest.importorskip("scipy", reason="transformers builds no Mask2Former without scipy")
     labels = labels or dict(enumerate(OBJECTS))
     backbone = SwinConfig(
         embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, image_size=64,

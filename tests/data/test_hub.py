@@ -1,6 +1,5 @@
 """A column of a data set on the Hub, by the package `datasets` on local files in the Hub's place."""
 
-import importlib.util
 import json
 from functools import partial
 from pathlib import Path
@@ -13,9 +12,6 @@ from hn.data.hub import HubPrompts
 from hn.data.sources import parse_sources
 
 ADDRESS = "hf://owner/name/train/caption"
-needs_datasets = pytest.mark.skipif(
-    importlib.util.find_spec("datasets") is None, reason="datasets is not installed: pip install 'hn[streaming]'"
-)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +77,7 @@ def write(folder: Path, ending: str) -> None:
         (folder / "train.jsonl").write_text("\n".join(lines))
 
 
-@needs_datasets
+@pytest.mark.extras("datasets")
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
 def test_a_column_is_streamed_once(hub, own_store, ending):
     write(hub, ending)
@@ -97,7 +93,7 @@ def test_a_column_is_streamed_once(hub, own_store, ending):
     assert file.name == "train-caption.jsonl"
 
 
-@needs_datasets
+@pytest.mark.extras("datasets")
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
 def test_what_cannot_be_read_is_one_message(hub, own_store, ending):
     write(hub, ending)

@@ -28,7 +28,6 @@ ROOT = Path(__file__).parents[2]
 MINIATURE = ROOT / "data" / "miniature"
 PROMPTS = ["a photo of a heart", "a photo of two stars", "a photo of a green ring"]
 MISSING = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
@@ -49,7 +48,7 @@ def noise_of(generator, count: int) -> Tensor:
     return generator.sample_noise(count, torch.Generator().manual_seed(3))
 
 
-@needs_onnx
+@pytest.mark.extras(*ONNX_PACKAGES)
 @pytest.mark.slow
 def test_images_are_those_of_the_pipeline(folder: Path, pipeline: DiffusersGenerator) -> None:
     exported = OnnxGenerator(str(folder), strict_vocabulary=True)
@@ -74,7 +73,7 @@ def test_images_are_those_of_the_pipeline(folder: Path, pipeline: DiffusersGener
         exported.encode(["a photo of an elephant"])
 
 
-@needs_onnx
+@pytest.mark.extras(*ONNX_PACKAGES)
 @pytest.mark.slow
 def test_an_update_on_it_is_one_on_the_pipeline(folder: Path, pipeline: DiffusersGenerator) -> None:
     batch = {"prompt": PROMPTS, "metadata": [{"prompt": text} for text in PROMPTS], "index": torch.arange(3)}
@@ -95,7 +94,7 @@ def test_an_update_on_it_is_one_on_the_pipeline(folder: Path, pipeline: Diffuser
         assert (found - own).norm() < 1e-3 * own.norm()
 
 
-@needs_onnx
+@pytest.mark.extras(*ONNX_PACKAGES)
 @pytest.mark.slow
 def test_an_experiment_names_it(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse) -> None:
     monkeypatch.chdir(tmp_path)
@@ -137,7 +136,7 @@ def test_an_experiment_names_it(folder: Path, tmp_path: Path, monkeypatch: pytes
     assert "OnnxGenerator gives no gradients" in refused
 
 
-@needs_onnx
+@pytest.mark.extras(*ONNX_PACKAGES)
 @pytest.mark.slow
 def test_folders_that_do_not_fit_are_refused(folder: Path, tmp_path: Path, refuse) -> None:
     with pytest.raises(FileNotFoundError, match=r"has no generator.json, generator.onnx, .* hn export --generator"):
@@ -163,7 +162,7 @@ def test_folders_that_do_not_fit_are_refused(folder: Path, tmp_path: Path, refus
         export_generator(DiffusersGenerator(str(MINIATURE / "pipeline")), folder)
 
 
-@needs_onnx
+@pytest.mark.extras(*ONNX_PACKAGES)
 @pytest.mark.parametrize("name", ["flux", "z_image", "stable_diffusion_xl"])
 def test_pipelines_of_several_text_encoders_are_refused(name: str, tmp_path: Path) -> None:
     case = CASES[name]
@@ -172,7 +171,7 @@ def test_pipelines_of_several_text_encoders_are_refused(name: str, tmp_path: Pat
         require_exportable_generator(generator, tmp_path / "new")
 
 
-@needs_onnx
+@pytest.mark.extras(*ONNX_PACKAGES)
 def test_half_precision_is_refused(make_generator, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"exported in float32, not torch.bfloat16: give dtype float32"):
         require_exportable_generator(make_generator(dtype="bfloat16"), tmp_path / "new")

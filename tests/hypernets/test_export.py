@@ -211,7 +211,7 @@ def test_missing_packages_for_onnx_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(NO_ONNX), reason=f"needs {', '.join(NO_ONNX)}")
+@pytest.mark.extras(*ONNX_PACKAGES)
 @torch.no_grad()
 def test_an_onnx_model_has_the_same_f(tmp_path: Path) -> None:
     import onnxruntime

@@ -1,7 +1,6 @@
 """Run with `pip install 'hn[quantise]'`; without it only the refusals are tested."""
 
 import copy
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,6 @@ from tests import tiny_rewards
 
 PROMPTS = ["a red cube", "two blue ball"]
 CLASSES = ("clip", "pickscore", "hpsv2", "aesthetic", "image_reward")
-needs_torchao = pytest.mark.skipif(
-    importlib.util.find_spec("torchao") is None, reason="torchao is not installed (pip install 'hn[quantise]')"
-)
 
 
 def _quantised(reward: Reward) -> Reward:
@@ -40,7 +36,7 @@ def _gradient(reward: Reward, images: Tensor) -> tuple[Tensor, Tensor]:
     return scores.detach(), torch.autograd.grad(scores.sum(), images)[0]
 
 
-@needs_torchao
+@pytest.mark.extras("torchao")
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_gradients_are_those_of_the_rounded_weights(
@@ -64,7 +60,7 @@ def test_gradients_are_those_of_the_rounded_weights(
         torch.testing.assert_close(reward(images, PROMPTS), scores, rtol=1e-4, atol=1e-5)
 
 
-@needs_torchao
+@pytest.mark.extras("torchao")
 def test_checkpointed_layers_do_not_keep_decoded_weights(make: Callable[..., Reward]) -> None:
     def kept(reward: Reward) -> int:
         shapes: list[torch.Size] = []
@@ -81,7 +77,7 @@ def test_checkpointed_layers_do_not_keep_decoded_weights(make: Callable[..., Rew
     assert kept(_quantised(make("clip", gradient_checkpointing=True))) == 0
 
 
-@needs_torchao
+@pytest.mark.extras("torchao")
 @pytest.mark.parametrize("name", ["clip", "hpsv2"])
 def test_quantised_towers_compile(make: Callable[..., Reward], name: str) -> None:
     torch.compiler.reset()
@@ -92,7 +88,7 @@ def test_quantised_towers_compile(make: Callable[..., Reward], name: str) -> Non
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-@needs_torchao
+@pytest.mark.extras("torchao")
 def test_heads_embeddings_and_attention_of_torch_stay_as_they_are(make: Callable[..., Reward]) -> None:
     image_reward = _quantised(make("image_reward")).model
     assert not _int8_layers(image_reward.mlp)
@@ -107,7 +103,7 @@ def test_heads_embeddings_and_attention_of_torch_stay_as_they_are(make: Callable
     assert _int8_layers(tied) == [tied["own"]]
 
 
-@needs_torchao
+@pytest.mark.extras("torchao")
 def test_an_ensemble_quantises_all_towers_or_those_named(make: Callable[..., Reward]) -> None:
     def ensemble(quantise: Any) -> RewardEnsemble:
         rewards = {"clip": make("clip", dtype="bfloat16"), "red": RednessReward()}
@@ -124,7 +120,7 @@ def test_an_ensemble_quantises_all_towers_or_those_named(make: Callable[..., Rew
     assert images.grad.any()
 
 
-@needs_torchao
+@pytest.mark.extras("torchao")
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_other_data_types_are_refused(make: Callable[..., Reward], dtype: str) -> None:
     with pytest.raises(ValueError, match=f"clip cannot be quantised: Weights of torch.{dtype} are not quantised"):
@@ -150,7 +146,7 @@ def test_a_missing_torchao_is_said(make: Callable[..., Reward], monkeypatch: pyt
         RewardEnsemble({"clip": make("clip")}, quantise="int8")
 
 
-@needs_torchao
+@pytest.mark.extras("torchao")
 @pytest.mark.parametrize("quantise", ["int8", {"clip": "int8"}])
 def test_both_options_can_be_written_in_a_config(tmp_path: Path, quantise: Any) -> None:
     clip = {"class_path": "hn.rewards.clip.ClipReward", "init_args": tiny_rewards.clip(tmp_path)}

@@ -1,16 +1,10 @@
 """Optimisers of other libraries, by class path."""
 
-import importlib.util
-
 import pytest
 import torch
 
 from hn.cli import main
 
-needs_bitsandbytes = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None,
-    reason="bitsandbytes is not installed (pip install 'hn[bitsandbytes]')",
-)
 OPTIONS = ["--callbacks.evaluation", "null", "--callbacks.best", "null", "--callbacks.images", "null"]
 OPTIONS += ["--trainer.limit_val_batches", "0", "--callbacks.last.init_args.every_n_steps", "1"]
 
@@ -20,7 +14,7 @@ OPTIONS += ["--trainer.limit_val_batches", "0", "--callbacks.last.init_args.ever
     "optimizer",
     [
         "tests.untyped_optimizer.Momentum",
-        pytest.param("bitsandbytes.optim.AdamW8bit", marks=needs_bitsandbytes),
+        pytest.param("bitsandbytes.optim.AdamW8bit", marks=pytest.mark.extras("bitsandbytes")),
     ],
 )
 def test_a_run_is_trained_and_continued_exactly(experiment, optimizer):

@@ -1,4 +1,4 @@
-"""Run with `pip install 'hn[quantise]'`; without it only the refusal is tested. Rewards: tests/rewards."""
+"""Generators with int8 weights. Rewards: tests/rewards."""
 
 import importlib.util
 from pathlib import Path
@@ -13,16 +13,13 @@ from hn.hypernets import LoraHypernet
 from hn.hypernets.conv import ConvHypernet
 
 PROMPTS = ["a red cube", "two blue ball"]
-needs_torchao = pytest.mark.skipif(
-    importlib.util.find_spec("torchao") is None, reason="torchao is not installed (pip install 'hn[quantise]')"
-)
 
 
 def _int8_layers(module: nn.Module) -> list[nn.Linear]:
     return [layer for layer in module.modules() if hasattr(getattr(layer, "weight", None), "qdata")]
 
 
-@needs_torchao
+@pytest.mark.extras("torchao")
 def test_a_generator_keeps_int8_weights_in_its_backbone_alone(tiny_checkpoints: Path) -> None:
     path = str(tiny_checkpoints / "pipeline")
     plain, quantised = DiffusersGenerator(path), DiffusersGenerator(path, quantise="int8")
@@ -36,7 +33,7 @@ def test_a_generator_keeps_int8_weights_in_its_backbone_alone(tiny_checkpoints: 
     ConvHypernet(width=8, blocks=1, heads=1).build(quantised)
 
 
-@needs_torchao
+@pytest.mark.extras("torchao")
 def test_a_generator_without_weights_is_quantised_too(tiny_checkpoints: Path) -> None:
     assert _int8_layers(DiffusersGenerator.build_on_meta(str(tiny_checkpoints / "pipeline"), quantise="int8").backbone)
 

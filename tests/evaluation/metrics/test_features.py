@@ -132,8 +132,10 @@ def test_inception_says_what_it_needs(monkeypatch, tmp_path):
     section = {"class_path": "hn.evaluation.metrics.features.InceptionFeatures", "init_args": {}}
     with pytest.raises(ImportError, match=r"hn\[fid\]"):
         list(repositories_in(section))
-    monkeypatch.undo()
-    pytest.importorskip("torch_fidelity")
+
+
+@pytest.mark.extras("torch_fidelity")
+def test_files_that_are_not_of_inception_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         InceptionFeatures(str(tmp_path / "missing.pth"))
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
@@ -141,8 +143,8 @@ def test_inception_says_what_it_needs(monkeypatch, tmp_path):
         InceptionFeatures(str(tmp_path / "other.pth"))
 
 
+@pytest.mark.extras("torch_fidelity")
 def test_inception_features_are_those_of_torchmetrics(tmp_path):
-    pytest.importorskip("torch_fidelity")
     # Of the same layout; torch-fidelity's has 1008 classes and no second head.
     twin = torchvision.models.inception_v3(weights=None, num_classes=1008, init_weights=False)
     weights = {name: tensor for name, tensor in twin.state_dict().items() if not name.startswith("AuxLogits")}

@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from contextlib import nullcontext
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -78,7 +77,7 @@ def test_every_family_takes_as_much_on_fake_tensors(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed (pip install 'hn[quantise]')")
+@pytest.mark.extras("torchao")
 def test_quantised_rewards_take_what_they_take(make_module: Callable[..., NoiseHypernetModule]) -> None:
     module = make_module()
     clip = module.reward.rewards["clip"]

@@ -46,8 +46,10 @@ def test_a_missing_pipeline(monkeypatch):
         load_parser([{"prompt": "a horse"}], "x")
 
 
+@pytest.mark.extras("spacy")
 def test_phrases_of_spacy_itself():
-    spacy = pytest.importorskip("spacy", reason="the extra hn[compbench] is not installed")
+    import spacy
+
     if not spacy.util.is_package("en_core_web_sm"):
         pytest.skip("spaCy's pipeline en_core_web_sm is not installed")
     prompts = {
