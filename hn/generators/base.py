@@ -174,6 +174,24 @@ class Generator(nn.Module, ABC):
         channels, height, width = self.noise_shape
         return channels, height, width
 
+    @property
+    def token_count(self) -> int:
+        """V, the size of the vocabulary of `give_token_ids`.
+
+        Raises:
+            ValueError: if the generator has no tokenizer.
+        """
+        raise ValueError(f"{type(self).__name__} has no tokenizer, so it cannot give the tokens of prompts.")
+
+    def give_token_ids(self) -> None:
+        """From now on `encode` gives the prompts' tokens too: `token_ids` [B, L], int64 in [0, V), -1 where a prompt is
+        over. `generate` takes them and does not read them.
+
+        Raises:
+            ValueError: if the generator has no tokenizer.
+        """
+        raise ValueError(f"{type(self).__name__} has no tokenizer, so it cannot give the tokens of prompts.")
+
     def to_spatial(self, noise: Tensor) -> Tensor:
         """Noise [B, *noise_shape] as an image [B, *spatial_shape]: the same numbers in another order."""
         return noise

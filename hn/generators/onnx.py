@@ -15,6 +15,7 @@ from hn.data.encodings.cache import PromptCache
 from hn.data.encodings.truncation import TruncationCounter
 from hn.generators.base import Conditioning, Generator
 from hn.generators.prompt_encoder import require_known_words
+from hn.generators.tokens import TOKEN_IDS, token_ids
 from hn.utils.private.torch import ApplyHook
 from hn.utils.program import OnnxModel
 
@@ -75,6 +76,7 @@ class OnnxGenerator(ApplyHook, Generator):
         self.strict_vocabulary = strict_vocabulary
         self.encode_batch_size = min(encode_batch_size, self.facts["max_batch"])
         self._cache: PromptCache[Conditioning] = PromptCache(prompt_cache_size)
+        self._gives_token_ids = False
         self._truncation = TruncationCounter(self.facts["max_tokens"], "the text encoder", TEXT_ENCODER_FILE)
         self.register_buffer("place", torch.zeros(()), persistent=False)  # goes where the generator is moved to
 
@@ -108,6 +110,14 @@ class OnnxGenerator(ApplyHook, Generator):
     @property
     def text_width(self) -> int:
         return self.facts["text_width"]
+
+    @property
+    def token_count(self) -> int:
+        return len(self.tokenizer)
+
+    def give_token_ids(self) -> None:
+        self._gives_token_ids = True
+        self._cache.clear()
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse prompts with words outside the vocabulary, with `strict_vocabulary`. The first time that some are
@@ -155,6 +165,8 @@ class OnnxGenerator(ApplyHook, Generator):
                 batch, padding="max_length", max_length=window, truncation=True, return_tensors="pt"
             )
             encoded = self.text_encoder(tokens)
+            if self._gives_token_ids:
+                encoded[TOKEN_IDS] = token_ids(self.tokenizer, batch, window)
             # Cloned: a view would keep the whole batch alive as long as one of its prompts is cached.
             samples += [
                 {name: tensor[i : i + 1].to(self.device, copy=True) for name, tensor in encoded.items()}

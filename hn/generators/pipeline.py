@@ -5,6 +5,7 @@ from typing import Any, Self
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from hn.data.encodings.files import PromptFiles
 from hn.generators.assemble import Component, FusedLora
@@ -100,6 +101,9 @@ class DiffusersGenerator(PipelineGenerator):
                 part.requires_grad_(False).eval().to(device)
         own = self._prompts
         return PromptEncoder(self.family, own.strict_vocabulary, cache_size=0, batch_size=own.batch_size), pipe
+
+    def _load_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        return self.files.load_tokenizer(self.family.tokens_from)
 
     @staticmethod
     def from_pipeline(pipe: DiffusionPipeline, **options: Any) -> PipelineGenerator:

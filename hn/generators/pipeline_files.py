@@ -11,7 +11,7 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hn.generators.assemble import Component, FusedLora, fuse, load_components, locate_components
 from hn.generators.families import Family
@@ -149,6 +149,18 @@ class PipelineFiles:
             FileNotFoundError: if files are missing; says how to get them.
         """
         return self.load(family) if self.fuse_loras else self._with_tokenizers(family, {})
+
+    def load_tokenizer(self, name: str) -> PreTrainedTokenizerBase | None:
+        """One of the pipeline's tokenizers alone, None if it has no such one.
+
+        Raises:
+            FileNotFoundError: if files are missing; says how to get them.
+        """
+        if self.index.get(name, (None,))[0] is None:
+            return None
+        with explain_missing(self.pretrained, self.revision, self.variant):
+            tokenizer_class = getattr(transformers, self.index[name][1])
+            return tokenizer_class.from_pretrained(self.found, subfolder=name, revision=self.revision)
 
     def build_text_encoders_on_meta(self, family: Family) -> DiffusionPipeline:
         """The pipeline with its tokenizers; all its networks, text encoders among them, are on the meta device.

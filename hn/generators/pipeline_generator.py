@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from hn.generators.assemble import replace_scheduler
 from hn.generators.base import Conditioning, Generator
@@ -17,6 +18,7 @@ from hn.generators.families import Family, resolve_family
 from hn.generators.families.base import BackboneInputs, FirstStep, describe_untrained_size
 from hn.generators.offload import OnCpu, take_out
 from hn.generators.prompt_encoder import PromptEncoder
+from hn.generators.tokens import without_token_ids
 from hn.utils.copies import frozen_view
 from hn.utils.layers import compile_layers, require_compile
 from hn.utils.private.accelerate import is_offloaded
@@ -163,6 +165,30 @@ class PipelineGenerator(ApplyHook, Generator):
     def text_states(self, conditioning: Conditioning) -> tuple[Tensor, Tensor | None]:
         return self.family.text_states(conditioning)
 
+    @property
+    def token_count(self) -> int:
+        return len(self._tokenizer)
+
+    def give_token_ids(self) -> None:
+        self._prompts.give_token_ids(self._tokenizer)
+
+    def tokens(self, prompts: Sequence[str]) -> Conditioning:
+        """What `encode` gives of the prompts' tokens, on the CPU: nothing before `give_token_ids`."""
+        return self._prompts.tokens(prompts)
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer = getattr(self.pipe, self.family.tokens_from, None) or self._load_tokenizer()
+        if tokenizer is None:
+            raise ValueError(
+                f"The pipeline has no {self.family.tokens_from}, so the generator cannot give the tokens of prompts."
+            )
+        return tokenizer
+
+    def _load_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """One that the pipeline was loaded without."""
+        return None
+
     @cached_property
     def spatial_shape(self) -> tuple[int, int, int]:
         noise = torch.empty((1, *self.noise_shape), device="meta")
@@ -276,7 +302,7 @@ class PipelineGenerator(ApplyHook, Generator):
             generator=rng,
             output_type="latent",
             return_dict=False,
-            **self.family.call_arguments(self.pipe, conditioning, steps),
+            **self.family.call_arguments(self.pipe, without_token_ids(conditioning), steps),
             **options,
         )[0]
 

@@ -3,13 +3,15 @@
 import difflib
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hn.data.encodings.cache import PromptCache
@@ -18,6 +20,7 @@ from hn.data.encodings.truncation import TruncationCounter
 from hn.generators.base import Conditioning
 from hn.generators.families import Family
 from hn.generators.offload import OnCpu, put_in
+from hn.generators.tokens import TOKEN_IDS, token_ids
 from hn.utils.dtype import parse_dtype
 
 # Letters together, digits and punctuation one by one, as CLIP's tokenizer splits text before byte-pair encoding.
@@ -107,6 +110,13 @@ class PromptEncoder:
         # Two: a training step takes the one when the next batch's is under way.
         self._ahead: deque[dict[str, Future[dict[str, Conditioning]]]] = deque(maxlen=2)
         self._warned_of_long_prompts = False
+        self._token_ids: Callable[[Sequence[str]], Tensor] | None = None
+
+    def give_token_ids(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """From now on `encode` gives the prompts' tokens too (`hn.generators.tokens`)."""
+        if self._token_ids is None:
+            self.clear()
+        self._token_ids = partial(token_ids, tokenizer, length=self.family.max_tokens(tokenizer))
 
     def clear(self) -> None:
         """Forget all prompts, for example after the networks moved to another device."""
@@ -167,7 +177,15 @@ class PromptEncoder:
         self.check(pipe, prompts)
         unwritten = prompts if self.files is None else self.files.missing(prompts)
         encoded = dict(zip(unwritten, self._encode(pipe, unwritten, device), strict=True)) if unwritten else {}
-        return [encoded[prompt] if prompt in encoded else self._read(pipe, prompt, device) for prompt in prompts]
+        samples = [encoded[prompt] if prompt in encoded else self._read(pipe, prompt, device) for prompt in prompts]
+        for name, tensor in self.tokens(prompts).items():
+            for sample, own in zip(samples, tensor.to(device).split(1), strict=True):
+                sample[name] = own
+        return samples
+
+    def tokens(self, prompts: Sequence[str]) -> Conditioning:
+        """The part of the conditioning that is not the text encoders': tokens, if they are to be given."""
+        return {} if self._token_ids is None else {TOKEN_IDS: self._token_ids(prompts)}
 
     def _read(self, pipe: DiffusionPipeline, prompt: str, device: torch.device) -> Conditioning:
         assert self.files is not None

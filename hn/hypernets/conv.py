@@ -13,6 +13,7 @@ from hn.generators.base import Conditioning, Generator
 from hn.generators.subspaces.low_frequency import cosine_basis
 from hn.hypernets.base import Hypernet
 from hn.hypernets.text_states import Attention, TextReader
+from hn.hypernets.token_shift import TokenShift, check_token_options
 
 POSITIONS = 8
 """Cosines of each coordinate that tell a place of the grid."""
@@ -34,9 +35,12 @@ class ConvHypernet(Hypernet):
         text_width: channels that the text states are projected to.
         self_attentions: number of blocks with self-attention, the last ones; all if not given. Fewer are faster.
         gradient_checkpointing: recompute f in the backward pass instead of keeping its activations.
+        token_frequencies: n of the lowest n x n frequencies of the noise that every token of the tokenizer shifts
+            (`TokenShift`); 0 for none.
+        token_rate: learning rate of the tokens' shifts, relative to the network's.
 
     Raises:
-        ValueError: if a number is below 1, or the width is no multiple.
+        ValueError: if a number is out of range, or the width is no multiple.
     """
 
     extra_nfe: ClassVar[int] = 0  # no pass of the backbone
@@ -53,8 +57,11 @@ class ConvHypernet(Hypernet):
         text_width: int = 96,
         self_attentions: int | None = None,
         gradient_checkpointing: bool = False,
+        token_frequencies: int = 0,
+        token_rate: float = 15.0,
     ) -> None:
         super().__init__()
+        check_token_options(token_frequencies, token_rate)
         numbers = {"width": width, "blocks": blocks, "heads": heads, "grid": grid, "text_width": text_width}
         for name, value in {**numbers, "self_attentions": self_attentions}.items():
             if value is not None and value < 1:
@@ -63,6 +70,7 @@ class ConvHypernet(Hypernet):
             raise ValueError(f"width must be a multiple of 8 and of heads ({heads}), not {width}.")
         self.width, self.blocks, self.heads, self.grid, self.text_width = width, blocks, heads, grid, text_width
         self.self_attentions, self.gradient_checkpointing = self_attentions, gradient_checkpointing
+        self.token_frequencies, self.token_rate = token_frequencies, token_rate
 
     def _build(self, generator: Generator) -> None:
         channels, height, width = generator.spatial_shape
@@ -79,6 +87,7 @@ class ConvHypernet(Hypernet):
             self.out = nn.Conv2d(self.width, channels, 3, padding=1)
             for weight in self.out.parameters():
                 nn.init.zeros_(weight)
+            self.token_shift = TokenShift.of(generator, self.token_frequencies, self.token_rate)
         constants = {
             "rows": resampling(height, rows),
             "columns": resampling(width, columns),
@@ -100,7 +109,10 @@ class ConvHypernet(Hypernet):
         for layer in self.layers:
             hidden = layer(hidden, text, mask)
         f = self._resample("hy,bchw,wx->bcyx", self.out(nn.functional.silu(self.norm(hidden))))
-        return self.generator.from_spatial(f).to(noise.dtype)
+        f = self.generator.from_spatial(f)
+        if self.token_shift is not None:
+            f = f + self.token_shift(conditioning)
+        return f.to(noise.dtype)
 
     def _resample(self, equation: str, values: Tensor) -> Tensor:
         rows, columns = self.rows, self.columns
@@ -111,7 +123,7 @@ class ConvHypernet(Hypernet):
 
     def arguments(self) -> dict[str, Any]:
         names = ("width", "blocks", "heads", "grid", "text_width", "self_attentions", "gradient_checkpointing")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*names, "token_frequencies", "token_rate")}
 
 
 class _Block(nn.Module):

@@ -11,6 +11,7 @@ from hn.generators.base import Conditioning, Generator
 from hn.generators.subspaces import LowFrequency
 from hn.hypernets.base import Hypernet
 from hn.hypernets.text_states import AttentionPool, TextReader
+from hn.hypernets.token_shift import TokenShift, check_token_options
 
 
 class SubspaceHypernet(Hypernet):
@@ -25,17 +26,28 @@ class SubspaceHypernet(Hypernet):
         layers: residual layers of the MLP.
         queries: of the attention that pools the text states.
         text_width: channels that the text states are projected to.
+        token_frequencies: n of the lowest n x n frequencies of the noise that every token of the tokenizer shifts
+            (`TokenShift`); 0 for none.
+        token_rate: learning rate of the tokens' shifts, relative to the network's.
 
     Raises:
-        ValueError: if a number is below 1.
+        ValueError: if a number is out of range.
     """
 
     extra_nfe: ClassVar[int] = 0  # no pass of the backbone
 
     def __init__(
-        self, frequencies: int = 4, width: int = 256, layers: int = 2, queries: int = 4, text_width: int = 96
+        self,
+        frequencies: int = 4,
+        width: int = 256,
+        layers: int = 2,
+        queries: int = 4,
+        text_width: int = 96,
+        token_frequencies: int = 0,
+        token_rate: float = 15.0,
     ) -> None:
         super().__init__()
+        check_token_options(token_frequencies, token_rate)
         numbers = {"width": width, "layers": layers, "queries": queries, "text_width": text_width}
         for name, value in numbers.items():
             if value < 1:
@@ -43,6 +55,7 @@ class SubspaceHypernet(Hypernet):
         self.subspace = LowFrequency(frequencies)
         self.frequencies, self.width, self.layers = frequencies, width, layers
         self.queries, self.text_width = queries, text_width
+        self.token_frequencies, self.token_rate = token_frequencies, token_rate
 
     def _build(self, generator: Generator) -> None:
         self.subspace.build(generator)
@@ -61,16 +74,20 @@ class SubspaceHypernet(Hypernet):
             self.out = nn.Linear(self.width, self.subspace.dimensions)
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
+            self.token_shift = TokenShift.of(generator, self.token_frequencies, self.token_rate)
 
     def forward(self, noise: Tensor, conditioning: Conditioning) -> Tensor:
         text = self.read(self.pool(*self.text(conditioning)))
         hidden = self.into(self.subspace.coefficients(noise).to(self.into.weight.dtype)) + text
         for block in self.blocks:
             hidden = block(hidden, text)
-        return self.subspace.expand(self.out(self.norm(hidden)).to(noise.dtype))
+        f = self.subspace.expand(self.out(self.norm(hidden)))
+        if self.token_shift is not None:
+            f = f + self.token_shift(conditioning)
+        return f.to(noise.dtype)
 
     def arguments(self) -> dict[str, Any]:
-        names = ("frequencies", "width", "layers", "queries", "text_width")
+        names = ("frequencies", "width", "layers", "queries", "text_width", "token_frequencies", "token_rate")
         return {name: getattr(self, name) for name in names}
 
 

@@ -13,7 +13,9 @@ from tests.tiny_pipelines import CASES
 
 MAKE = {
     "conv": lambda: ConvHypernet(width=8, blocks=2, heads=2, grid=4, text_width=12),
-    "subspace": lambda: SubspaceHypernet(frequencies=2, width=16, layers=2, queries=3, text_width=12),
+    "subspace": lambda: SubspaceHypernet(
+        frequencies=2, width=16, layers=2, queries=3, text_width=12, token_frequencies=2
+    ),
 }
 PROMPTS = ["a red ball left of the cube", "two cube"]
 
@@ -30,6 +32,8 @@ def trained(name: str, generator: PipelineGenerator) -> Hypernet:
     torch.manual_seed(0)
     hypernet = MAKE[name]().build(generator)
     torch.nn.init.normal_(hypernet.out.weight)
+    if hypernet.token_shift is not None:
+        torch.nn.init.normal_(hypernet.token_shift.table)
     return hypernet
 
 
@@ -37,11 +41,11 @@ def trained(name: str, generator: PipelineGenerator) -> Hypernet:
 def test_f_is_zero_at_the_start_and_then_reads_noise_and_prompt(
     name: str, generator: PipelineGenerator, tmp_path: Path
 ) -> None:
+    untrained, hypernet = MAKE[name]().build(generator), trained(name, generator)
     conditioning = generator.encode(PROMPTS)
     noise = generator.sample_noise(2, torch.Generator().manual_seed(1))
-    assert MAKE[name]().build(generator)(noise, conditioning).count_nonzero() == 0
+    assert untrained(noise, conditioning).count_nonzero() == 0
 
-    hypernet = trained(name, generator)
     f = hypernet(noise, conditioning)
     assert f.shape == noise.shape and f.dtype == noise.dtype and f.isfinite().all()
     assert not torch.allclose(f, hypernet(noise.flip(0), conditioning))
@@ -123,6 +127,8 @@ def test_the_last_blocks_have_self_attention(number: int | None, expected: list[
         (lambda: ConvHypernet(self_attentions=0), "self_attentions must be at least 1"),
         (lambda: SubspaceHypernet(frequencies=0), "frequencies must be at least 1"),
         (lambda: SubspaceHypernet(queries=0), "queries must be at least 1"),
+        (lambda: SubspaceHypernet(token_frequencies=-1), "token_frequencies must be 0"),
+        (lambda: ConvHypernet(token_rate=0.0), "token_rate above 0"),
     ],
 )
 def test_options_that_cannot_work_are_refused(make, message: str) -> None:

@@ -1,6 +1,5 @@
 """f of compact hypernetworks as files, against the hypernetworks, on prompts and batches they were not made with."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -16,14 +15,16 @@ from hn.hypernets.subspace import SubspaceHypernet
 from hn.utils.program import ONNX_PACKAGES
 from tests.tiny_pipelines import CASES, NETWORKS
 
-NO_ONNX = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
 MAKE = {
     "conv": lambda: ConvHypernet(width=8, blocks=1, heads=2, grid=4, text_width=12),
-    "subspace": lambda: SubspaceHypernet(frequencies=2, width=16, layers=1, queries=3, text_width=12),
+    "subspace": lambda: SubspaceHypernet(
+        frequencies=2, width=16, layers=1, queries=3, text_width=12, token_frequencies=2
+    ),
 }
 FAMILIES = [
     case if case in ("stable_diffusion", "z_image") else pytest.param(case, marks=pytest.mark.slow) for case in NETWORKS
 ]
+SHAPES = {"noise": [8, 8, 8], "prompt_embeds": [12, 12]}
 PROMPTS = ["a red ball", "two blue cube", "a cube left of a ball", "the photo"]
 
 
@@ -31,6 +32,8 @@ def trained(name: str, generator: PipelineGenerator) -> Hypernet:
     torch.manual_seed(0)
     hypernet = MAKE[name]().build(generator)
     torch.nn.init.normal_(hypernet.out.weight)
+    if hypernet.token_shift is not None:
+        torch.nn.init.normal_(hypernet.token_shift.table)
     return hypernet
 
 
@@ -63,7 +66,7 @@ def test_f_is_the_same_in_any_batch(name: str, case: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(NO_ONNX), reason=f"needs {', '.join(NO_ONNX)}")
+@pytest.mark.extras(*ONNX_PACKAGES)
 @pytest.mark.parametrize("name", MAKE)
 @torch.no_grad()
 def test_an_onnx_model_has_the_same_f(name: str, tmp_path: Path) -> None:
@@ -89,12 +92,14 @@ def test_the_command_writes_what_was_saved(
     trained(name, generator).save_pretrained(tmp_path / "net")
     options = ["--hypernet", str(tmp_path / "net"), "--generator", str(tiny_pipeline_folder), "--device", "cpu"]
     main(["export", *options, "--output", str(tmp_path / "f.pt2")])
-    assert "noise [8, 8, 8], prompt_embeds [12, 12], in batches of 1 to 63" in capsys.readouterr().out
+    tokens = {"token_ids": [12]} if name == "subspace" else {}
+    said = ", ".join(f"{key} {shape}" for key, shape in {**SHAPES, **tokens}.items())
+    assert f"{said}, in batches of 1 to 63" in capsys.readouterr().out
     facts = {FACTS: ""}
     program = torch.export.load(tmp_path / "f.pt2", extra_files=facts).module()
-    assert json.loads(facts[FACTS])["inputs"] == {"noise": [8, 8, 8], "prompt_embeds": [12, 12]}
-    noise, conditioning = inputs(generator, 3)
+    assert json.loads(facts[FACTS])["inputs"] == {**SHAPES, **tokens}
     loaded = Hypernet.from_pretrained(tmp_path / "net", generator)
+    noise, conditioning = inputs(generator, 3)
     torch.testing.assert_close(program(noise, conditioning), loaded(noise, conditioning))
     refused = refuse("export", *options, "--merge", "--output", tmp_path / "merged.pt2")
     assert "is no LoRA hypernetwork, so it cannot be merged" in refused

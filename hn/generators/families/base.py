@@ -92,6 +92,7 @@ class Family(ABC):
         latents_dtype: data type in which the pipeline keeps its latents, if not the backbone's.
         max_sequence_length: tokens of the prompt, where the pipeline takes their number; else the tokenizer's.
         text_parts: the pipeline's attributes that `encode` alone needs: tokenizers and text encoders.
+        tokens_from: the pipeline's attribute that holds the tokenizer whose tokens networks may read.
         encoding_options: names of the family's options on which `encode` depends; None for all of them. A subclass with
             an `encode` of its own states them anew.
         reads_conditioning: whether `call_backbone` depends on values of the conditioning, like the number of tokens, so
@@ -106,6 +107,7 @@ class Family(ABC):
     text_width_name: ClassVar[str] = "joint_attention_dim"
     max_sequence_length: int | None = None
     text_parts: ClassVar[tuple[str, ...]] = ("tokenizer", "text_encoder")
+    tokens_from: ClassVar[str] = "tokenizer"
     encoding_options: ClassVar[tuple[str, ...] | None] = None
     reads_conditioning: ClassVar[bool] = False
 

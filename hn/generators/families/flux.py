@@ -27,6 +27,7 @@ class Flux(PackedFlowMatching):
     backbone_name = "transformer"
     last_layer = "proj_out"
     text_parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+    tokens_from = "tokenizer_2"
     encoding_options = ("max_sequence_length",)
 
     def __init__(self, guidance_scale: float = 3.5, max_sequence_length: int = 256):

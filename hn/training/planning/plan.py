@@ -189,6 +189,7 @@ def follow_batch(
     assert isinstance(generator, PipelineGenerator)
     try:
         conditioning, encoding = fake_conditioning(generator.family, text, prompts, mode)
+        conditioning |= {name: mode.from_tensor(ids) for name, ids in generator.tokens(prompts).items()}
         copied = without_reports(fake_copy(module, mode))
         update = update_memory(copied, conditioning, prompts, precision, mode)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
