@@ -83,7 +83,7 @@ $(EXTRAS): constraints.txt | $(STAMP)
 	@touch $@
 
 test-extras: $(STAMP) $(EXTRAS) ## run the tests that need optional packages, which are installed beside the environment
-	PYTHONPATH=$(EXTRAS) $(PYTEST) -m extras $(ARGS)
+	PYTHONPATH=$(abspath $(EXTRAS)) $(PYTEST) -m extras $(ARGS)
 
 # Vector instructions below this CPU's own, with which test-all runs them: those that it lacks would crash. Then two
 # threads, which do not spin.
