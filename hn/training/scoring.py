@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hn.generators.base import Conditioning, Generator
 from hn.generators.pipeline_generator import PipelineGenerator
+from hn.generators.tokens import without_token_ids
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
 from hn.rewards.in_parts import join_scores, score_in_parts
 from hn.utils.device import to_device
@@ -59,7 +60,8 @@ class BatchScorer:
     def _conditioning(self, places: Tensor) -> Conditioning:
         if len(places) == len(self.prompts) and torch.equal(places, torch.arange(len(places))):
             return self.conditioning
-        return {name: value[to_device(places, value.device)] for name, value in self.conditioning.items()}
+        own = without_token_ids(self.conditioning)  # which the generator does not read
+        return {name: value[to_device(places, value.device)] for name, value in own.items()}
 
     def _streams(self, places: Tensor) -> list[torch.Generator] | None:
         return None if self.streams is None else [self.streams[place] for place in places]

@@ -137,7 +137,8 @@ def test_random_inputs_are_like_the_real_ones(generator: PipelineGenerator) -> N
     assert conditioning.keys() == real.keys()
     for name, tensor in conditioning.items():
         assert tensor.shape == real[name].shape and tensor.dtype == real[name].dtype
-        torch.testing.assert_close(tensor.std(), real[name].std(), rtol=0.1, atol=0)
+        if tensor.is_floating_point():  # and not token ids
+            torch.testing.assert_close(tensor.std(), real[name].std(), rtol=0.1, atol=0)
         assert not torch.equal(tensor[0], tensor[1])
 
 
