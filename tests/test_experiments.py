@@ -131,7 +131,7 @@ def that_trains(file: Path) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("file", [that_trains(file) for file in EXPERIMENTS])
 def test_every_experiment_trains(file, hub, tmp_path, monkeypatch, capsys):
-    """Two updates as written; of full-size experiments with tiny random weights of the real classes and small batches."""
+    """Two updates as written; of full-size experiments with tiny random weights of their classes and small batches."""
     monkeypatch.chdir(ROOT)
     config = read_config(file)
     if "miniature" not in file.stem:
