@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     packages = {package for mark in item.iter_markers("extras") for package in mark.args}
     if missing := sorted(package for package in packages if find_spec(package) is None):
-        pytest.skip(f"needs {', '.join(missing)}: make test-extras")
+        pytest.skip(f"needs optional packages: {', '.join(missing)}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -58,8 +58,8 @@ class Waits(Callback):
 @pytest.mark.parametrize(
     ("optimizer", "more", "copies"),
     # Copied in each update: the noise, and what `SkipNonFinite` found. By `ScoreFunction` also the perturbations; in
-    # every second update, which scores, the places of the prompts of both parts; in the
-    # first one the bases, its own and that of the shifts of tokens.
+    # every second update, which scores, the places of the prompts of both parts; in the first
+    # one the bases, its own and that of the shifts of tokens.
     [
         ("AdamW", [], [2] * UPDATES),
         ("SGD, momentum: 0.9", [], [2] * UPDATES),
