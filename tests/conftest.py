@@ -186,9 +186,17 @@ def make_generator(tiny_pipeline_folder: Path) -> Callable[..., DiffusersGenerat
 
 
 @pytest.fixture(scope="session")
-def generator(make_generator: Callable[..., DiffusersGenerator]) -> DiffusersGenerator:
-    """The tiny generator in float32, shared: tests leave it as it is."""
+def shared_generator(make_generator: Callable[..., DiffusersGenerator]) -> DiffusersGenerator:
+    """The tiny generator in float32, for fixtures that live longer than a test."""
     return make_generator()
+
+
+@pytest.fixture
+def generator(shared_generator: DiffusersGenerator) -> Iterator[DiffusersGenerator]:
+    """The tiny generator in float32, shared: tests leave it as it is."""
+    yield shared_generator
+    left = shared_generator.encode([""]).keys()
+    assert left == {"prompt_embeds"}, "Build hypernetworks that read tokens on a generator of make_generator()."
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """f of compact hypernetworks as files, against the hypernetworks, on prompts and batches they were not made with."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,14 @@ def test_an_onnx_model_has_the_same_f(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MAKE)
 def test_the_command_writes_what_was_saved(
-    name: str, generator: PipelineGenerator, tiny_pipeline_folder: Path, tmp_path: Path, capsys, refuse
+    name: str,
+    make_generator: Callable[..., PipelineGenerator],
+    tiny_pipeline_folder: Path,
+    tmp_path: Path,
+    capsys,
+    refuse,
 ) -> None:
+    generator = make_generator()
     trained(name, generator).save_pretrained(tmp_path / "net")
     options = ["--hypernet", str(tmp_path / "net"), "--generator", str(tiny_pipeline_folder), "--device", "cpu"]
     main(["export", *options, "--output", str(tmp_path / "f.pt2")])
