@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from hn.cli import main
 from hn.cli.study.definition import read_study
-from hn.cli.study.report import Point, draw_study, study_table
+from hn.cli.study.report import Point, draw_study, means_over_seeds, study_table
 from hn.cli.study.run import plan_study
+from hn.cli.study.seeds import mean_and_interval
 from hn.training.module import NoiseHypernetModule
 
 ROOT = Path(__file__).parents[2]
@@ -261,6 +262,21 @@ def test_table_and_figure_of_a_grid(tmp_path):
     assert not any(line.get_label() == "base" for line in colors.lines)
 
 
+def test_means_over_seeds_have_students_interval(tmp_path):
+    file = tmp_path / "seeds.yaml"
+    content = {"experiment": {"f": "f.yaml", "g": "g.yaml"}, "vary": {"seed_everything": [0, 1, 2]}, "show": ["reward"]}
+    file.write_text(yaml.safe_dump(content))
+    study = read_study(file)
+    rewards = {("f", "0"): 0.25, ("f", "1"): 0.5, ("f", "2"): 0.75, ("g", "0"): 1.0}
+    points = [point(labels, 0.125, reward) for labels, reward in rewards.items()]
+    assert means_over_seeds(study, points) == {("f",): {"reward": [0.25, 0.5, 0.75]}, ("g",): {"reward": [1.0]}}
+    mean, interval = mean_and_interval([0.25, 0.5, 0.75])
+    half = 4.302653 * 0.25 / 3**0.5  # t(.975, 2) of the tables
+    assert mean == 0.5 and interval == pytest.approx([0.5 - half, 0.5 + half], abs=1e-6)
+    rows = [line.split() for line in study_table(study, points).splitlines()]
+    assert ["f", "3", "0.500", "±", "0.621"] in rows and ["g", "1", "1.000"] in rows
+
+
 def test_values_that_are_no_numbers_are_in_their_order(tmp_path):
     file = tmp_path / "kinds.yaml"
     content = {"experiment": {"f": "f.yaml", "g": "g.yaml"}, "show": ["reward"]}
@@ -272,8 +288,8 @@ def test_values_that_are_no_numbers_are_in_their_order(tmp_path):
     assert lines["hypernetwork"] == [[0, 1], [1, 2]] and lines["base"] == [[0, 0], [1, 0.5]]
 
 
-def test_there_are_the_studies_of_the_paper():
-    assert {file.stem for file in FILES} == {"redness", "steps", "rank", "regulariser", "diversity"}
+def test_there_are_the_studies_of_the_paper_and_of_the_estimators():
+    assert {file.stem for file in FILES} == {"redness", "steps", "rank", "regulariser", "diversity", "estimators"}
 
 
 @pytest.mark.slow
@@ -286,7 +302,8 @@ def test_every_study_is_what_its_experiments_can_do(file, monkeypatch, tmp_path)
     assert len(steps) == len(study.variants) * (1 + len(study.tests))
     assert {step.folder.parent for step in steps} == {tmp_path / f"study_{file.stem}"}
     by_method = {step.settings["model"]["hypernet"]["class_path"]: step for step in steps}
-    assert len({step.settings["model"]["hypernet"]["init_args"]["rank"] for step in by_method.values()}) == 1
+    arguments = [step.settings["model"]["hypernet"]["init_args"] for step in by_method.values()]
+    assert len({each["rank"] for each in arguments if "rank" in each}) == 1
     text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     assert f"make study STUDY={file.stem}" in text
     assert not (tmp_path / f"study_{file.stem}").exists()

@@ -17,6 +17,7 @@ from matplotlib.transforms import offset_copy
 from rich.table import Table
 
 from hn.cli.study.definition import TITLES, Axis, Study
+from hn.cli.study.seeds import SEED, mean_and_interval
 from hn.report.curves import plot_curves
 from hn.report.figures import MARKERS, SETTINGS, save_figure
 from hn.report.result_files import METHODS_CSV, write_rows_csv
@@ -92,6 +93,11 @@ def write_study(folder: Path, study: Study, points: Sequence[Point]) -> str:
         "axes": axes,
     }
     results |= {"environment": environment(), "variants": entries}
+    if means := means_over_seeds(study, points):
+        results["means_over_seeds"] = [
+            {"labels": labels, **{name: _described(values) for name, values in found.items()}}
+            for labels, found in means.items()
+        ]
     write_json(folder / _RESULTS, results, durable=True)
     write_rows_csv(
         folder / METHODS_CSV,
@@ -133,8 +139,24 @@ def metric_interval(entry: Mapping[str, Any], name: str) -> list[float] | None:
     return entry.get(f"{name}_delta_ci95")
 
 
+def means_over_seeds(study: Study, points: Sequence[Point]) -> dict[tuple[str, ...], dict[str, list[float]]]:
+    """What each seed reached, by the labels of the other axes and the shown metric; empty if no seeds vary."""
+    options = [axis.option for axis in study.axes]
+    if SEED not in options:
+        return {}
+    place, found = options.index(SEED), {}
+    for point in points:
+        others = point.labels[:place] + point.labels[place + 1 :]
+        for name in study.show:
+            value = metric_value(point.trained, name)
+            if value is not None:
+                found.setdefault(others, {}).setdefault(name, []).append(value)
+    return found
+
+
 def study_table(study: Study, points: Sequence[Point]) -> str:
-    """A row for each point and one for each base that is another, and below the intervals of the differences."""
+    """A row for each point and one for each base that is another, and below the intervals of the differences, and the
+    means over training seeds where those vary."""
     varied = [axis.title for axis in study.axes]
     values = _table(f"{study.name}: {', '.join(Path(file).stem for file in study.experiments)}", varied, study.show)
     base_rows = [_cells(point.base, study.show) for point in points]
@@ -147,13 +169,38 @@ def study_table(study: Study, points: Sequence[Point]) -> str:
             values.add_row(*_with_base(labels), *cells)
     for point in points:
         values.add_row(*point.labels, *_cells(point.trained, study.show))
+    tables = [values]
     measured = [name for name in study.show if any(metric_interval(point.trained, name) for point in points)]
-    if not measured:
-        return as_text(values, width=_WIDE)
-    intervals = _table("95 % intervals of the difference to the base", varied, measured)
-    for point in points:
-        intervals.add_row(*point.labels, *(_interval(metric_interval(point.trained, name)) for name in measured))
-    return as_text(values, intervals, width=_WIDE)
+    if measured:
+        intervals = _table("95 % intervals of the difference to the base", varied, measured)
+        for point in points:
+            intervals.add_row(*point.labels, *(_interval(metric_interval(point.trained, name)) for name in measured))
+        tables.append(intervals)
+    if means := means_over_seeds(study, points):
+        tables.append(_means_table(study, means))
+    return as_text(*tables, width=_WIDE)
+
+
+def _means_table(study: Study, means: Mapping[tuple[str, ...], Mapping[str, Sequence[float]]]) -> Table:
+    varied = [axis.title for axis in study.axes if axis.option != SEED]
+    names = [name for name in study.show if any(name in found for found in means.values())]
+    table = _table("means over training seeds, with 95 % intervals", [*varied, "seeds"], names)
+    for labels, found in means.items():
+        cells = [_mean_cell(name, found.get(name, ())) for name in names]
+        table.add_row(*labels, str(max(map(len, found.values()))), *cells)
+    return table
+
+
+def _mean_cell(name: str, values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    (mean, interval), digits = mean_and_interval(values), _DIGITS.get(name, 3)
+    return f"{mean:.{digits}f}" + (f" ± {interval[1] - mean:.{digits}f}" if interval else "")
+
+
+def _described(values: Sequence[float]) -> dict[str, Any]:
+    mean, interval = mean_and_interval(values)
+    return {"mean": mean, "ci95": interval, "seeds": len(values)}
 
 
 def draw_study(study: Study, points: Sequence[Point]) -> Figure:
