@@ -31,7 +31,7 @@ class PromptStore:
         if folder is None:
             cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
             folder = os.environ.get(ENVIRONMENT) or Path(cache, "hn", "prompts")
-        self.folder = Path(folder).expanduser()
+        self.folder = Path(os.path.expanduser(folder))
         self.bundled = bundled
 
     def path(self, file: PromptFile) -> Path:
