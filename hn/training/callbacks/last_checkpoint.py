@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from hn.training.callbacks.stopping import AGREED, StoppedBySignal
+from hn.training.checkpoints import follow_best_checkpoints, keep_also
 from hn.training.run_directory import CHECKPOINTS
-from hn.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +112,14 @@ class LastCheckpoint(Checkpoint):
         is_under_way = is_under_way and trainer.validating and not comes_again
         settle_validation(fit_loop["epoch_loop.val_loop.batch_progress"], is_under_way)
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        for callback in trainer.callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if isinstance(callback, ModelCheckpoint) and state is not None:
+                follow_best_checkpoints(callback, state, trainer.is_global_zero)
+
     def _can_save(self, trainer: L.Trainer, exception: BaseException) -> bool:
         """Whether the weights are those of a number of whole updates, and all processes come here."""
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -147,15 +154,6 @@ def count_running_epoch(trainer: L.Trainer) -> None:
 def last_checkpoint(trainer: L.Trainer) -> Path:
     """Where a run keeps its last checkpoint."""
     return Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt"
-
-
-def keep_also(path: Path, name: Path) -> None:
-    """Have a file under a second name too, which stays with its content when the first one's file is replaced."""
-    with atomic_write(name) as temporary:
-        try:
-            os.link(path, temporary)
-        except OSError:  # a file system without links
-            shutil.copyfile(path, temporary)
 
 
 def take_back_batches(progress: dict[str, Any], accumulated: int, is_last_batch: bool) -> bool:

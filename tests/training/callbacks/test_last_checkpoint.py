@@ -4,7 +4,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hn.training.callbacks.evaluation import Evaluation
-from hn.training.callbacks.last_checkpoint import LastCheckpoint, keep_also, settle_validation, take_back_batches
+from hn.training.callbacks.last_checkpoint import LastCheckpoint, settle_validation, take_back_batches
+from hn.training.checkpoints import keep_also
 from hn.training.trainer import ExperimentTrainer
 
 STEPS = 6
