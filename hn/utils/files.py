@@ -10,10 +10,12 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from hn.utils.lock import LOCK, InUseError, locked
 
 _TEMPORARY = ".partial"
 
@@ -114,18 +116,24 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
-def unused_directory(path: Path) -> Path:
-    """Create and return `path`, or `path_2`, `path_3` and so on where it exists and is not empty."""
+@contextmanager
+def claimed_directory(path: Path) -> Iterator[Path]:
+    """Create and yield `path`, or `path_2`, `path_3` and so on where it holds something, or another process has claimed
+    it; nobody else gets it until the block ends."""
     number, candidate = 1, path
     while True:
-        try:
-            candidate.mkdir(parents=True)
-            return candidate
-        except FileExistsError:
-            if candidate.is_dir() and not any(candidate.iterdir()):
-                return candidate
-            number += 1
-            candidate = path.with_name(f"{path.name}_{number}")
+        if not candidate.exists() or (candidate.is_dir() and not any(candidate.iterdir())):
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(locked(candidate, is_folder=True))
+                except InUseError:
+                    pass
+                else:
+                    if [file.name for file in candidate.iterdir()] == [LOCK]:  # and nobody came and went meanwhile
+                        yield candidate
+                        return
+        number += 1
+        candidate = path.with_name(f"{path.name}_{number}")
 
 
 def require_unused(path: Path) -> None:
