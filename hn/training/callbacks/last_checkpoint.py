@@ -23,11 +23,12 @@ class LastCheckpoint(Checkpoint):
     update, and when training is interrupted or fails.
 
     A run that continues from it, wherever it was stopped, trains the same weights as one that was not stopped: what the
-    batch or the validation under way had done is taken back, and done again, and so are the batches of an update that
-    is not finished (with `accumulate_grad_batches`), in other callbacks' checkpoints as well. (Lightning's own
-    `ModelCheckpoint(save_last=True)` writes only where it found a new best. Resuming from a checkpoint that was written
-    in the middle of a batch, Lightning counts that batch twice; in the middle of a validation, it does only the rest of
-    it.) Place this callback after those whose state it must hold, like `ModelCheckpoint`.
+    batch or the validation under way had done is taken back, and done again (the validation after the last update,
+    too), and so are the batches of an update that is not finished (with `accumulate_grad_batches`), in other callbacks'
+    checkpoints as well. (Lightning's own `ModelCheckpoint(save_last=True)` writes only where it found a new best.
+    Resuming from a checkpoint that was written in the middle of a batch, Lightning counts that batch twice; in the
+    middle of a validation, it does only the rest of it.) Place this callback after those whose state it must hold, like
+    `ModelCheckpoint`.
 
     The file is replaced in one step, so a run that is killed while it writes keeps the one before; the one before it
     stays as `checkpoints/previous.ckpt`.
@@ -48,6 +49,7 @@ class LastCheckpoint(Checkpoint):
         self._was_interrupted = False
         self._is_updating = False
         self._validation_is_next = False
+        self._max_steps: int | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step, self._in_training = trainer.global_step, True
@@ -74,8 +76,12 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
         if self._in_training:
             self._validation_is_next = True
+            if is_last_update(trainer):  # what was written after the update does not say that this is missing
+                self._save(trainer)
             self._save_if_due(trainer)  # it may take a while
             self._validation_is_next = False
 
@@ -119,6 +125,10 @@ class LastCheckpoint(Checkpoint):
             state = checkpoint["callbacks"].get(callback.state_key)
             if isinstance(callback, ModelCheckpoint) and state is not None:
                 follow_best_checkpoints(callback, state, trainer.is_global_zero)
+        if checkpoint["global_step"] == trainer.max_steps and lacks_validation(checkpoint, trainer):
+            # Lightning would end at once. Allowed one more update, it does the validation first, and stops there.
+            self._max_steps = trainer.max_steps
+            trainer.fit_loop.epoch_loop.max_steps += 1
 
     def _can_save(self, trainer: L.Trainer, exception: BaseException) -> bool:
         """Whether the weights are those of a number of whole updates, and all processes come here."""
@@ -192,6 +202,15 @@ def settle_validation(progress: dict[str, Any], is_under_way: bool) -> None:
         finished = 0 if is_under_way else counts["completed"]
         counts |= {"ready": finished + started, "started": finished + started}
         counts |= {"processed": finished, "completed": finished}
+
+
+def lacks_validation(checkpoint: dict[str, Any], trainer: L.Trainer) -> bool:
+    """Whether a checkpoint was written in, or before, a validation that the trainer would do after the last batch."""
+    loops, interval = checkpoint["loops"]["fit_loop"], trainer.val_check_interval
+    validation = loops["epoch_loop.val_loop.batch_progress"]["current"]
+    counts_batches = trainer.check_val_every_n_epoch is None and isinstance(interval, int)
+    is_due = counts_batches and loops["epoch_loop.batch_progress"]["total"]["ready"] % interval == 0
+    return is_due and trainer.limit_val_batches != 0 and validation["ready"] > validation["processed"]
 
 
 def is_last_update(trainer: L.Trainer) -> bool:
