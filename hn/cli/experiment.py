@@ -42,6 +42,7 @@ from hn.cli.subcommands import SUBCOMMANDS
 from hn.cli.unknown_keys import unknown_keys
 from hn.data.store import PromptStore
 from hn.evaluation.comparison.options import Comparison
+from hn.report.curves import EVALUATION_EVENTS
 from hn.training.callbacks.stopping import TrainingStopped
 from hn.training.callbacks.suite import suites_in
 from hn.training.module import NoiseHypernetModule
@@ -239,7 +240,8 @@ class HnCLI(LightningCLI):
         options = {"callbacks": [*named, *others], "default_root_dir": self.directory, **kwargs}
         if trainer.logger is None:
             # Straight into the run's directory, so that everything of a run is in one place.
-            options["logger"] = TensorBoardLogger(self.directory, name="", version="", default_hp_metric=False)
+            suffix = {} if self.command.trains else {"filename_suffix": EVALUATION_EVENTS}
+            options["logger"] = TensorBoardLogger(self.directory, "", "", default_hp_metric=False, **suffix)
         return super().instantiate_trainer(**options)
 
     def run(self) -> None:

@@ -12,16 +12,19 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hn.evaluation.comparison.options import HYPERNETWORK, Comparison
 from hn.evaluation.generate import ImageRequest, check_choice, chosen_methods, write_images
 from hn.evaluation.methods import Sampled, TrainedMethod
 from hn.hypernets.base import Hypernet
+from hn.report.cautions import cautions
 from hn.report.results import write_results
 from hn.report.tables import results_table
 from hn.training.callbacks.evaluation import Evaluation
 from hn.training.callbacks.images import ImageGrid
+from hn.training.callbacks.logged_steps import LoggedSteps
 from hn.training.checkpoints import TrainingCheckpointIO
 from hn.training.compare import ComparedPrompts, ComparisonRun, check_comparison, load_networks
 from hn.training.module import NoiseHypernetModule
@@ -39,6 +42,7 @@ class ExperimentTrainer(L.Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._measuring = False
+        self.callbacks.insert(0, LoggedSteps())
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # the default, not one that was asked for
             self.strategy.checkpoint_io = TrainingCheckpointIO()
 
@@ -101,7 +105,8 @@ class ExperimentTrainer(L.Trainer):
         evaluation = self.callback(Evaluation)
         if evaluation is not None and self.is_global_zero:
             training["finished"] = datetime.now().astimezone().isoformat(timespec="seconds")
-            self._report(model, evaluation.summaries("test"), training=training)
+            weights = dict(model.reward.weights)
+            self._report(model, evaluation.summaries("test"), training=training, reward_weights=weights)
 
     def compare(
         self,
@@ -232,12 +237,14 @@ class ExperimentTrainer(L.Trainer):
         dimensions = torch.Size(model.generator.noise_shape).numel()
         results = write_results(path, self.directory.parent.name, summaries, dimensions, **facts)
         grid = self.callback(ImageGrid)
-        print(f"\n{results_table(results)}\n\nresults      {path}")
+        print("\n".join(["", results_table(results), *cautions(results), "", f"results      {path}"]))
         if grid is not None and grid.last_path is not None:
             print(f"images       {grid.last_path}")
         if self.loggers:
             logger = self.loggers[0]  # `self.log_dir` would ask the other processes, which are not here
-            print(f"tensorboard  {logger.log_dir or logger.save_dir}")
+            folder = logger.log_dir or logger.save_dir
+            if not isinstance(logger, TensorBoardLogger) or any(Path(folder).glob("events.out.tfevents.*")):
+                print(f"tensorboard  {folder}")
         return results
 
 
