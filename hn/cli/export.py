@@ -15,6 +15,7 @@ from hn.cli.parsing import (
     user_errors,
     with_flag_values,
 )
+from hn.utils.lock import locked
 
 if TYPE_CHECKING:
     from hn.hypernets.base import Hypernet
@@ -63,7 +64,7 @@ def export(arguments: Sequence[str]) -> None:
             parser.error(f"{', '.join(f'--{name}' for name in of_hypernet if options[name])} needs --hypernet.")
         if options.hypernet is None and options.format not in (None, "onnx"):
             parser.error(f"A generator is written in the format onnx, not {options.format}; f needs --hypernet.")
-    with user_errors(), helpful_messages_only():
+    with user_errors(), helpful_messages_only(), locked(Path(options.output), is_folder=False):
         if options.hypernet is None:
             _export_generator(options)
         else:

@@ -136,6 +136,22 @@ def claimed_directory(path: Path) -> Iterator[Path]:
         candidate = path.with_name(f"{path.name}_{number}")
 
 
+def require_home(path: Path, variable: str) -> None:
+    """Refuse to write to a folder that is called `~`, which a path keeps where there is no home folder.
+
+    Args:
+        path: expanded as far as it can be.
+        variable: of the environment, which names another place.
+
+    Raises:
+        FileNotFoundError: if it begins so.
+    """
+    if path.parts[:1] and path.parts[0].startswith("~"):
+        raise FileNotFoundError(
+            f"There is no home folder for {path}: name a folder with {variable} in the environment, or set HOME."
+        )
+
+
 def require_unused(path: Path) -> None:
     """Raises:
     ValueError: if `path` is a file, or a folder that is not empty.

@@ -12,6 +12,7 @@ from hn.utils.files import (
     atomic_write,
     claimed_directory,
     remove_temporary_files,
+    require_home,
     require_unused,
     write_csv,
     write_json,
@@ -139,3 +140,10 @@ def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     for taken in ("x", "x_3"):
         with pytest.raises(ValueError, match=f"{taken} exists already and is not overwritten"):
             require_unused(tmp_path / "runs" / taken)
+
+
+def test_no_folder_is_called_like_a_home_folder_that_is_not_there() -> None:
+    require_home(Path("a/~/b"), "HN_PROMPTS")
+    for path in ("~/.cache/hn", "~nobody/hn"):
+        with pytest.raises(FileNotFoundError, match=f"no home folder for {path}.*HN_PROMPTS in the environment"):
+            require_home(Path(path), "HN_PROMPTS")

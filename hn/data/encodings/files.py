@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hn.utils.files import atomic_write, remove_temporary_files, write_json
+from hn.utils.files import atomic_write, remove_temporary_files, require_home, write_json
 
 Tensors = dict[str, Tensor]
 """Tensors [1, ...] of one prompt by name: the conditioning of a generator, or the text features of a reward."""
@@ -154,6 +154,7 @@ class PromptFiles:
         Raises:
             OSError: if the folder cannot be created.
         """
+        require_home(self.root, ENVIRONMENT)
         self.root.mkdir(parents=True, exist_ok=True)
         return FileLock(self.root / f".{self.key}.lock")
 

@@ -206,7 +206,9 @@ def settle_validation(progress: dict[str, Any], is_under_way: bool) -> None:
 
 def lacks_validation(checkpoint: dict[str, Any], trainer: L.Trainer) -> bool:
     """Whether a checkpoint was written in, or before, a validation that the trainer would do after the last batch."""
-    loops, interval = checkpoint["loops"]["fit_loop"], trainer.val_check_interval
+    loops, interval = checkpoint.get("loops", {}).get("fit_loop"), trainer.val_check_interval
+    if not loops:  # not written by a training of hn
+        return False
     validation = loops["epoch_loop.val_loop.batch_progress"]["current"]
     counts_batches = trainer.check_val_every_n_epoch is None and isinstance(interval, int)
     is_due = counts_batches and loops["epoch_loop.batch_progress"]["total"]["ready"] % interval == 0
