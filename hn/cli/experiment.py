@@ -45,6 +45,7 @@ from hn.evaluation.comparison.options import Comparison
 from hn.report.curves import EVALUATION_EVENTS
 from hn.training.callbacks.stopping import TrainingStopped
 from hn.training.callbacks.suite import suites_in
+from hn.training.checkpoints import peek_checkpoint
 from hn.training.module import NoiseHypernetModule
 from hn.training.run_directory import RunDirectory, remove_leftovers, require_no_run, timestamp
 from hn.training.trainer import ExperimentTrainer
@@ -169,6 +170,8 @@ class HnCLI(LightningCLI):
                 command.check(sections, module)
                 self.start = named_checkpoint(config, run) or command.find_start(config, run, self.experiment_file)
                 command.check_start(config, self._untrained(), module)
+                if command.trains and self.start.checkpoint is not None and module is not None:
+                    module.check_continued(peek_checkpoint(self.start.checkpoint))
             # Here and not first in `prepare_data`, which comes after the models were loaded.
             fetch_prompts(command.stages, prompts, suites, store)
             if command.run is None:

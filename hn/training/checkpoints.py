@@ -68,6 +68,21 @@ class TrainingCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
+def peek_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint file holds, whose tensors are read from it when they are looked at.
+
+    Raises:
+        FileNotFoundError, ValueError: as `TrainingCheckpointIO.load_checkpoint`.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (*UNREADABLE, OSError):
+        checkpoint = None
+    if not _is_of_a_training(checkpoint):
+        return TrainingCheckpointIO().load_checkpoint(path)  # which says why not
+    return checkpoint
+
+
 def follow_best_checkpoints(callback: ModelCheckpoint, state: dict[str, Any], is_global_zero: bool = True) -> None:
     """Have a `ModelCheckpoint` know its best checkpoints and scores again where a run continues in another folder than
     the one that its checkpoint names: a run that was moved or copied, or whose folder is spelled in another way.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +363,28 @@ class NoiseHypernetModule(L.LightningModule):
         Raises:
             ValueError: if it is not; names what differs.
         """
+        self._check_model(checkpoint)
+        load_trainable_state_dict(self.hypernet, checkpoint["state_dict"])
+        kept = own_scores(checkpoint.get("hn_scores", {}), self._batch_slice(0), self.generator.device)
+        self.estimator.keep_scores(kept)
+        checkpoint["state_dict"] = {}  # for Lightning, which would look for the frozen weights too
+
+    def check_continued(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that training cannot continue from; the module may be without weights.
+
+        Args:
+            checkpoint: not used afterwards.
+
+        Raises:
+            ValueError: as `on_load_checkpoint`.
+        """
+        self._check_model(checkpoint)
+        continue_optimizer(checkpoint, self._probe_optimizer(), self._schedule, self._learning_rate_factor)
+
+    def _check_model(self, checkpoint: Mapping[str, Any]) -> None:
+        """Raises:
+        ValueError: if the checkpoint is one of another model; names what differs.
+        """
         found, own = checkpoint.get("hn_model"), self._description()
         if found is None:
             raise ValueError("The checkpoint was not written by hn, or by a version that cannot be read any more.")
@@ -376,10 +398,6 @@ class NoiseHypernetModule(L.LightningModule):
                 f"The checkpoint is one of another model: {'; '.join(differences)}. "
                 "Use the configuration that it was trained with, or start anew without it."
             )
-        load_trainable_state_dict(self.hypernet, checkpoint["state_dict"])
-        kept = own_scores(checkpoint.get("hn_scores", {}), self._batch_slice(0), self.generator.device)
-        self.estimator.keep_scores(kept)
-        checkpoint["state_dict"] = {}  # for Lightning, which would look for the frozen weights too
 
     def _probe_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser with this run's options, of one parameter."""
