@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,8 @@ class RunDirectory:
         """
         if self.name is not None:
             return self.path / WEIGHTS if (self.path / WEIGHTS).is_dir() else None
-        folders = [*self.experiment_path.glob(f"*/{WEIGHTS}")]
-        fitting = [folder for folder in folders if steps is not None and updates_of(folder.parent) == steps]
-        return max(fitting or folders, key=_finished, default=None)
+        folders = self.experiment_path.glob(f"*/{WEIGHTS}")
+        return max(folders, key=lambda folder: _age(folder, steps), default=None)
 
 
 def find_checkpoint(run: Path, which: str) -> str:
@@ -164,14 +164,20 @@ def updates_of(run: Path) -> int | None:
 def _training(run: Path) -> Mapping[str, Any]:
     """What `results.json` of a run says of its training; nothing without that file."""
     results = run / RESULTS
-    return (read_json(results).get("training") if results.is_file() else None) or {}
+    training = read_json(results).get("training") if results.is_file() else None
+    return training if isinstance(training, Mapping) else {}
 
 
-def _finished(weights: Path) -> tuple[float, float]:
-    """When weights were trained: as their run's results say, which copies leave as it is, else the folder's time."""
+def _age(weights: Path, steps: int | None) -> tuple[bool, float, float]:
+    """By what runs are in order: whether they have so many updates, and when they were trained: as their results say,
+    which copies leave as it is, else the folder's time. A file that is damaged says nothing."""
     written = weights.stat().st_mtime
-    finished = _training(weights.parent).get("finished")
-    return (datetime.datetime.fromisoformat(finished).timestamp() if finished else written), written
+    training: Mapping[str, Any] = {}
+    finished = written
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        training = _training(weights.parent)
+        finished = datetime.datetime.fromisoformat(training["finished"]).timestamp()
+    return steps is not None and training.get("steps") == steps, finished, written
 
 
 def require_budget(weights: Path, max_steps: int, option: str) -> None:

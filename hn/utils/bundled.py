@@ -7,12 +7,15 @@ by the files. Both give a file the same path below `hn/utils/_bundled` as in the
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 _FOLDER = Path(__file__).parent / "_bundled"
 _PARTS = ("data/miniature", "data/prompts", "experiments/")
+_IN_LISTS = re.compile(r"(?<=[\[{\"',:])~(?=/)")
+"""A home folder in a list or mapping, like '["~/a.jsonl"]'."""
 _WRITTEN = ("--output", "--run.root")
 """Options that name what a command writes."""
 
@@ -55,7 +58,8 @@ def find_argument_paths(arguments: Sequence[str]) -> list[str]:
     """The words of a command line, `PATH` and `--option=PATH` as `find_path` gives the path; for options that name what
     is written, the path with its `~` expanded."""
     found = []
-    for before, word in zip(("", *arguments), arguments, strict=False):
+    words = [_IN_LISTS.sub(os.path.expanduser("~"), word) for word in arguments]
+    for before, word in zip(("", *words), words, strict=False):
         option, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
         find = os.path.expanduser if option in _WRITTEN else find_path
         found.append(f"{option}={find(value)}" if equals else find(word))

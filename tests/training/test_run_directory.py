@@ -69,6 +69,8 @@ def test_trained_weights_are_the_named_runs_or_the_newest(tmp_path):
     assert run.trained() == tmp_path / "x" / "c" / "hypernet"
     assert run.trained(steps=2) == tmp_path / "x" / "a" / "hypernet"
     assert run.trained(steps=7) == tmp_path / "x" / "c" / "hypernet"
+    (tmp_path / "x" / "a" / "results.json").write_text("{")  # damaged: the folder's time counts
+    assert run.trained() == tmp_path / "x" / "a" / "hypernet"
     assert RunDirectory(str(tmp_path), "x", "a").trained() == tmp_path / "x" / "a" / "hypernet"
     assert RunDirectory(str(tmp_path), "x", "new").trained() is None  # the named one or none
     assert RunDirectory(str(tmp_path), "y").trained() is None

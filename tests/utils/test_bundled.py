@@ -76,4 +76,5 @@ def test_the_home_folder_is_spelled_out_at_every_option_and_in_files(monkeypatch
     ]
     expected = ["train", "--config", "/somewhere/a.yaml", "--run.root=/somewhere/runs", "--output", "/somewhere/out"]
     assert find_argument_paths(words) == [*expected, *words[-2:]]
+    assert find_argument_paths(["--data.train", '["~/a", "b ~/c"]']) == ["--data.train", '["/somewhere/a", "b ~/c"]']
     assert find_paths({"data": ["~/p.jsonl", "a ~ b"]}) == {"data": ["/somewhere/p.jsonl", "a ~ b"]}
