@@ -17,7 +17,8 @@ from hn.report.styles import COLORS
 
 SCALARS = ("val/reward", "val/held_out_reward", "val/geneval", "val/cmmd")
 EVALUATION_EVENTS = ".evaluation"
-"""Ending of the event files of `hn validate` and `hn test`, which know no update: they are no part of the curves."""
+"""Ending of the event files of `hn validate` and `hn test`, which know no update: validations there are no part of the
+curves of a training."""
 TRADE_OFF = ("val/reward", "val/cmmd")
 _MOST_IN_A_ROW = 5
 _COLORS = COLORS[1:]  # the first is the base's
@@ -26,14 +27,15 @@ Scalars = dict[str, tuple[list[int], list[float]]]
 
 
 def read_scalars(run: str | Path) -> Scalars:
-    """Every scalar of a run's training: name -> (steps, values), in the order of steps."""
+    """Every scalar of a run directory: name -> (steps, values), in the order of steps; of validations those in training
+    alone."""
     found: dict[str, dict[int, float]] = {}
     for path in sorted(Path(run).glob("events.out.tfevents.*")):
-        if path.suffix == EVALUATION_EVENTS:
-            continue
         events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
+        is_evaluation = path.suffix == EVALUATION_EVENTS
         for name in events.Tags()["scalars"]:
-            found.setdefault(name, {}).update({event.step: event.value for event in events.Scalars(name)})
+            if not (is_evaluation and name.startswith("val/")):
+                found.setdefault(name, {}).update({event.step: event.value for event in events.Scalars(name)})
     return {name: (sorted(points), [points[step] for step in sorted(points)]) for name, points in found.items()}
 
 
