@@ -29,7 +29,7 @@ from hn.training.callbacks.evaluation import Evaluation
 from hn.training.callbacks.suite import arguments_of
 from hn.training.compare import check_comparison, compared_methods, load_networks
 from hn.training.module import NoiseHypernetModule
-from hn.training.run_directory import RunDirectory, require_budget
+from hn.training.run_directory import RunDirectory, find_weights, require_budget
 from hn.utils.class_path import import_class
 from hn.utils.config import ENDINGS, find_config, read_config
 from hn.utils.hub import locate
@@ -78,8 +78,9 @@ def check_category(sections: Mapping[str, Any], store: PromptStore) -> None:
 def find_compared(config: Namespace, run: RunDirectory, file: str | None) -> StartingPoint:
     """Fill in the weights of all trained networks that are there; the others are `untrained`.
 
-    Those of the experiment are the option `hypernet`. In `comparison.finetune` and `comparison.trained` a folder takes
-    the place of an experiment whose newest run has one.
+    Those of the experiment are the option `hypernet`: of the run that `run.name` names, if there is one of that name,
+    else of the newest. In `comparison.finetune` and `comparison.trained` a folder takes the place of an experiment
+    whose newest run has one; of the fine-tune's runs it is the newest with this command's budget, if there is one.
 
     Raises:
         UserError: if one of these is the experiment itself.
@@ -92,6 +93,9 @@ def find_compared(config: Namespace, run: RunDirectory, file: str | None) -> Sta
     experiments = {}
     if config.hypernet is not None:
         locate(config.hypernet, TRAINED_FILES)
+    elif run.name is not None and run.path.is_dir():
+        config.hypernet = find_weights(run)
+        require_budget(Path(config.hypernet), config.trainer.max_steps, _OPTIONS[HYPERNETWORK])
     else:
         experiments[HYPERNETWORK] = RunDirectory(run.root, run.experiment), file
     for name, source in _networks(config).items():
@@ -109,13 +113,13 @@ def find_compared(config: Namespace, run: RunDirectory, file: str | None) -> Sta
             )
     untrained = {}
     for name, (newest, own_file) in experiments.items():
-        weights = newest.trained()
+        weights = newest.trained(config.trainer.max_steps if name == FINETUNE else None)
         if weights is None:
             untrained[name] = newest, own_file
             continue
         if name in _OPTIONS:  # others may take fewer updates or more; `results.json` says how many each had
             require_budget(weights, config.trainer.max_steps, _OPTIONS[name])
-        _fill_in(config, name, newest)
+        _fill_in(config, name, weights)
     return StartingPoint(untrained=untrained)
 
 
@@ -232,7 +236,7 @@ def train_missing(
         if newest.trained() is None:  # it may be that of another network too
             print(f"{newest.experiment_path} has no trained run yet: training {file} first.")
             run_experiment(command)
-        _fill_in(config, name, newest)
+        _fill_in(config, name, newest.trained())
 
 
 def _networks(config: Namespace) -> dict[str, str]:
@@ -241,9 +245,9 @@ def _networks(config: Namespace) -> dict[str, str]:
     return {name: source for name, source in named.items() if source is not None}
 
 
-def _fill_in(config: Namespace, name: str, newest: RunDirectory) -> None:
-    """Put the folder of an experiment's newest weights into the configuration."""
-    folder = str(newest.trained())
+def _fill_in(config: Namespace, name: str, weights: Path | None) -> None:
+    """Put the folder of an experiment's weights into the configuration."""
+    folder = str(weights)
     if name == HYPERNETWORK:
         config.hypernet = folder
     elif name == FINETUNE:

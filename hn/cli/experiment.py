@@ -5,8 +5,10 @@ What differs between the commands is in the table of `hn.cli.subcommands`.
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -39,12 +42,15 @@ from hn.cli.subcommands import SUBCOMMANDS
 from hn.cli.unknown_keys import unknown_keys
 from hn.data.store import PromptStore
 from hn.evaluation.comparison.options import Comparison
+from hn.report.curves import EVALUATION_EVENTS
 from hn.training.callbacks.stopping import TrainingStopped
 from hn.training.callbacks.suite import suites_in
+from hn.training.checkpoints import peek_checkpoint
 from hn.training.module import NoiseHypernetModule
-from hn.training.run_directory import RunDirectory, timestamp
+from hn.training.run_directory import RunDirectory, remove_leftovers, require_no_run, timestamp
 from hn.training.trainer import ExperimentTrainer
 from hn.utils.hub import repositories_in, require_repositories
+from hn.utils.lock import InUseError, locked
 
 _OF_LIGHTNING = (MisconfigurationException,)
 
@@ -69,6 +75,15 @@ class HnCLI(LightningCLI):
         self.name, *self.arguments = arguments
         self.command = SUBCOMMANDS[self.name]
         self.start = StartingPoint()
+        self.lock = ExitStack()
+        try:
+            self._set_up()
+        except BaseException:
+            self.lock.close()
+            raise
+
+    def _set_up(self) -> None:
+        """Parse and check the command line, and make the objects."""
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
         usage = EXPERIMENT_USAGE.format(command=self.name)
         super().__init__(
@@ -155,6 +170,8 @@ class HnCLI(LightningCLI):
                 command.check(sections, module)
                 self.start = named_checkpoint(config, run) or command.find_start(config, run, self.experiment_file)
                 command.check_start(config, self._untrained(), module)
+                if command.trains and self.start.checkpoint is not None and module is not None:
+                    module.check_continued(peek_checkpoint(self.start.checkpoint))
             # Here and not first in `prepare_data`, which comes after the models were loaded.
             fetch_prompts(command.stages, prompts, suites, store)
             if command.run is None:
@@ -163,7 +180,8 @@ class HnCLI(LightningCLI):
                     embed_experiment(command.stages, command.has_suites, sections)
         if self.start.untrained:
             train_missing(config, self.start, self.arguments, run_experiment)
-        self._settle_directory(run)
+        with user_errors():
+            self._settle_directory(run)
 
     def _untrained(self) -> dict[str, NoiseHypernetModule | None]:
         """The modules, without weights, of other experiments that are to be trained first, by the network's name.
@@ -183,11 +201,29 @@ class HnCLI(LightningCLI):
         return modules
 
     def _settle_directory(self, run: RunDirectory) -> None:
-        self.run_name = run.name or run_name_of_rank_zero() or timestamp()
-        run.name = f"{self.name}_{self.run_name}" if self.command.is_beside_runs else self.run_name
+        """Choose the run's name and directory, and lock it; where two runs without a name begin in the same second,
+        the second one gets another name."""
+        given = run.name or run_name_of_rank_zero()
+        first = given or timestamp()
+        for number in itertools.count(1):
+            self.run_name = first if number == 1 else f"{first}_{number}"
+            run.name = f"{self.name}_{self.run_name}" if self.command.is_beside_runs else self.run_name
+            try:
+                self._lock_directory(run)
+                break
+            except InUseError as error:
+                if given is not None:
+                    raise UserError(str(error)) from error
         self.directory = str(run.path)
         file = "config.yaml" if self.command.trains else f"{self.name}_config.yaml"
         self.save_config_kwargs = {"overwrite": True, "config_filename": file}
+
+    def _lock_directory(self, run: RunDirectory) -> None:
+        if not self.command.is_locked or rank_zero_only.rank != 0:
+            return
+        self.lock.enter_context(locked(run.path, is_folder=True))
+        if self.command.trains and self.start.checkpoint is None:
+            require_no_run(run.path)  # once more: one may have ended since it was looked at
 
     def instantiate_classes(self) -> None:
         if self.command.run is not None:
@@ -207,7 +243,8 @@ class HnCLI(LightningCLI):
         options = {"callbacks": [*named, *others], "default_root_dir": self.directory, **kwargs}
         if trainer.logger is None:
             # Straight into the run's directory, so that everything of a run is in one place.
-            options["logger"] = TensorBoardLogger(self.directory, name="", version="", default_hp_metric=False)
+            suffix = {} if self.command.trains else {"filename_suffix": EVALUATION_EVENTS}
+            options["logger"] = TensorBoardLogger(self.directory, "", "", default_hp_metric=False, **suffix)
         return super().instantiate_trainer(**options)
 
     def run(self) -> None:
@@ -217,9 +254,15 @@ class HnCLI(LightningCLI):
             UserError: if there is something to mend before batches are worked on, or memory is too small.
             SystemExit: if the process is told to end (SIGTERM).
         """
+        with self.lock:
+            self._run()
+
+    def _run(self) -> None:
         if self.command.run is not None:
             self.command.run(self.config)
             return
+        if self.command.trains and self.start.checkpoint is None and self.trainer.is_global_zero:
+            remove_leftovers(Path(self.directory))
         try:
             with (
                 user_errors(only_if=lambda: not self.trainer.is_working, also=_OF_LIGHTNING),

@@ -15,6 +15,7 @@ from hn.cli.parsing import (
     user_errors,
     with_flag_values,
 )
+from hn.utils.lock import locked
 
 if TYPE_CHECKING:
     from hn.hypernets.base import Hypernet
@@ -86,9 +87,10 @@ def _export(options: Any) -> None:
         with torch.device("meta"):
             hypernet = require_hypernet(trained.load(meta_generator), options.hypernet)
         require_exportable(hypernet, path, format, options.batch_size)
-    generator = instantiate("generator", Generator, section).to(device)
-    hypernet = require_hypernet(trained.load(generator), options.hypernet).to(device)
-    report(export_hypernet(hypernet, path, format, options.batch_size))
+    with locked(path, is_folder=False):
+        generator = instantiate("generator", Generator, section).to(device)
+        hypernet = require_hypernet(trained.load(generator), options.hypernet).to(device)
+        report(export_hypernet(hypernet, path, format, options.batch_size))
 
 
 def _export_generator(options: Any) -> None:
@@ -104,7 +106,8 @@ def _export_generator(options: Any) -> None:
     if meta_generator is None:
         raise ValueError(f"A DiffusersGenerator can be exported, not a {section['class_path']}.")
     require_exportable_generator(meta_generator, path)
-    exported = export_generator(instantiate("generator", Generator, section), path)
+    with locked(path, is_folder=False):
+        exported = export_generator(instantiate("generator", Generator, section), path)
     print(f"exported     {exported.path}")
     print(f"inputs       noise and prompts, in batches of 1 to {exported.max_batch}")
     print(f"compared     images differ by at most {exported.difference:.3g}")

@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,15 @@ from hn.evaluation.folder.images import (
     with_rows,
 )
 from hn.evaluation.folder.rewards import RewardScores, require_prompts, write_scores
-from hn.evaluation.folder.score import FolderMetric, Results, require_same_settings, score_files, summary_file
+from hn.evaluation.folder.score import (
+    FolderMetric,
+    Results,
+    files_by_name,
+    require_no_loss,
+    require_same_settings,
+    score_files,
+    summary_file,
+)
 from hn.evaluation.folder.shard import WorkShard
 from hn.evaluation.geneval import VerdictOptions
 from hn.report.tables import benchmark_table, geneval_table, scores_table
@@ -46,6 +55,7 @@ from hn.utils.config import read_config, read_section
 from hn.utils.device import find_device
 from hn.utils.dtype import parse_dtype
 from hn.utils.hub import repositories_in, require_repositories
+from hn.utils.lock import locked
 from hn.utils.text import count_of
 
 USAGE = "hn score --metrics NAME[,NAME...] FOLDER [--prompts FILE|SET ...] [--OPTION VALUE ...]"
@@ -148,7 +158,7 @@ def _note_alias(old: str, new: str, arguments: Sequence[str]) -> None:
 
 
 def _score(words: Sequence[str], given: Namespace) -> None:
-    with user_errors(), helpful_messages_only():
+    with user_errors(), helpful_messages_only(), ExitStack() as stack:
         if given.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {given.batch_size}.")
         if given.dtype is not None:
@@ -159,8 +169,12 @@ def _score(words: Sequence[str], given: Namespace) -> None:
         metrics = _metrics(words, given)
         outputs = _outputs(given.output, folder, metrics)
         for metric, output in outputs.items():
-            require_same_settings(output, metric.settings)
+            require_same_settings(output, metric)
         files = _files_by_metric(source, metrics, given)
+        for output in outputs.values():
+            stack.enter_context(locked(shard.file(output), is_folder=False))
+        for metric, output in outputs.items():
+            require_no_loss(output, metric, files_by_name(files[metric], folder), folder)
         require_repositories(repositories_in([metric.settings for metric in metrics]))
         every = list({file.path: file for of_metric in files.values() for file in of_metric}.values())
         sizes = (check_images if _has_rewards(metrics) else image_sizes)(every)

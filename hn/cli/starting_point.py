@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 from jsonargparse import Namespace
 
-from hn.cli.parsing import UserError
 from hn.training.run_directory import (
-    CHECKPOINTS,
     RunDirectory,
     find_checkpoint,
     find_weights,
     requeued_checkpoint,
+    require_no_run,
 )
 
 
@@ -53,11 +52,11 @@ def continue_run(config: Namespace, run: RunDirectory, file: str | None) -> Star
     """Of a training: a checkpoint if SLURM started the job again, else nothing.
 
     Raises:
-        UserError: if the run's directory holds a run already.
+        ValueError: if the run's directory holds a run already.
     """
     checkpoint = requeued_checkpoint(run.path)
-    if checkpoint is None and (run.path / CHECKPOINTS).is_dir():
-        raise UserError(f"{run.path} holds a run already; continue it with --ckpt_path last, or choose another name.")
+    if checkpoint is None:
+        require_no_run(run.path)
     return StartingPoint(checkpoint)
 
 

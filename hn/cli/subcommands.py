@@ -33,6 +33,7 @@ class Subcommand:
         trains: whether it trains, so that `config.yaml` is its configuration's file.
         is_single_process: whether it refuses to be started several times, by torchrun or srun.
         is_beside_runs: whether its directory is one of its own, <name>_<run>, so that a run's results stay.
+        is_locked: whether no other process may write to its directory meanwhile.
         without: arguments of the trainer's method that are no options.
         arguments: arguments of the trainer's method that are always the same.
         prepare: changes the configuration's model before anything is checked.
@@ -52,6 +53,7 @@ class Subcommand:
     trains: bool = False
     is_single_process: bool = False
     is_beside_runs: bool = False
+    is_locked: bool = False
     without: frozenset[str] = frozenset({"model", "datamodule"})
     arguments: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[Namespace], None] = lambda model: None
@@ -76,11 +78,14 @@ def without_caches(model: Namespace) -> None:
 _DATALOADERS = frozenset({"model", "dataloaders", "datamodule"})
 
 SUBCOMMANDS = {
-    "train": Subcommand(("fit", "test"), has_suites=True, trains=True, check=check_fit, find_start=continue_run),
+    "train": Subcommand(
+        ("fit", "test"), has_suites=True, trains=True, is_locked=True, check=check_fit, find_start=continue_run
+    ),
     "compare": Subcommand(
         ("test",),
         is_single_process=True,
         is_beside_runs=True,
+        is_locked=True,
         without=frozenset({"model", "datamodule", "comparison", "settings"}),
         check=check_compare,
         check_prompts=check_category,
@@ -117,14 +122,16 @@ SUBCOMMANDS = {
         ("fit",),
         has_suites=True,
         trains=True,
+        is_locked=True,
         without=frozenset({"model", "train_dataloaders", "val_dataloaders", "datamodule"}),
         check=check_fit,
         find_start=continue_run,
     ),
     "validate": Subcommand(("validate",), without=_DATALOADERS),
-    "test": Subcommand(("test",), has_suites=True, without=_DATALOADERS),
+    "test": Subcommand(("test",), has_suites=True, is_locked=True, without=_DATALOADERS),
     "predict": Subcommand(
         ("predict",),
+        is_locked=True,
         without=_DATALOADERS | {"return_predictions"},
         # Images are written as they come, not kept in memory until the end.
         arguments={"return_predictions": False},

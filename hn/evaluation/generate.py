@@ -23,7 +23,7 @@ from hn.hypernets.trainable import Trainable
 from hn.hypernets.trained import load_trained
 from hn.rewards.ensemble import RewardEnsemble
 from hn.utils.environment import environment
-from hn.utils.files import unused_directory, write_json
+from hn.utils.files import claimed_directory, write_json
 from hn.utils.images import labelled_grid, save_png, write_png
 from hn.utils.layers import compile_layers
 from hn.utils.progress import with_progress
@@ -182,7 +182,8 @@ def generate_images(
     if reward is not None:
         reward.to(device)
         facts["reward_weights"] = dict(reward.weights)
-    write_images(chosen_methods(methods, request, reward), request, unused_directory(directory), facts)
+    with claimed_directory(directory) as claimed:
+        write_images(chosen_methods(methods, request, reward), request, claimed, facts)
 
 
 def check_choice(request: ImageRequest, reward: RewardEnsemble | None) -> None:

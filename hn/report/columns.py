@@ -42,6 +42,8 @@ class Column:
 
 
 TRAINED, HELD_OUT, WATCHED = "Trained rewards", "Held-out rewards", "Watched"
+UNKNOWN = "Rewards"
+"""Group of rewards of which no file says whether they were trained on."""
 _TAGS = {
     "single_object": "single",
     "two_object": "two",
@@ -107,14 +109,15 @@ def _reward_columns(methods: Mapping[str, Entry], weights: Mapping[str, float]) 
     trained = [name for name in _names(methods, "rewards") if weights.get(name, 1.0) != 0]
     watched = [name for name in _names(methods, "rewards") if weights.get(name, 1.0) == 0]
     held_out = _names(methods, "held_out_rewards")
+    group = TRAINED if weights else UNKNOWN
     title = "total" if len(trained) > 1 or not trained else trained[0]
     held_out_title = held_out[0] if len(held_out) == 1 else "mean"
     return [
         Column(
-            "reward", TRAINED, title, 3, _member("reward"), _member("reward_ci95"), "high",
+            "reward", group, title, 3, _member("reward"), _member("reward_ci95"), "high",
             "The weighted sum that was trained on and that the searches maximise.",
         ),
-        *(_member_column("rewards", name, TRAINED, _weighted(name, weights)) for name in trained if len(trained) > 1),
+        *(_member_column("rewards", name, group, _weighted(name, weights)) for name in trained if len(trained) > 1),
         Column(
             "held_out", HELD_OUT, held_out_title, 3, _member("held_out_reward"), _member("held_out_reward_ci95"),
             "high", "Rewards that nothing was trained on or searched with.",
@@ -126,7 +129,7 @@ def _reward_columns(methods: Mapping[str, Entry], weights: Mapping[str, float]) 
 
 def _member_column(section: str, name: str, group: str, title: str) -> Column:
     about = "A reward of weight 0: measured, not trained on." if group == WATCHED else f"The reward {name} by itself."
-    better = "" if group == WATCHED else "high"
+    better = "" if group in (WATCHED, UNKNOWN) else "high"
     interval = _member(f"{section}_ci95", name)
     return Column(f"{section}.{name}", group, title, 3, _member(section, name), interval, better, about)
 

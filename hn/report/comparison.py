@@ -78,14 +78,14 @@ class ComparisonFolder:
     Attributes:
         folder: of the comparison.
         results: the content of `results.json`.
-        finished: time of the end of the comparison.
+        finished: time of the end of the comparison, or of the training; None if no file says it.
         traces: by search, a list of `nfe`, `seconds_per_image` and `reward`.
         gallery: prompts in their order.
     """
 
     folder: Path
     results: Mapping[str, Any]
-    finished: datetime
+    finished: datetime | None
     traces: Mapping[str, Sequence[Mapping[str, float]]]
     gallery: Sequence[GalleryPrompt]
 
@@ -121,14 +121,14 @@ def read_comparison(folder: Path) -> ComparisonFolder:
     if not isinstance(methods, dict) or "base" not in methods or not all(isinstance(m, dict) for m in methods.values()):
         raise ValueError(f"{path} has no `methods` with `base` among them, so it is not what hn compare writes.")
     for method in methods.values():
-        method.setdefault("cmmd", method.get("cmmd"))  # its name in earlier results
+        method.setdefault("cmmd", method.get("fidelity"))  # its name in earlier results
     timing = folder / TIMING_JSON
     said = _read_json(timing) if timing.is_file() else {}
-    written = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+    date = said.get("finished", (results.get("training") or {}).get("finished"))
     try:
-        finished = datetime.fromisoformat(said["finished"]) if "finished" in said else written
+        finished = None if date is None else datetime.fromisoformat(date)
     except (TypeError, ValueError):
-        raise ValueError(f"{timing}: `finished` is no date: {said['finished']!r}.") from None
+        raise ValueError(f"{timing if 'finished' in said else path}: `finished` is no date: {date!r}.") from None
     return ComparisonFolder(folder, results, finished, said.get("traces", {}), _read_gallery(folder, list(methods)))
 
 

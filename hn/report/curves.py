@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -10,10 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from hn.report.cautions import unequal_validations
 from hn.report.figures import save_figure
 from hn.report.styles import COLORS
 
 SCALARS = ("val/reward", "val/held_out_reward", "val/geneval", "val/cmmd")
+EVALUATION_EVENTS = ".evaluation"
+"""Ending of the event files of `hn validate` and `hn test`, which know no update: validations there are no part of the
+curves of a training."""
 TRADE_OFF = ("val/reward", "val/cmmd")
 _MOST_IN_A_ROW = 5
 _COLORS = COLORS[1:]  # the first is the base's
@@ -22,19 +27,29 @@ Scalars = dict[str, tuple[list[int], list[float]]]
 
 
 def read_scalars(run: str | Path) -> Scalars:
-    """Every scalar of a run directory: name -> (steps, values), in the order of steps."""
+    """Every scalar of a run directory: name -> (steps, values), in the order of steps; of validations those in training
+    alone."""
     found: dict[str, dict[int, float]] = {}
     for path in sorted(Path(run).glob("events.out.tfevents.*")):
         events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
+        is_evaluation = path.suffix == EVALUATION_EVENTS
         for name in events.Tags()["scalars"]:
-            found.setdefault(name, {}).update({event.step: event.value for event in events.Scalars(name)})
+            if not (is_evaluation and name.startswith("val/")):
+                found.setdefault(name, {}).update({event.step: event.value for event in events.Scalars(name)})
     return {name: (sorted(points), [points[step] for step in sorted(points)]) for name, points in found.items()}
 
 
 def validation_curves(run: str | Path) -> dict[str, dict[str, list[float]]]:
     """`step` and `value` of every validation scalar of a run, by name; empty for a folder without a training."""
-    found = {name: points for name, points in read_scalars(run).items() if name.startswith("val/")}
-    return {name: {"step": steps, "value": values} for name, (steps, values) in sorted(found.items())}
+    return _as_curves({name: points for name, points in sorted(read_scalars(run).items()) if name.startswith("val/")})
+
+
+def _as_curves(scalars: Scalars) -> dict[str, dict[str, list[float]]]:
+    return {name: {"step": steps, "value": values} for name, (steps, values) in scalars.items()}
+
+
+def _without_base(scalars: Scalars) -> Scalars:
+    return {name: points for name, points in scalars.items() if "/base_" not in name}
 
 
 def plot_curves(
@@ -46,7 +61,8 @@ def plot_curves(
 ) -> Path | None:
     """Plot several runs to a PNG or PDF: one panel per scalar over the steps, and a last one of two scalars.
 
-    The value of the base generator is a dashed line (a cross in the last panel) if a run logged it.
+    The value of the base generator is a dashed line (a cross in the last panel) if a run logged it, and all runs that
+    did were validated alike; otherwise a note says that they were not.
 
     Args:
         runs: label -> run directory.
@@ -69,6 +85,9 @@ def plot_curves(
     columns = -(-count // rows)
     figure = Figure(figsize=(3.6 * columns, 3.2 * rows), layout="constrained")
     figure.suptitle(title)
+    if notes := unequal_validations({label: _as_curves(found) for label, found in curves.items()}):
+        figure.supxlabel("\n".join(textwrap.wrap(notes[0], int(25 * columns + 25))), fontsize="small")
+        curves = {label: _without_base(found) for label, found in curves.items()}
     every_axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in every_axes[count:]:
         axes.remove()

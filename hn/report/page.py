@@ -18,15 +18,18 @@ from PIL import Image
 
 from hn.evaluation.categories import ALL
 from hn.report.axes import linear_axis
+from hn.report.cautions import cautions, unequal_validations
 from hn.report.columns import Column, columns_of
-from hn.report.comparison import ComparisonFolder, GalleryPrompt, Metric, read_comparison
+from hn.report.comparison import RESULTS, ComparisonFolder, GalleryPrompt, Metric, read_comparison
 from hn.report.figures import draw_figures
+from hn.report.result_files import IMAGES_CSV, METHODS_CSV
 from hn.report.styles import Style, label_of, styles_of
 from hn.report.svg import curve_panel, trade_off
 from hn.utils.files import write_text
 from hn.utils.text import count_of
 
 PAGE = "report.html"
+FIGURES = "figures"
 MINUS = "\N{MINUS SIGN}"
 _CURVES = {
     "val/reward": "Trained reward",
@@ -77,7 +80,7 @@ def write_report(folder: Path) -> Path:
         FileNotFoundError, ValueError: as `read_comparison`.
     """
     comparison = read_comparison(folder)
-    draw_figures(comparison, folder / "figures")
+    draw_figures(comparison, folder / FIGURES)
     path = folder / PAGE
     write_text(path, render(comparison))
     return path
@@ -102,6 +105,10 @@ def render(comparison: ComparisonFolder) -> str:
         title=comparison.results.get("experiment", comparison.folder.name),
         facts=_facts(comparison),
         findings=_findings(comparison),
+        cautions=cautions(comparison.results),
+        has_base_curve=not unequal_validations(_curves(comparison, styles)),
+        files=[name for name in (RESULTS, METHODS_CSV, IMAGES_CSV) if (comparison.folder / name).is_file()],
+        has_figures=(comparison.folder / FIGURES).is_dir(),
         methods=comparison.methods,
         styles=styles,
         groups=_groups(columns),
@@ -241,6 +248,8 @@ def _curve_panels(comparison: ComparisonFolder, styles: Mapping[str, Style]) -> 
         lines = {name: line for name, line in lines.items() if line}
         key = scalar.replace("/", "/base_")
         base = next((own[key]["value"][0] for own in curves.values() if key in own), None)
+        if unequal_validations(curves):
+            base = None
         if lines:
             panels.append((title, Markup(curve_panel(lines, styles, title, base))))
     return panels
@@ -265,7 +274,7 @@ def _facts(comparison: ComparisonFolder) -> dict[str, str]:
     prompts = sum(category["prompts"] for category in categories.values())
     versions = environment.get("packages") or {}
     facts = {
-        "Finished": comparison.finished.strftime("%Y-%m-%d %H:%M %Z"),
+        "Finished": comparison.finished and comparison.finished.strftime("%Y-%m-%d %H:%M %Z"),
         "Images": f"{base.get('images', 0)} a method" + (f", of {prompts} prompts" if prompts else ""),
         "Machine": environment.get("gpu") or environment.get("processor"),
         "Commit": re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", environment.get("git_commit") or ""),

@@ -1,5 +1,6 @@
 """LAION's aesthetic predictor: a linear head on image features of CLIP ViT-L/14, trained on human ratings."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def _locate_head(head: str, revision: str | None) -> Path:
     repository, name = _split_head(head)
     if repository is not None:
         return locate_file(repository, name, revision)
-    file = Path(head).expanduser()
+    file = Path(os.path.expanduser(head))
     if file.is_file():
         return file
     raise FileNotFoundError(
@@ -141,5 +142,7 @@ def _locate_head(head: str, revision: str | None) -> Path:
 def _split_head(head: str) -> tuple[str | None, str]:
     """The Hub repository (None for a local file) and the name of the file."""
     repository, _, name = head.rpartition("/")
-    is_on_hub = repository.count("/") == 1 and not Path(head).expanduser().is_file() and not Path(repository).is_dir()
+    is_on_hub = (
+        repository.count("/") == 1 and not Path(os.path.expanduser(head)).is_file() and not Path(repository).is_dir()
+    )
     return repository if is_on_hub else None, name

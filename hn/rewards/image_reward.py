@@ -1,5 +1,6 @@
 """ImageReward-v1.0: human preference for an image and a prompt, trained on 137,000 comparisons."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ class ImageReward(ApplyHook, PreprocessedReward):
     @classmethod
     def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
         yield from super().repositories(arguments)
-        folder, beside = Path(arguments["pretrained"]).expanduser(), "tokenizer_config.json"
+        folder, beside = Path(os.path.expanduser(arguments["pretrained"])), "tokenizer_config.json"
         if folder.is_dir():
             has_own = (folder / beside).is_file()
         else:

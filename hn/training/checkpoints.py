@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hn.utils.files import atomic_write, remove_temporary_files
@@ -63,6 +66,64 @@ class TrainingCheckpointIO(TorchCheckpointIO):
         if Path(path).name != _HANDED_BACK and not _is_of_a_training(checkpoint):
             raise ValueError(_message(path, "it holds weights or other values, but no state of a training"))
         return checkpoint
+
+
+def peek_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint file holds, whose tensors are read from it when they are looked at.
+
+    Raises:
+        FileNotFoundError, ValueError: as `TrainingCheckpointIO.load_checkpoint`.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (*UNREADABLE, OSError):
+        checkpoint = None
+    if not _is_of_a_training(checkpoint):
+        return TrainingCheckpointIO().load_checkpoint(path)  # which says why not
+    return checkpoint
+
+
+def follow_best_checkpoints(callback: ModelCheckpoint, state: dict[str, Any], is_global_zero: bool = True) -> None:
+    """Have a `ModelCheckpoint` know its best checkpoints and scores again where a run continues in another folder than
+    the one that its checkpoint names: a run that was moved or copied, or whose folder is spelled in another way.
+
+    Lightning compares the folders as texts, and forgets the scores if they differ. What is left in the other folder
+    alone, of a run that continues under another name, is copied.
+
+    Args:
+        callback: with its folder, since `setup`.
+        state: of the callback in the checkpoint; changed in place, unless the best checkpoint is nowhere.
+        is_global_zero: whether this process copies files.
+    """
+    before, now = state.get("dirpath"), callback.dirpath
+    best = state.get("best_model_path")
+    if not before or not now or before == now or not best:
+        return
+
+    def follow(path: str) -> str:
+        is_below = path.startswith(f"{before}{os.sep}")
+        return f"{now}{path.removeprefix(str(before))}" if is_below else path
+
+    for path in {best, *state.get("best_k_models", {})}:
+        there, here = Path(path), Path(follow(path))
+        if not here.exists() and not there.exists():
+            return
+        if is_global_zero and not here.exists() and there.is_file():
+            here.parent.mkdir(parents=True, exist_ok=True)
+            keep_also(there, here)
+    paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+    state |= {name: follow(state[name]) for name in paths if state.get(name)}
+    state["best_k_models"] = {follow(path): score for path, score in state.get("best_k_models", {}).items()}
+    state["dirpath"] = now
+
+
+def keep_also(path: Path, name: Path) -> None:
+    """Have a file under a second name too, which stays with its content when the first one's file is replaced."""
+    with atomic_write(name) as temporary:
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, temporary)
 
 
 def usable_checkpoints(folder: Path, without: Path) -> dict[Path, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -161,6 +164,10 @@ class ComparedPrompts:
         return cls(batches, texts, dict(zip(texts, grouped.names, strict=True)), grouped.fields)
 
 
+_METHODS = "methods"
+"""Text in the PNG of all methods: their names."""
+
+
 class ComparisonRun:
     """A comparison in a directory: what was measured there is reused, the rest is measured and kept.
 
@@ -230,15 +237,18 @@ class ComparisonRun:
         """Draw every method's images of the grid's prompts in one picture.
 
         Returns:
-            The picture's path; None if it is there and nothing was left to measure.
+            The picture's path; None if it is there, of these methods, and nothing was left to measure.
         """
         path = self.directory / "images" / "comparison.png"
-        if path.is_file() and not any(self.left.values()):
+        names = json.dumps([method.name for method in self.methods])
+        if path.is_file() and not any(self.left.values()) and _text_of(path) == names:
             return None
         samples = Samples.of_prompts(self.model.generator, grid.prompts, 1, grid.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = {method.name: method(samples).images for method in self.methods}
-        write_png(labelled_grid(rows, grid.prompts, grid.upscale), path)
+        text = PngInfo()
+        text.add_text(_METHODS, names)
+        write_png(labelled_grid(rows, grid.prompts, grid.upscale), path, pnginfo=text)
         return path
 
     def summaries(self) -> dict[str, dict[str, Any]]:
@@ -285,6 +295,12 @@ class ComparisonRun:
         if curves is not None:
             print(f"curves       {curves}")
         print(f"report       {write_report(directory)}")
+
+
+def _text_of(picture: Path) -> str | None:
+    """The methods that a picture of `ComparisonRun.draw` shows, as it has them."""
+    with Image.open(picture) as opened:
+        return opened.info.get(_METHODS)
 
 
 def _own_settings(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.plugins import MixedPrecision, Precision
-from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_info
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -25,6 +26,7 @@ from hn.objective import Regulariser, noise_hypernetwork_loss
 from hn.rewards.ensemble import RewardEnsemble, RewardOutput
 from hn.training.estimators import Estimator, Pathwise, ScoredBatch
 from hn.training.kept_scores import gather_scores, own_scores
+from hn.training.optimizers import RECORD, continue_optimizer
 from hn.training.schedules import check_reward_weights, learning_rate_factor, reward_weight_at
 from hn.training.scoring import BatchScorer
 from hn.training.strategy import ShardedStrategy, shard
@@ -297,8 +299,15 @@ class NoiseHypernetModule(L.LightningModule):
                 "A fused optimiser unscales the gradients of 16-mixed itself, after they were to be clipped: use "
                 "--trainer.precision bf16-mixed, or add --model.optimizer.init_args.fused=false."
             )
-        scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.warmup_steps, self.decay_steps))
+        scheduler = LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        return learning_rate_factor(step, self.warmup_steps, self.decay_steps)
+
+    @property
+    def _schedule(self) -> dict[str, Any]:
+        return {"warmup_steps": self.warmup_steps, "decay_steps": self.decay_steps}
 
     def configure_gradient_clipping(
         self,
@@ -329,15 +338,52 @@ class NoiseHypernetModule(L.LightningModule):
         """Keep the trainable weights alone, and what they are weights of."""
         checkpoint["state_dict"] = trainable_state_dict(self.hypernet)
         checkpoint["hn_model"] = self._description()
+        checkpoint[RECORD] = {"class": class_path(class_of(self._probe_optimizer())), **self._schedule}
         kept = gather_scores(self.estimator.kept_scores(), self._batch_slice(0), self.all_gather)
         if kept:
             checkpoint["hn_scores"] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take a checkpoint's weights and, in training, continue its optimiser with this run's options.
+
+        Raises:
+            ValueError: if it is a checkpoint of another model, or the optimiser's state does not fit its options; names
+                what differs.
+        """
+        self.take_weights(checkpoint)
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            optimizer = self._probe_optimizer()
+            changed = continue_optimizer(checkpoint, optimizer, self._schedule, self._learning_rate_factor)
+            if changed:
+                rank_zero_info(f"The optimiser's options change for the rest of the run: {', '.join(changed)}.")
+
+    def take_weights(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is one of this model, and take its weights.
 
         Raises:
             ValueError: if it is not; names what differs.
+        """
+        self._check_model(checkpoint)
+        load_trainable_state_dict(self.hypernet, checkpoint["state_dict"])
+        kept = own_scores(checkpoint.get("hn_scores", {}), self._batch_slice(0), self.generator.device)
+        self.estimator.keep_scores(kept)
+        checkpoint["state_dict"] = {}  # for Lightning, which would look for the frozen weights too
+
+    def check_continued(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that training cannot continue from; the module may be without weights.
+
+        Args:
+            checkpoint: not used afterwards.
+
+        Raises:
+            ValueError: as `on_load_checkpoint`.
+        """
+        self._check_model(checkpoint)
+        continue_optimizer(checkpoint, self._probe_optimizer(), self._schedule, self._learning_rate_factor)
+
+    def _check_model(self, checkpoint: Mapping[str, Any]) -> None:
+        """Raises:
+        ValueError: if the checkpoint is one of another model; names what differs.
         """
         found, own = checkpoint.get("hn_model"), self._description()
         if found is None:
@@ -352,10 +398,10 @@ class NoiseHypernetModule(L.LightningModule):
                 f"The checkpoint is one of another model: {'; '.join(differences)}. "
                 "Use the configuration that it was trained with, or start anew without it."
             )
-        load_trainable_state_dict(self.hypernet, checkpoint["state_dict"])
-        kept = own_scores(checkpoint.get("hn_scores", {}), self._batch_slice(0), self.generator.device)
-        self.estimator.keep_scores(kept)
-        checkpoint["state_dict"] = {}  # for Lightning, which would look for the frozen weights too
+
+    def _probe_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser with this run's options, of one parameter."""
+        return self.optimizer_factory([nn.Parameter(torch.zeros(1))])
 
     def _description(self) -> dict[str, Any]:
         """What the trainable weights mean something for; how gradients are computed is no part of it."""

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from hn.utils.json_files import read_json
 
 CHECKPOINTS = "checkpoints"
 
 NAMED_CHECKPOINTS = ("last", "previous", "best")
 
 WEIGHTS = "hypernet"
+
+RESULTS = "results.json"
+
+SUITE_RESULTS = "results_*.json"
+
+GRIDS = "step_*.png"
 
 
 @dataclass
@@ -24,7 +33,8 @@ class RunDirectory:
         root: all runs' directory.
         experiment: name of the experiment; the configuration file's name if not given.
         name: name of the run; the time if not given. Name an interrupted run, with `--ckpt_path last`, to continue it,
-            or a trained one to evaluate that and no other.
+            or a trained one to evaluate that and no other. A comparison is of the trained run of that name, and if
+            there is no run of that name, of the experiment's newest.
         pretrained: folder of the trained network that comes with the experiment, for `generate`, `validate`, `test` and
             `predict` where the experiment has no run yet.
 
@@ -38,6 +48,7 @@ class RunDirectory:
     pretrained: str | None = None
 
     def __post_init__(self) -> None:
+        self.root = os.path.expanduser(self.root)
         for option, value in (("experiment", self.experiment), ("name", self.name)):
             if value is not None and (value in ("", ".", "..") or Path(value).name != value):
                 raise ValueError(f"run.{option} must be the name of one folder, not {value!r}.")
@@ -52,12 +63,16 @@ class RunDirectory:
         """The run's directory."""
         return self.experiment_path / (self.name or timestamp())
 
-    def trained(self) -> Path | None:
-        """Folder of trained weights: the named run's, without a name the experiment's newest; None without any."""
+    def trained(self, steps: int | None = None) -> Path | None:
+        """Folder of trained weights: the named run's, without a name the experiment's newest; None without any.
+
+        Args:
+            steps: prefer runs of so many updates; all are looked at if there is none.
+        """
         if self.name is not None:
             return self.path / WEIGHTS if (self.path / WEIGHTS).is_dir() else None
         folders = self.experiment_path.glob(f"*/{WEIGHTS}")
-        return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
+        return max(folders, key=lambda folder: _age(folder, steps), default=None)
 
 
 def find_checkpoint(run: Path, which: str) -> str:
@@ -80,6 +95,25 @@ def find_checkpoint(run: Path, which: str) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}. {advice}")
     return str(path)
+
+
+def require_no_run(run: Path) -> None:
+    """Raises:
+    ValueError: if a directory holds a run already, which a training that begins would mix with its own.
+    """
+    found = [name for name in NAMED_CHECKPOINTS if (run / CHECKPOINTS / f"{name}.ckpt").exists()]
+    others = [*run.glob(f"{CHECKPOINTS}/*.ckpt"), *run.glob("hpc_ckpt_*.ckpt"), run / WEIGHTS, run / RESULTS]
+    if found:
+        raise ValueError(f"{run} holds a run already; continue it with --ckpt_path {found[0]}, or choose another name.")
+    if any(path.exists() for path in others):
+        raise ValueError(f"{run} holds a run already; choose another name, or remove it.")
+
+
+def remove_leftovers(run: Path) -> None:
+    """Delete what a training that was killed before its first checkpoint has left: curves, grids, results of suites."""
+    left = (f"images/{GRIDS}", "images/final.png", "events.out.tfevents.*", SUITE_RESULTS)
+    for path in [path for pattern in left for path in run.glob(pattern)]:
+        path.unlink(missing_ok=True)
 
 
 def requeued_checkpoint(run: Path, environment: Mapping[str, str] = os.environ) -> str | None:
@@ -124,9 +158,26 @@ def find_weights(run: RunDirectory) -> str:
 
 def updates_of(run: Path) -> int | None:
     """Number of updates that a run's network was trained for; None if its directory does not say."""
-    results = run / "results.json"
-    training = json.loads(results.read_text(encoding="utf-8")).get("training") if results.is_file() else None
-    return None if training is None else training["steps"]
+    return _training(run).get("steps")
+
+
+def _training(run: Path) -> Mapping[str, Any]:
+    """What `results.json` of a run says of its training; nothing without that file."""
+    results = run / RESULTS
+    training = read_json(results).get("training") if results.is_file() else None
+    return training if isinstance(training, Mapping) else {}
+
+
+def _age(weights: Path, steps: int | None) -> tuple[bool, float, float]:
+    """By what runs are in order: whether they have so many updates, and when they were trained: as their results say,
+    which copies leave as it is, else the folder's time. A file that is damaged says nothing."""
+    written = weights.stat().st_mtime
+    training: Mapping[str, Any] = {}
+    finished = written
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        training = _training(weights.parent)
+        finished = datetime.datetime.fromisoformat(training["finished"]).timestamp()
+    return steps is not None and training.get("steps") == steps, finished, written
 
 
 def require_budget(weights: Path, max_steps: int, option: str) -> None:

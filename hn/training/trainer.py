@@ -5,27 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from hn.evaluation.comparison.options import HYPERNETWORK, Comparison
 from hn.evaluation.generate import ImageRequest, check_choice, chosen_methods, write_images
 from hn.evaluation.methods import Sampled, TrainedMethod
 from hn.hypernets.base import Hypernet
+from hn.report.cautions import cautions
 from hn.report.results import write_results
 from hn.report.tables import results_table
 from hn.training.callbacks.evaluation import Evaluation
 from hn.training.callbacks.images import ImageGrid
+from hn.training.callbacks.logged_steps import LoggedSteps
 from hn.training.checkpoints import TrainingCheckpointIO
 from hn.training.compare import ComparedPrompts, ComparisonRun, check_comparison, load_networks
 from hn.training.module import NoiseHypernetModule
-from hn.training.run_directory import CHECKPOINTS, WEIGHTS
-from hn.utils.files import unused_directory
+from hn.training.run_directory import RESULTS, SUITE_RESULTS, WEIGHTS
+from hn.utils.files import claimed_directory
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,7 @@ class ExperimentTrainer(L.Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._measuring = False
+        self.callbacks.insert(0, LoggedSteps())
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # the default, not one that was asked for
             self.strategy.checkpoint_io = TrainingCheckpointIO()
 
@@ -90,13 +95,18 @@ class ExperimentTrainer(L.Trainer):
         best = self._best_checkpoint()
         if best is not None:
             checkpoint = torch.load(best, map_location="cpu", weights_only=True)
-            model.on_load_checkpoint(checkpoint)
+            model.take_weights(checkpoint)
             training |= {"best_step": checkpoint["global_step"], "best_checkpoint": best.name}
+        if self.is_global_zero:  # those of the weights that are now replaced, and of suites that are no longer there
+            for path in (self.directory / RESULTS, *self.directory.glob(SUITE_RESULTS)):
+                path.unlink(missing_ok=True)
         model.hypernet.save_pretrained(self.directory / WEIGHTS, training=training, write=self.is_global_zero)
         self.test(model, datamodule=datamodule, verbose=False)
         evaluation = self.callback(Evaluation)
         if evaluation is not None and self.is_global_zero:
-            self._report(model, evaluation.summaries("test"), training=training)
+            training["finished"] = datetime.now().astimezone().isoformat(timespec="seconds")
+            weights = dict(model.reward.weights)
+            self._report(model, evaluation.summaries("test"), training=training, reward_weights=weights)
 
     def compare(
         self,
@@ -149,6 +159,7 @@ class ExperimentTrainer(L.Trainer):
         for callback in self.callbacks:
             callback.setup(self, model, "test")
 
+        print("\n".join(f"weights      {name}: {folder}" for name, folder in weights.items()))
         self._measuring = True
         with self.precision_plugin.forward_context():
             assert evaluation is not None  # see check_comparison
@@ -206,32 +217,34 @@ class ExperimentTrainer(L.Trainer):
         facts: dict[str, Any] = {"hypernet": hypernet, "precision": self.precision}
         if best_of is not None:
             facts["reward_weights"] = dict(model.reward.weights)
-        write_images(chosen, request, unused_directory(self.directory), facts, self.precision_plugin.forward_context)
+        with claimed_directory(self.directory) as claimed:
+            write_images(chosen, request, claimed, facts, self.precision_plugin.forward_context)
 
     def _best_checkpoint(self) -> Path | None:
         """The file of the first `ModelCheckpoint` that monitors something; None if it has none."""
-        paths = (c.best_model_path for c in self.callbacks if isinstance(c, ModelCheckpoint) and c.monitor)
-        found = next(paths, "")
+        watching = (c for c in self.callbacks if isinstance(c, ModelCheckpoint) and c.monitor)
+        callback = next(watching, None)
+        found = "" if callback is None else callback.best_model_path
         if not found:
             return None
-        # A run that was moved, and continued, knows the path it had before.
-        for path in (Path(found), self.directory / CHECKPOINTS / Path(found).name):
-            if path.is_file():
-                return path
+        if Path(found).is_file():
+            return Path(found)
         log.warning("The best checkpoint, %s, is gone; the last weights are tested and kept instead.", found)
         return None
 
     def _report(self, model: NoiseHypernetModule, summaries: dict[str, dict[str, Any]], **facts: Any) -> dict[str, Any]:
-        path = self.directory / "results.json"
+        path = self.directory / RESULTS
         dimensions = torch.Size(model.generator.noise_shape).numel()
         results = write_results(path, self.directory.parent.name, summaries, dimensions, **facts)
         grid = self.callback(ImageGrid)
-        print(f"\n{results_table(results)}\n\nresults      {path}")
+        print("\n".join(["", results_table(results), *cautions(results), "", f"results      {path}"]))
         if grid is not None and grid.last_path is not None:
             print(f"images       {grid.last_path}")
         if self.loggers:
             logger = self.loggers[0]  # `self.log_dir` would ask the other processes, which are not here
-            print(f"tensorboard  {logger.log_dir or logger.save_dir}")
+            folder = logger.log_dir or logger.save_dir
+            if not isinstance(logger, TensorBoardLogger) or any(Path(folder).glob("events.out.tfevents.*")):
+                print(f"tensorboard  {folder}")
         return results
 
 

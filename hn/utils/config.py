@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,7 @@ def _collect(file: Path, chain: tuple[Path, ...], contents: dict[Path, dict[str,
 
 def _extended(folder: Path, name: str) -> Path:
     """The file that one in `folder` extends: relative to that folder or, if it is not there, to where hn is found."""
-    file = folder / name
+    file = folder / os.path.expanduser(name)
     known = Path(find_path(name))
     return known if not file.is_file() and known.is_file() and name.startswith("experiments/") else file
 

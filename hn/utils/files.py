@@ -10,10 +10,12 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from hn.utils.lock import LOCK, InUseError, locked
 
 _TEMPORARY = ".partial"
 
@@ -114,18 +116,40 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
-def unused_directory(path: Path) -> Path:
-    """Create and return `path`, or `path_2`, `path_3` and so on where it exists and is not empty."""
+@contextmanager
+def claimed_directory(path: Path) -> Iterator[Path]:
+    """Create and yield `path`, or `path_2`, `path_3` and so on where it holds something, or another process has claimed
+    it; nobody else gets it until the block ends."""
     number, candidate = 1, path
     while True:
-        try:
-            candidate.mkdir(parents=True)
-            return candidate
-        except FileExistsError:
-            if candidate.is_dir() and not any(candidate.iterdir()):
-                return candidate
-            number += 1
-            candidate = path.with_name(f"{path.name}_{number}")
+        if not candidate.exists() or (candidate.is_dir() and not any(candidate.iterdir())):
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(locked(candidate, is_folder=True))
+                except InUseError:
+                    pass
+                else:
+                    if [file.name for file in candidate.iterdir()] == [LOCK]:  # and nobody came and went meanwhile
+                        yield candidate
+                        return
+        number += 1
+        candidate = path.with_name(f"{path.name}_{number}")
+
+
+def require_home(path: Path, variable: str) -> None:
+    """Refuse to write to a folder that is called `~`, which a path keeps where there is no home folder.
+
+    Args:
+        path: expanded as far as it can be.
+        variable: of the environment, which names another place.
+
+    Raises:
+        FileNotFoundError: if it begins so.
+    """
+    if path.parts[:1] and path.parts[0].startswith("~"):
+        raise FileNotFoundError(
+            f"There is no home folder for {path}: name a folder with {variable} in the environment, or set HOME."
+        )
 
 
 def require_unused(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Finding pretrained weights, locally or on the Hugging Face Hub, with errors that tell how to get missing ones."""
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -199,7 +200,7 @@ def explain_missing(
     try:
         yield
     except _HUB_ERRORS as error:
-        if Path(pretrained).expanduser().is_dir():
+        if Path(os.path.expanduser(pretrained)).is_dir():
             raise  # the library's own message names the missing file
         repository = Repository(pretrained, revision, variant, files)
         raise FileNotFoundError(missing_message([repository], error)) from error
@@ -248,17 +249,23 @@ def is_cached(repository: Repository) -> bool:
     name, revision, files = repository.name, repository.revision, repository.files
     if isinstance(files, str) and "*" not in files:
         return isinstance(try_to_load_from_cache(name, files, revision=revision), str)
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-    reference = folder / "refs" / (revision or constants.DEFAULT_REVISION)
-    commit = reference.read_text().strip() if reference.is_file() else (revision or constants.DEFAULT_REVISION)
-    return (folder / "snapshots" / commit).is_dir()
+    return cached_commit(repository) is not None
+
+
+def cached_commit(repository: Repository) -> str | None:
+    """The commit of a repository that the local cache has for its revision; None if it has none."""
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.name.replace('/', '--')}"
+    revision = repository.revision or constants.DEFAULT_REVISION
+    reference = folder / "refs" / revision
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    return commit if (folder / "snapshots" / commit).is_dir() else None
 
 
 def _local_folder(pretrained: str, names: Sequence[str], hint: str | None = None) -> Path | None:
     """`pretrained` as a folder that has one of these files; None if it may be a Hub id instead."""
     if not pretrained.strip():
         raise FileNotFoundError("An empty name is no place to load from: give a folder, or the id of a repository.")
-    folder = Path(pretrained).expanduser()
+    folder = Path(os.path.expanduser(pretrained))
     if folder.is_dir():
         if not any((folder / name).is_file() for name in names):
             raise FileNotFoundError(_incomplete_folder(folder, names, hint))
@@ -296,7 +303,7 @@ def _own_description(path: Any) -> Callable[[Mapping[str, Any]], Iterable[Reposi
 
 
 def _is_repository(name: Any) -> bool:
-    return isinstance(name, str) and _may_be_hub_id(name) and not Path(name).expanduser().exists()
+    return isinstance(name, str) and _may_be_hub_id(name) and not Path(os.path.expanduser(name)).exists()
 
 
 def _hub_is_reachable() -> bool:

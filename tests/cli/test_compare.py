@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import Namespace
 
 from hn.cli import main
-from hn.cli.compare import file_of_experiment, shared_options, training_commands
+from hn.cli.compare import file_of_experiment, find_compared, shared_options, training_commands
 from hn.cli.starting_point import StartingPoint
 from hn.hypernets import LoraFinetune, LoraHypernet, Trainable
 from hn.hypernets.conv import ConvHypernet
@@ -207,6 +207,26 @@ def test_an_experiment_to_train_is_looked_at_first(refused, experiment, tmp_path
     file.write_text(yaml.safe_dump({"extends": "tiny.yaml", "model": change}))
     message = refused("--comparison.trained.x", str(file))
     assert f"x would be trained on another generator: name is {tiny_pipeline_folder} there" in message
+
+
+def test_a_comparison_is_of_the_run_that_is_named(tmp_path):
+    """A fine-tune of the same budget is taken, though another one is newer."""
+    for run, steps in (("tiny/first", 2), ("tiny/second", 2), ("tuned/first", 2), ("tuned/second", 3)):
+        (tmp_path / run / "hypernet").mkdir(parents=True)
+        (tmp_path / run / "results.json").write_text(json.dumps({"training": {"steps": steps}}))
+    (tmp_path / "tiny" / "untrained").mkdir()
+    (tmp_path / "tuned.yaml").write_text("{}")
+
+    def found(name):
+        comparison = Namespace(finetune=str(tmp_path / "tuned.yaml"), trained={})
+        config = Namespace(hypernet=None, finetune=None, comparison=comparison, trainer=Namespace(max_steps=2))
+        assert not find_compared(config, RunDirectory(str(tmp_path), "tiny", name), "tiny.yaml").untrained
+        assert config.comparison.finetune == str(tmp_path / "tuned" / "first" / "hypernet")
+        return Path(config.hypernet).parent.name
+
+    assert [found("first"), found("second"), found("of another name")] == ["first", "second", "second"]
+    with pytest.raises(FileNotFoundError, match="untrained has no trained weights.*trained runs are: first, second"):
+        found("untrained")
 
 
 def test_experiments_and_weights_are_told_apart(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The command line, end to end on tiny checkpoints."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import hn
 from hn.cli import main
 from hn.cli.parsing import expand_configs, without_options
 from hn.report.result_files import read_images_csv
+from hn.utils.lock import locked
 
 METHOD = {
     "reward", "rewards", "held_out_reward", "held_out_rewards", "geneval", "seconds_per_image", "nfe", "kl_nats",
@@ -93,7 +95,7 @@ def test_train_leaves_a_complete_run_directory(finished_run, resolved):
     assert any("tfevents" in name for name in names)
 
     results = json.loads((folder / "results.json").read_text())
-    assert list(results) == ["experiment", "environment", "training", "methods"]
+    assert list(results) == ["experiment", "environment", "training", "reward_weights", "methods"]
     assert results["experiment"] == "tiny"
     assert results["environment"]["packages"]["hn"] == hn.__version__
     training = results["training"]
@@ -118,6 +120,20 @@ def test_train_leaves_a_complete_run_directory(finished_run, resolved):
     assert (saved["trainer"]["default_root_dir"], saved["trainer"]["logger"], saved["ckpt_path"]) == (None, None, None)
     assert "seed" not in saved["model"]
     assert resolved("train", config=folder / "config.yaml") == saved
+
+
+def test_a_run_in_use_is_refused_and_one_without_a_name_gets_another(refused, experiment, runs, monkeypatch):
+    monkeypatch.setattr("hn.cli.experiment.timestamp", lambda: "now")
+    monkeypatch.setattr("hn.cli.experiment.HnCLI.instantiate_classes", lambda self: named.append(self.run_name))
+    monkeypatch.setattr("hn.cli.experiment.HnCLI._run", lambda self: None)
+    named: list[str] = []
+    with locked(runs / "now", is_folder=True):
+        message = refused("train", "--config", str(experiment), "--run.name", "now")
+        assert f"{runs / 'now'} is in use by process {os.getpid()} on" in message
+        main(["train", "--config", str(experiment)])
+    main(["train", "--config", str(experiment)])
+    assert named == ["now_2", "now"]
+    assert not runs.exists()  # nothing was written
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -433,12 +434,57 @@ def test_results_are_beside_the_images_and_go_on_with_another_metric(images, sco
     assert list(json.loads((images / "scores.json").read_text())["summary"]["all"]) == ["redness", "saturation"]
     Image.new("RGB", (32, 32), "red").save(images / "b.jpg")
     written = (images / "redness.jsonl").stat().st_mtime_ns
-    os.utime(images / "b.jpg", ns=(0, written + 1))
+    os.utime(images / "b.jpg", ns=(0, written - 10**10))  # older than the results
     main(["score", "--metrics", "redness", str(images), "--device", "cpu"])
     assert sum(scored) == 5
     (images / "redness.yaml").write_text(yaml.safe_dump({"class_path": "hn.rewards.brightness.BrightnessReward"}))
     message = refuse("score", "--metrics", images / "redness.yaml", images, "--device", "cpu")
     assert "redness.jsonl has scores with other settings (reward differ, see redness.summary.json)" in message
+
+
+@pytest.mark.parametrize("shards", [None, ("0/2", "1/2")])
+def test_scores_are_of_the_images_content(images, tmp_path, scored, capsys, shards) -> None:
+    """A second folder has files of the same names, which are older than the first one's results."""
+    other = Path(shutil.copytree(images, tmp_path / "other"))
+    for path in (other / name for name in NAMES):
+        Image.new("RGB", (32, 32), "red").save(path)
+        os.utime(path, (0, 0))
+    output = ["--output", str(tmp_path / "all"), "--device", "cpu"]
+    main(["score", "--metrics", "redness", str(images), *output])
+    capsys.readouterr()
+    for shard in shards or [None]:
+        main(["score", "--metrics", "redness", str(other), *output, *([] if shard is None else ["--shard", shard])])
+    assert sum(scored) == 8 and "4 scores in" in capsys.readouterr().out
+    written = json.loads((tmp_path / "all" / "scores.json").read_text())
+    assert written["folder"] == str(other) and written["images"] == 4
+    assert written["summary"]["all"]["redness"]["std"] < 0.01
+    main(["score", "--metrics", "redness", str(other.rename(tmp_path / "renamed")), *output])
+    assert sum(scored) == 8  # the same images by another name
+
+
+def test_scores_of_other_images_are_not_dropped_in_silence(images, tmp_path, refuse) -> None:
+    first, second = images / "first.json", images / "second.json"
+    for path, names in ((first, ["a.png", "b.jpg"]), (second, ["c.webp"])):
+        path.write_text(json.dumps({f"prompt {name}": name for name in names}))
+    words = ("score", "--device", "cpu", "--metrics", "redness")
+    main([*words, str(first)])
+    before = (images / "redness.jsonl").read_bytes()
+    message = refuse(*words, str(second))
+    assert "redness.jsonl has scores of 2 images that are not among those to score now" in message
+    assert (images / "redness.jsonl").read_bytes() == before
+    main([*words, str(second), "--output", str(tmp_path / "second")])
+
+
+def test_scores_of_other_weights_are_not_continued(images, prompts, tmp_path, refuse, tiny) -> None:
+    """The file that describes the reward is the same; what its folder of weights holds is not."""
+    weights = Path(shutil.copytree(tiny["clip"]["pretrained"], tmp_path / "weights"))
+    file = tmp_path / "reward.yaml"
+    section = {"class_path": "hn.rewards.clip.ClipReward", "init_args": {"pretrained": str(weights)}}
+    file.write_text(yaml.safe_dump(section))
+    words = ("score", "--device", "cpu", "--metrics", str(file), str(images), "--prompts", str(prompts))
+    main([*words])
+    (weights / "config.json").write_text((weights / "config.json").read_text() + "\n")
+    assert "has scores with other settings (weights differ" in refuse(*words)
 
 
 def test_shards_give_the_files_of_one_run(images, tmp_path, score, scored, capsys) -> None:

@@ -64,6 +64,10 @@ def test_where_sets_are_kept(tmp_path, monkeypatch):
     assert PromptStore().folder == tmp_path / "cache" / "hn" / "prompts"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert PromptStore().folder == Path.home() / ".cache" / "hn" / "prompts"
+    with monkeypatch.context() as patch:  # a user without an entry in /etc/passwd
+        patch.delenv("HOME")
+        patch.setattr("pwd.getpwuid", lambda number: {}[number])
+        assert PromptStore().folder == Path("~/.cache/hn/prompts")
     assert PromptStore(tmp_path).require(examples) == Path(__file__).parents[2] / "data" / "prompts" / "examples.jsonl"
 
 

@@ -3,7 +3,7 @@
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from hn.report.curves import plot_curves, read_scalars
+from hn.report.curves import EVALUATION_EVENTS, plot_curves, read_scalars
 
 
 def write_run(folder, values, base=None):
@@ -23,6 +23,25 @@ def test_scalars_of_a_resumed_run_are_joined_in_order_of_steps(tmp_path):
         file = next((tmp_path / part).iterdir())
         file.rename(run / f"events.out.tfevents.{number}.{part}")
     assert read_scalars(run) == {"val/reward": ([10, 20, 30], [0.5, 0.75, 1.0])}
+
+
+def test_events_of_an_evaluation_are_no_part_of_the_curves(tmp_path):
+    write_run(tmp_path, {10: 0.5, 20: 0.25})
+    with SummaryWriter(tmp_path, filename_suffix=EVALUATION_EVENTS) as writer:
+        writer.add_scalar("val/reward", 0.75, 0)
+    assert read_scalars(tmp_path) == {"val/reward": ([10, 20], [0.5, 0.25])}
+
+
+def test_runs_that_were_validated_on_other_prompts_have_no_common_base(tmp_path, monkeypatch):
+    lines, notes = [], []
+    monkeypatch.setattr("matplotlib.axes.Axes.axhline", lambda self, y, **_: lines.append(y))
+    monkeypatch.setattr("matplotlib.figure.Figure.supxlabel", lambda self, text, **_: notes.append(text))
+    for name, base in (("a", 0.125), ("b", 0.125), ("c", 0.25)):
+        write_run(tmp_path / name, {0: 0.5}, base)
+    plot_curves({name: tmp_path / name for name in "ab"}, tmp_path / "alike.png", ["val/reward"])
+    assert (lines, notes) == ([0.125], [])
+    plot_curves({name: tmp_path / name for name in "ac"}, tmp_path / "unlike.png", ["val/reward"])
+    assert lines == [0.125] and "validated on different prompts" in notes[0]
 
 
 def test_plot_has_a_panel_for_each_scalar_that_a_run_has(tmp_path):

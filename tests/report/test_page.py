@@ -238,3 +238,32 @@ def test_templates_come_with_the_package():
     patterns = project["tool"]["setuptools"]["package-data"]["hn.report"]
     packed = {path for pattern in patterns for path in folder.glob(pattern)}
     assert packed == set((folder / "templates").iterdir()) and len(packed) == 3
+
+
+def test_unequal_budgets_and_validations_are_said(comparison_folder, change_results):
+    def edit(content):
+        content["weights"] |= {"finetune": "runs/tuned/one/hypernet", "hub": "owner/name"}
+        content["updates"] = {"hypernetwork": 300, "finetune": 60}
+        other = {"step": [0], "value": [0.25]}
+        content["curves"]["finetune"] = content["curves"]["hypernetwork"] | {"val/base_reward": other}
+
+    assert not Page(render(read_comparison(comparison_folder))).all("p", **{"class": "caution"})
+    change_results(edit)
+    page = Page(render(read_comparison(comparison_folder)))
+    (_, budgets), (_, validations) = page.all("p", **{"class": "caution"})
+    assert "unequal numbers of updates: hypernetwork 300, finetune 60, hub not known" in budgets
+    assert "the base's reward is 0.5 in that of hypernetwork, 0.25 in that of finetune" in validations
+    assert not any(text == "On validation prompts. Dashed: the base." for _, text in page.all("p"))
+
+
+def test_a_page_of_a_training_says_what_is_in_its_files_alone(tmp_path, comparison_folder, change_results):
+    for name in ("timing.json", "images.csv", "results.csv"):
+        (comparison_folder / name).unlink()
+    change_results(lambda content: [content.pop(name) for name in ("reward_weights", "curves", "weights")])
+    page = render(read_comparison(comparison_folder))
+    assert "Finished" not in page and "Trained rewards" not in page
+    ((_, footer),) = Page(page).all("footer")
+    assert footer == "Beside this page: results.json."
+    finished = {"finished": "2026-01-02T03:04:05+00:00"}
+    change_results(lambda content: content.update(training=finished))
+    assert "2026-01-02 03:04 UTC" in render(read_comparison(comparison_folder))

@@ -6,7 +6,7 @@ import tempfile
 import pytest
 import torch
 
-from hn.training.checkpoints import TrainingCheckpointIO, usable_checkpoints
+from hn.training.checkpoints import TrainingCheckpointIO, peek_checkpoint, usable_checkpoints
 
 
 class Unwritable:
@@ -80,6 +80,16 @@ def test_a_damaged_one_is_refused_and_the_whole_ones_are_named(io, checkpoint, t
     assert f"last.ckpt cannot be read as a training checkpoint: {reason}" in message
     assert f"{tmp_path}/previous.ckpt (update 20), {tmp_path}/best.ckpt (update 10);" in message
     assert "cut.ckpt" not in message
+
+
+def test_a_look_into_one_is_refused_as_reading_it_is(io, checkpoint, tmp_path):
+    io.save_checkpoint(checkpoint(3, weight=torch.arange(3.0)), tmp_path / "last.ckpt")
+    assert torch.equal(peek_checkpoint(tmp_path / "last.ckpt")["weight"], torch.arange(3.0))
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "last.ckpt").read_bytes()[:-10])
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "weights.ckpt")
+    for name, reason in (("cut", "it was cut short"), ("weights", "no state of a training")):
+        with pytest.raises(ValueError, match=rf"{name}\.ckpt cannot be read as a training checkpoint: .*{reason}"):
+            peek_checkpoint(tmp_path / f"{name}.ckpt")
 
 
 def test_weights_alone_are_refused(io, tmp_path):

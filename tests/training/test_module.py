@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -218,6 +219,18 @@ def test_a_checkpoint_of_another_model_is_refused(make_module, network, message)
     with pytest.raises(ValueError, match=message):
         module.on_load_checkpoint(checkpoint)
     assert all(torch.equal(before[name], weight) for name, weight in module.hypernet.trainable_state_dict().items())
+
+
+def test_a_checkpoint_is_looked_at_before_weights_are_loaded(make_module):
+    checkpoint = {}
+    make_module().on_save_checkpoint(checkpoint)
+    make_module().check_continued(checkpoint)
+    with pytest.raises(ValueError, match="rank is 2 there and 3 here"):
+        make_module(LoraHypernet(rank=3)).check_continued(checkpoint)
+    state = {"state": {}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99), "params": [0]}]}
+    checkpoint |= {"optimizer_states": [state], "lr_schedulers": [{"last_epoch": 1, "base_lrs": [0.1]}]}
+    with pytest.raises(ValueError, match="the state of another optimiser"):
+        make_module(optimizer=partial(torch.optim.SGD, lr=0.1)).check_continued(checkpoint)
 
 
 def test_a_checkpoint_of_something_else_is_refused(make_module):

@@ -1,9 +1,11 @@
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from safetensors.torch import save_file
 
 from hn.hypernets import LoraFinetune
@@ -27,12 +29,63 @@ def run(make_module, make_data, make_trainer):
     return call
 
 
+@pytest.mark.parametrize("kind", ["relative", "symlink", "renamed", "copied", "another name"])
+def test_the_best_checkpoint_and_its_score_stay_whatever_the_folder_is_called(
+    make_module, make_data, make_trainer, tmp_path, monkeypatch, kind
+):
+    """The score goes down; a second callback keeps all checkpoints, and training stops if it is not the best."""
+    monkeypatch.chdir(tmp_path)
+    scores = {1: 0.9, 2: 0.5, 3: 0.6}
+
+    class Score(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            pl_module.log("score", scores[trainer.global_step])
+
+    def fit(directory, steps, ckpt_path=None):
+        options = {"monitor": "score", "mode": "max", "every_n_train_steps": 1, "save_on_train_epoch_end": False}
+        folder = Path(directory) / "checkpoints"
+        best = ModelCheckpoint(filename="best", **options)
+        all_of_them = ModelCheckpoint(filename="{step}", save_top_k=3, **{**options, "every_n_train_steps": 2})
+        stopping = EarlyStopping("score", mode="max", patience=9)
+        stopping.best_score = torch.tensor(0.9 if ckpt_path is None else 0.0)
+        best.dirpath = all_of_them.dirpath = str(folder)  # as it is spelled, which is what loggers' folders are
+        last = LastCheckpoint(every_n_steps=1)
+        trainer = make_trainer(
+            default_root_dir=str(directory), callbacks=[Score(), best, all_of_them, stopping, last],
+            max_steps=steps, limit_val_batches=0,
+        )  # fmt: skip
+        trainer.fit(make_module(images_per_prompt=1), datamodule=make_data(), ckpt_path=ckpt_path)
+        return best, all_of_them, stopping
+
+    fit("a", 2)
+    directory, last = {
+        "relative": (tmp_path / "a", None),
+        "symlink": ("link", None),
+        "renamed": ("b", None),
+        "copied": ("b", None),
+        "another name": ("b", "a/checkpoints/last.ckpt"),
+    }[kind]
+    if kind == "symlink":
+        os.symlink("a", "link")
+    elif kind == "renamed":
+        shutil.move("a", "b")
+    elif kind == "copied":
+        shutil.copytree("a", "b")
+    best, all_of_them, stopping = fit(directory, 3, last or f"{directory}/checkpoints/last.ckpt")
+    assert best.best_model_score == pytest.approx(0.9) and Path(best.best_model_path).parent.parent == Path(directory)
+    assert torch.load(Path(directory, "checkpoints", "best.ckpt"), weights_only=True)["global_step"] == 1
+    assert [*map(float, all_of_them.best_k_models.values())] == pytest.approx([0.5])
+    assert stopping.best_score == pytest.approx(0.9)
+
+
 def test_a_moved_run_finds_its_best_checkpoint(run, tmp_path, caplog):
     run("fit", tmp_path / "here")
     there = tmp_path / "there"
     shutil.move(tmp_path / "here", there)
     last = there / "checkpoints" / "last.ckpt"
+    (there / "results_suite.json").touch()  # of a suite that the experiment had
     run("train", there, ckpt_path=last)
+    assert not (there / "results_suite.json").exists()
     training = json.loads((there / "results.json").read_text())["training"]
     assert (training["best_step"], training["best_checkpoint"]) == (1, "best.ckpt")
     card = (there / "hypernet" / "README.md").read_text()

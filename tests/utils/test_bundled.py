@@ -60,3 +60,21 @@ def test_paths_of_a_command_are_found_but_for_those_that_are_written() -> None:
     assert find_argument_paths(words) == expected
     written = ["--output", PIPELINE, f"--output={PIPELINE}", "--run.root", PIPELINE]
     assert find_argument_paths(written) == written
+
+
+def test_the_home_folder_is_spelled_out_at_every_option_and_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    words = [
+        "train",
+        "--config",
+        "~/a.yaml",
+        "--run.root=~/runs",
+        "--output",
+        "~/out",
+        "--c=~",
+        "~nobody-of-that-name/x",
+    ]
+    expected = ["train", "--config", "/somewhere/a.yaml", "--run.root=/somewhere/runs", "--output", "/somewhere/out"]
+    assert find_argument_paths(words) == [*expected, *words[-2:]]
+    assert find_argument_paths(["--data.train", '["~/a", "b ~/c"]']) == ["--data.train", '["/somewhere/a", "b ~/c"]']
+    assert find_paths({"data": ["~/p.jsonl", "a ~ b"]}) == {"data": ["/somewhere/p.jsonl", "a ~ b"]}

@@ -10,9 +10,10 @@ import pytest
 from hn.utils.files import (
     atomic_folder,
     atomic_write,
+    claimed_directory,
     remove_temporary_files,
+    require_home,
     require_unused,
-    unused_directory,
     write_csv,
     write_json,
     write_text,
@@ -122,17 +123,27 @@ def test_csv_quotes_what_needs_it(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path) -> None:
-    first = unused_directory(tmp_path / "runs" / "x")
-    assert first == tmp_path / "runs" / "x" and first.is_dir()
-    assert unused_directory(first) == first  # empty
+    first, second = tmp_path / "runs" / "x", tmp_path / "runs" / "x_2"
+    for _ in range(2):  # left empty, it is taken again
+        with claimed_directory(first) as found:
+            assert found == first and first.is_dir()
+        first.mkdir(parents=True, exist_ok=True)
     (first / "a").touch()
-    second = unused_directory(first)
-    assert second == tmp_path / "runs" / "x_2"
-    (second / "a").touch()
+    with claimed_directory(first) as found:
+        assert found == second
+        (found / "a").touch()
     (tmp_path / "runs" / "x_3").touch()
-    assert unused_directory(first) == tmp_path / "runs" / "x_4"
+    with claimed_directory(first) as found:
+        assert found == tmp_path / "runs" / "x_4"
     require_unused(tmp_path / "new")
     require_unused(tmp_path / "runs" / "x_4")
     for taken in ("x", "x_3"):
         with pytest.raises(ValueError, match=f"{taken} exists already and is not overwritten"):
             require_unused(tmp_path / "runs" / taken)
+
+
+def test_no_folder_is_called_like_a_home_folder_that_is_not_there() -> None:
+    require_home(Path("a/~/b"), "HN_PROMPTS")
+    for path in ("~/.cache/hn", "~nobody/hn"):
+        with pytest.raises(FileNotFoundError, match=f"no home folder for {path}.*HN_PROMPTS in the environment"):
+            require_home(Path(path), "HN_PROMPTS")

@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
@@ -19,6 +20,7 @@ from hn.utils.private import torch as private
 from hn.utils.private.accelerate import is_offloaded
 from hn.utils.private.argparse import option_strings
 from hn.utils.private.diffusers import flux2_positions, flux2_text_positions, flux_positions, unpack_latents
+from hn.utils.private.lightning import set_logged_step
 from hn.utils.private.transformers import without_other_weights
 
 PACKAGE = Path(__file__).parents[2] / "hn"
@@ -60,6 +62,13 @@ def test_private_names_are_used_in_one_place() -> None:
         for name in private_names(nodes, own)
     }
     assert not found
+
+
+def test_the_step_that_is_logged_can_be_set() -> None:
+    trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    before = {*vars(trainer.fit_loop.epoch_loop)}
+    set_logged_step(trainer, 7)
+    assert {*vars(trainer.fit_loop.epoch_loop)} == before  # Lightning's own; test_last_checkpoint.py sees its use
 
 
 def test_a_module_is_told_of_conversions() -> None:

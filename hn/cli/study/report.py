@@ -18,6 +18,7 @@ from rich.table import Table
 
 from hn.cli.study.definition import TITLES, Axis, Study
 from hn.cli.study.seeds import SEED, mean_and_interval
+from hn.report.cautions import unequal_budgets
 from hn.report.curves import plot_curves
 from hn.report.figures import MARKERS, SETTINGS, save_figure
 from hn.report.result_files import METHODS_CSV, write_rows_csv
@@ -108,6 +109,9 @@ def write_study(folder: Path, study: Study, points: Sequence[Point]) -> str:
         ],
     )
     table = study_table(study, points)
+    if not any(axis.title == "max_steps" for axis in study.axes):
+        updates = {point.name: point.training.get("steps") for point in points}
+        table = "\n\n".join([table, *unequal_budgets(updates)])
     write_text(folder / _TABLE, table + "\n")
     with mpl.rc_context(SETTINGS):
         figure = draw_study(study, points)

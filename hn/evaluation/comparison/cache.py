@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hn.data.download import digest
+from hn.data.encodings.fingerprint import weights_versions
 from hn.data.prompts import PromptBatch
 from hn.evaluation.record import MethodRecord
 from hn.hypernets.trained import TRAINED_FILES
@@ -23,6 +24,7 @@ from hn.utils.hub import locate_folder
 from hn.utils.text import changes, differences
 
 _SETTINGS, _REFERENCE, _GALLERY = "settings.json", "reference", "gallery.json"
+_WEIGHTS = "weights"
 _SHOWN = 5  # differences that an error lists
 
 
@@ -44,7 +46,9 @@ class MeasurementCache:
         self._written = time.monotonic()
         path = folder / _SETTINGS
         if path.is_file():
-            self._require_equal(json.loads(path.read_text(encoding="utf-8")), self._settings, "")
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            own = {key: value for key, value in self._settings.items() if key != _WEIGHTS or key in kept}
+            self._require_equal(kept, own, "")  # earlier versions did not look at weights
 
     def load(self, name: str, own: Any = None) -> MethodRecord | None:
         """The record of a method so far; None without one.
@@ -60,7 +64,10 @@ class MeasurementCache:
         if found is None:
             return None
         tensors, facts = found
-        self._require_equal(facts.pop("own"), _as_json(own), f"{name}.", f"{name}.record.safetensors there")
+        kept = facts.pop("own")
+        if isinstance(kept, dict) and isinstance(kept.get("weights"), dict):
+            kept["weights"].pop("folder", None)  # which earlier versions kept
+        self._require_equal(kept, _as_json(own), f"{name}.", f"{name}.record.safetensors there")
         return MethodRecord.of_state(tensors, facts)
 
     def keep(self, record: MethodRecord, own: Any = None, of_batches: int = 0) -> None:
@@ -126,8 +133,8 @@ class MeasurementCache:
 def measurement_settings(configuration: Mapping[str, Any], batches: Sequence[PromptBatch]) -> dict[str, Any]:
     """All that the scores of a comparison depend on, but for what is a method's own, for `MeasurementCache`.
 
-    The configuration names the checkpoints of generator, rewards and detector; what is in those files is taken on
-    trust, they are too large to look at each time.
+    The configuration names the checkpoints of generator, rewards and detector; their versions count too, by the content
+    of local files (large ones are sampled) and the commits of those of the Hub.
 
     Args:
         configuration: of generator, rewards, prompts and precision.
@@ -136,6 +143,7 @@ def measurement_settings(configuration: Mapping[str, Any], batches: Sequence[Pro
     rows = json.dumps([[batch["prompt"], batch["metadata"], batch["index"].tolist()] for batch in batches], default=str)
     return {
         **configuration,
+        _WEIGHTS: weights_versions([configuration.get("model"), configuration.get("evaluation")]),
         "prompts": hashlib.sha256(rows.encode()).hexdigest(),
         # Not the commit, which any edit of an experiment's file changes, nor how many cores there are.
         "environment": {name: value for name, value in environment().items() if name in ("packages", "gpu")},
@@ -143,7 +151,7 @@ def measurement_settings(configuration: Mapping[str, Any], batches: Sequence[Pro
 
 
 def weights_settings(weights: str) -> dict[str, str]:
-    """What the scores of a trained network depend on: where its weights are, and the digest of each of its files.
+    """What the scores of a trained network depend on: the digest of each of its files, wherever they are.
 
     Args:
         weights: folder or Hub id.
@@ -152,8 +160,7 @@ def weights_settings(weights: str) -> dict[str, str]:
         FileNotFoundError: if there are no weights.
     """
     folder = locate_folder(weights, TRAINED_FILES)
-    digests = {file.name: digest(file, "sha256") for file in sorted(folder.glob("*")) if file.is_file()}
-    return {"folder": weights, **digests}
+    return {file.name: digest(file, "sha256") for file in sorted(folder.glob("*")) if file.is_file()}
 
 
 def _as_json(value: Any) -> Any:

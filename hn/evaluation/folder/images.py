@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import re
 from collections import Counter
@@ -9,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -170,14 +172,20 @@ def image_sizes(files: Sequence[ImageFile]) -> list[tuple[int, int] | str]:
         ]
 
 
-def load_image(path: Path) -> Tensor:
+def load_image(source: Path | BinaryIO) -> Tensor:
     """An image file as RGB [3, H, W] in [0, 1], float32, turned as its EXIF orientation says; transparency is ignored.
 
     Raises:
         OSError: if the file is missing or no image, or truncated.
         ValueError: if it has more than 8 bits a channel, which PIL cannot bring to RGB.
     """
-    return torch.from_numpy(np.array(_decode(path))).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(_decode(source))).permute(2, 0, 1).float() / 255
+
+
+def load_with_digest(path: Path) -> tuple[Tensor, str]:
+    """An image as `load_image` has it, and the SHA-256 of the very bytes that it was decoded from."""
+    content = path.read_bytes()
+    return load_image(io.BytesIO(content)), hashlib.sha256(content).hexdigest()
 
 
 def size_batches(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
@@ -190,8 +198,8 @@ def size_batches(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list
     ]
 
 
-def _decode(path: Path) -> Image.Image:
-    with Image.open(path) as image:
+def _decode(source: Path | BinaryIO) -> Image.Image:
+    with Image.open(source) as image:
         if image.mode not in _EIGHT_BIT:
             raise ValueError(f"its pixels are of PIL's mode {image.mode}; save it with 8 bits a channel")
         return ImageOps.exif_transpose(image).convert("RGB")

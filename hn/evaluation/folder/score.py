@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -14,18 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hn.data.download import digest
+from hn.data.encodings.fingerprint import weights_versions
 from hn.evaluation.benchmarks.geneval_results import read_results, write_results
-from hn.evaluation.folder.images import ImageFile, load_image, size_batches
+from hn.evaluation.folder.images import ImageFile, load_with_digest, size_batches
 from hn.evaluation.folder.shard import WorkShard, shard_files
 from hn.utils.environment import environment
 from hn.utils.files import write_json
 from hn.utils.progress import with_progress
+from hn.utils.text import some_of
 
 Line = Mapping[str, Any]
 """The scores of one image: `filename`, the prompt's row as JSON under `metadata`, and more."""
 
+DIGEST = "sha256"
+"""Last field of every line on disk: of the bytes of the image's file, by which a line is known to be of that image."""
+
 FIELDS = ("filename", "prompt", "scores", "details", "metadata")
-"""Of a line in our own format; GenEval's has other ones."""
+"""Of a line in our own format, besides `DIGEST`; GenEval's has other ones."""
 
 BatchScorer = Callable[[Sequence[str], Tensor, Sequence[Mapping[str, Any]]], list[Line]]
 """(B file names, images [B, 3, H, W] in [0, 1] on the device, rows of their prompts) -> B lines."""
@@ -56,6 +63,11 @@ class FolderMetric(ABC, Generic[Summary]):
 
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
         self.name, self.settings = name, settings
+
+    @cached_property
+    def weights(self) -> dict[str, str]:
+        """Versions of the weights that the settings name."""
+        return weights_versions(self.settings)
 
     def choose(self, files: Sequence[ImageFile]) -> list[ImageFile]:
         """The images that this metric can score.
@@ -117,9 +129,10 @@ def score_files(
 ) -> Results[Summary]:
     """Write the scores of each image to `output`, and a summary beside it.
 
-    Lines that are there already are kept, as `kept_lines` says. Batches are the same however often it was interrupted
-    and however many processes share them, and those begun are done again: so the file is the same too. A shard's lines
-    go to a file of its own beside `output`; the shard that finds no other one's missing joins them.
+    Lines that are there already are kept, as `kept_lines` says; the others are replaced, and said to be. Batches are
+    the same however often it was interrupted and however many processes share them, and those begun are done again: so
+    the file is the same too. A shard's lines go to a file of its own beside `output`; the shard that finds no other
+    one's missing joins them.
 
     Args:
         metric: what scores.
@@ -136,7 +149,7 @@ def score_files(
         ValueError: if no image can be read, one is there twice, there are results with other settings, or one of the
             files is none that this metric can score.
     """
-    require_same_settings(output, metric.settings)
+    require_same_settings(output, metric)
     by_name = files_by_name(files, folder)
     unreadable = {name: size for name, file in by_name.items() if isinstance(size := sizes[file.path], str)}
     readable = [name for name in by_name if name not in unreadable]
@@ -144,25 +157,42 @@ def score_files(
         raise ValueError(f"No image of {folder} can be read: {next(iter(unreadable.values()))}")
     groups = size_batches([sizes[by_name[name].path] for name in readable], batch_size)
     share = shard.of([[readable[place] for place in group] for group in groups])
-    own, kept = shard.file(output), kept_lines(result_files(output), by_name, metric.fields)
+    own, found = shard.file(output), read_lines(result_files(output), metric.fields)
+    kept = kept_lines(found, by_name)
     to_do = [batch for batch in share if any(name not in kept for name in batch)]
-    mine = {name for batch in share for name in batch} | kept_lines([own], by_name, metric.fields).keys()
+    mine = {name for batch in share for name in batch} | kept_lines(read_lines([own], metric.fields), by_name).keys()
     mine -= {name for batch in to_do for name in batch}
     score_batch = metric.load(files, device) if to_do else None  # before anything is written
-    content = {"environment": environment(), **metric.settings, **facts}
+    if replaced := len({line["filename"] for line in found} - kept.keys()):
+        print(f"note: {replaced} scores in {output} are of other images or prompts, and are replaced")
+    content = {"environment": environment(), **metric.settings, "weights": metric.weights, **facts}
     own.parent.mkdir(parents=True, exist_ok=True)
     write_json(summary_file(own), content)
-    write_results(own, [kept[name] for name in by_name if name in kept and name in mine], metric.fields)
-    scored: dict[str, Line] = {}
+    _write_lines(own, [kept[name] for name in by_name if name in kept and name in mine], metric)
     title = metric.name if shard.count == 1 else f"{metric.name} {shard}"
+    batches = with_progress(to_do, title) if to_do else ()
+    scored = _score_batches(score_batch, batches, by_name, own, device) if score_batch else {}
+    return _join(metric, output, by_name, scored, content, unreadable)
+
+
+def _score_batches(
+    score_batch: BatchScorer,
+    batches: Iterable[Sequence[str]],
+    files: Mapping[str, ImageFile],
+    own: Path,
+    device: torch.device | str,
+) -> dict[str, Line]:
+    """Append the lines of batches of images to a file; returns them by name."""
+    scored: dict[str, Line] = {}
     with own.open("a", encoding="utf-8") as results, ThreadPoolExecutor() as pool:
-        for batch in with_progress(to_do, title) if to_do else ():
-            images = torch.stack(list(pool.map(load_image, [by_name[name].path for name in batch]))).to(device)
-            lines = score_batch(batch, images, [by_name[name].row for name in batch])
+        for batch in batches:
+            images, digests = zip(*pool.map(load_with_digest, [files[name].path for name in batch]), strict=True)
+            lines = score_batch(batch, torch.stack(images).to(device), [files[name].row for name in batch])
+            lines = [{**line, DIGEST: of_image} for line, of_image in zip(lines, digests, strict=True)]
             scored |= zip(batch, lines, strict=True)
             results.write("".join(json.dumps(line) + "\n" for line in lines))
             results.flush()
-    return _join(metric, output, by_name, scored, content, unreadable)
+    return scored
 
 
 def _join(
@@ -174,7 +204,7 @@ def _join(
     unreadable: Mapping[str, str],
 ) -> Results[Summary]:
     """Make one file of all lines, with its summary, once they are all there. Two shards may do it at once."""
-    found = kept_lines(result_files(output), by_name, metric.fields) | scored
+    found = kept_lines(read_lines(result_files(output), metric.fields), by_name) | scored
     lines = {name: found[name] for name in by_name if name in found}
     missing = sum(name not in found and name not in unreadable for name in by_name)
     if missing:
@@ -182,7 +212,7 @@ def _join(
     summary = metric.summarize([*lines.values()], by_name)
     content = {**content, "summary": json.loads(json.dumps(summary, default=asdict)), "unreadable": unreadable}
     write_json(summary_file(output), content, durable=True)
-    write_results(output, lines.values(), metric.fields)
+    _write_lines(output, lines.values(), metric)
     for file in shard_files(output):
         file.unlink(missing_ok=True)
         summary_file(file).unlink(missing_ok=True)
@@ -202,9 +232,10 @@ def result_files(output: Path) -> list[Path]:
     return [*shard_files(output), *([output] if output.is_file() else [])]
 
 
-def require_same_settings(output: Path, settings: Mapping[str, Any]) -> None:
+def require_same_settings(output: Path, metric: FolderMetric) -> None:
     """Raises:
-    ValueError: if there is a results file, or a shard's, that cannot be continued: it was made with other settings.
+    ValueError: if there is a results file, or a shard's, that cannot be continued: it was made with other settings or
+        weights.
     """
     for results in result_files(output):
         try:
@@ -216,7 +247,11 @@ def require_same_settings(output: Path, settings: Mapping[str, Any]) -> None:
                 f"{results} is there already and {summary_file(results).name}, which says with what settings it was "
                 "made, is not; choose another --output, or remove it."
             ) from None
-        changed = [name for name, value in settings.items() if earlier.get(name) != json.loads(json.dumps(value))]
+        settings = metric.settings.items()
+        changed = [name for name, value in settings if earlier.get(name) != json.loads(json.dumps(value))]
+        before = earlier.get("weights") or {}
+        if any(before.get(name, version) != version for name, version in metric.weights.items()):
+            changed.append("weights")
         if changed:
             raise ValueError(
                 f"{results} has scores with other settings ({' and '.join(changed)} differ, see "
@@ -224,33 +259,67 @@ def require_same_settings(output: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def kept_lines(results: Sequence[Path], files: Mapping[str, ImageFile], fields: Sequence[str]) -> dict[str, Line]:
-    """Lines of results files that still hold, by name of the image's file: the row of the prompt is the same, and the
-    image is not newer than the file.
+def require_no_loss(output: Path, metric: FolderMetric, files: Mapping[str, ImageFile], folder: Path) -> None:
+    """Refuse to replace scores that still hold, those of images in the folder that are not to be scored now.
+
+    Args:
+        output: the results file.
+        metric: of these results.
+        files: the images to score, by name.
+        folder: that names are relative to.
+
+    Raises:
+        ValueError: if there are such scores.
+    """
+    others = [line for line in read_lines(result_files(output), metric.fields) if line["filename"] not in files]
+    paths = [(folder / line["filename"], line.get(DIGEST)) for line in others]
+    lost = {str(path) for path, of_image in paths if path.is_file() and digest(path, "sha256") == of_image}
+    if lost:
+        raise ValueError(
+            f"{output} has scores of {len(lost)} images that are not among those to score now ({some_of(lost)}), and "
+            "would lose them; choose another --output, or remove it."
+        )
+
+
+def read_lines(results: Sequence[Path], fields: Sequence[str]) -> list[Line]:
+    """All lines of results files, those of a later file behind those of an earlier one.
 
     Args:
         results: missing ones are passed over.
-        files: by name, with the rows of their prompts.
         fields: that every line has.
 
     Raises:
         ValueError: if a line is not as it has to be.
     """
-    kept = {}
+    found: list[Line] = []
     for path in results:
         try:
-            written = path.stat().st_mtime_ns
-            lines = read_results(path, is_growing=True, fields=fields)
+            found += read_results(path, is_growing=True, fields=fields)
         except FileNotFoundError:  # not there yet, or another shard has just joined them all
             continue
-        kept |= {
-            line["filename"]: line
-            for line in lines
-            if (file := files.get(line["filename"])) is not None
-            and line["metadata"] == json.dumps(file.row)
-            and file.path.stat().st_mtime_ns <= written
-        }
-    return kept
+    return found
+
+
+def kept_lines(lines: Iterable[Line], files: Mapping[str, ImageFile]) -> dict[str, Line]:
+    """Lines that still hold, by name: the row of the prompt is the same, and the image's file has the same content.
+
+    Args:
+        lines: as they were read.
+        files: by name, with the rows of their prompts.
+    """
+
+    def holds(line: Line) -> bool:
+        file = files.get(line["filename"])
+        same_row = file is not None and line["metadata"] == json.dumps(file.row)
+        return same_row and line.get(DIGEST) == digest(file.path, "sha256")
+
+    lines = list(lines)
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+        return {line["filename"]: line for line, is_kept in zip(lines, pool.map(holds, lines), strict=True) if is_kept}
+
+
+def _write_lines(path: Path, lines: Iterable[Line], metric: FolderMetric) -> None:
+    write_results(path, lines, (*metric.fields, DIGEST))
 
 
 def files_by_name(files: Sequence[ImageFile], folder: Path) -> dict[str, ImageFile]:

@@ -11,6 +11,7 @@ from torchvision.transforms.functional import to_tensor
 
 from hn.evaluation.samples import Samples
 from hn.training.module import NoiseHypernetModule
+from hn.training.run_directory import GRIDS
 from hn.utils.images import labelled_grid, write_png
 
 
@@ -40,6 +41,14 @@ class ImageGrid(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: NoiseHypernetModule, stage: str) -> None:
         pl_module.generator.check_prompts(self.prompts)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: NoiseHypernetModule) -> None:
+        """Remove the pictures of later updates, which the run had before it went back to this one."""
+        folder = Path(trainer.default_root_dir) / "images"
+        for path in folder.glob(GRIDS) if trainer.is_global_zero else ():
+            number = path.stem.removeprefix("step_")
+            if number.isdigit() and int(number) > trainer.global_step:
+                path.unlink(missing_ok=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: NoiseHypernetModule) -> None:
         if not trainer.sanity_checking:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from hn.training.callbacks.stopping import AGREED, StoppedBySignal
+from hn.training.checkpoints import follow_best_checkpoints, keep_also
 from hn.training.run_directory import CHECKPOINTS
-from hn.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +23,12 @@ class LastCheckpoint(Checkpoint):
     update, and when training is interrupted or fails.
 
     A run that continues from it, wherever it was stopped, trains the same weights as one that was not stopped: what the
-    batch or the validation under way had done is taken back, and done again, and so are the batches of an update that
-    is not finished (with `accumulate_grad_batches`), in other callbacks' checkpoints as well. (Lightning's own
-    `ModelCheckpoint(save_last=True)` writes only where it found a new best. Resuming from a checkpoint that was written
-    in the middle of a batch, Lightning counts that batch twice; in the middle of a validation, it does only the rest of
-    it.) Place this callback after those whose state it must hold, like `ModelCheckpoint`.
+    batch or the validation under way had done is taken back, and done again (the validation after the last update,
+    too), and so are the batches of an update that is not finished (with `accumulate_grad_batches`), in other callbacks'
+    checkpoints as well. (Lightning's own `ModelCheckpoint(save_last=True)` writes only where it found a new best.
+    Resuming from a checkpoint that was written in the middle of a batch, Lightning counts that batch twice; in the
+    middle of a validation, it does only the rest of it.) Place this callback after those whose state it must hold, like
+    `ModelCheckpoint`.
 
     The file is replaced in one step, so a run that is killed while it writes keeps the one before; the one before it
     stays as `checkpoints/previous.ckpt`.
@@ -49,6 +49,7 @@ class LastCheckpoint(Checkpoint):
         self._was_interrupted = False
         self._is_updating = False
         self._validation_is_next = False
+        self._max_steps: int | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step, self._in_training = trainer.global_step, True
@@ -75,8 +76,12 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
         if self._in_training:
             self._validation_is_next = True
+            if is_last_update(trainer):  # what was written after the update does not say that this is missing
+                self._save(trainer)
             self._save_if_due(trainer)  # it may take a while
             self._validation_is_next = False
 
@@ -113,6 +118,18 @@ class LastCheckpoint(Checkpoint):
         is_under_way = is_under_way and trainer.validating and not comes_again
         settle_validation(fit_loop["epoch_loop.val_loop.batch_progress"], is_under_way)
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        for callback in trainer.callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if isinstance(callback, ModelCheckpoint) and state is not None:
+                follow_best_checkpoints(callback, state, trainer.is_global_zero)
+        if checkpoint["global_step"] == trainer.max_steps and lacks_validation(checkpoint, trainer):
+            # Lightning would end at once. Allowed one more update, it does the validation first, and stops there.
+            self._max_steps = trainer.max_steps
+            trainer.fit_loop.epoch_loop.max_steps += 1
+
     def _can_save(self, trainer: L.Trainer, exception: BaseException) -> bool:
         """Whether the weights are those of a number of whole updates, and all processes come here."""
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -147,15 +164,6 @@ def count_running_epoch(trainer: L.Trainer) -> None:
 def last_checkpoint(trainer: L.Trainer) -> Path:
     """Where a run keeps its last checkpoint."""
     return Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt"
-
-
-def keep_also(path: Path, name: Path) -> None:
-    """Have a file under a second name too, which stays with its content when the first one's file is replaced."""
-    with atomic_write(name) as temporary:
-        try:
-            os.link(path, temporary)
-        except OSError:  # a file system without links
-            shutil.copyfile(path, temporary)
 
 
 def take_back_batches(progress: dict[str, Any], accumulated: int, is_last_batch: bool) -> bool:
@@ -194,6 +202,17 @@ def settle_validation(progress: dict[str, Any], is_under_way: bool) -> None:
         finished = 0 if is_under_way else counts["completed"]
         counts |= {"ready": finished + started, "started": finished + started}
         counts |= {"processed": finished, "completed": finished}
+
+
+def lacks_validation(checkpoint: dict[str, Any], trainer: L.Trainer) -> bool:
+    """Whether a checkpoint was written in, or before, a validation that the trainer would do after the last batch."""
+    loops, interval = checkpoint.get("loops", {}).get("fit_loop"), trainer.val_check_interval
+    if not loops:  # not written by a training of hn
+        return False
+    validation = loops["epoch_loop.val_loop.batch_progress"]["current"]
+    counts_batches = trainer.check_val_every_n_epoch is None and isinstance(interval, int)
+    is_due = counts_batches and loops["epoch_loop.batch_progress"]["total"]["ready"] % interval == 0
+    return is_due and trainer.limit_val_batches != 0 and validation["ready"] > validation["processed"]
 
 
 def is_last_update(trainer: L.Trainer) -> bool:

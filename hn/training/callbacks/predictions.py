@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import lightning as L
@@ -17,8 +18,13 @@ from hn.utils.images import to_pil, write_png
 class PredictionWriter(L.Callback):
     """Writes `images/<prompt's number, 5 digits>/metadata.jsonl` and `samples/0000.png, ...` in the run's directory.
 
-    `metadata.jsonl` holds the prompt's row as it is in the prompt file.
+    `metadata.jsonl` holds the prompt's row as it is in the prompt file. Images are written beside and take their place
+    when all are made; those of an earlier prediction stay until then, and are removed first.
     """
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._remove_unfinished(trainer)
+        trainer.strategy.barrier()
 
     def on_predict_batch_end(
         self,
@@ -31,16 +37,39 @@ class PredictionWriter(L.Callback):
     ) -> None:
         samples, output = outputs
         for index, copy, row, image in zip(samples.index, samples.copy, samples.metadata, output.images, strict=True):
-            folder = self.folder(trainer) / f"{index:05d}"
+            folder = self._unfinished(trainer) / f"{index:05d}"
             (folder / "samples").mkdir(parents=True, exist_ok=True)
             write_text(folder / "metadata.jsonl", json.dumps(row) + "\n")
             write_png(to_pil(image), folder / "samples" / f"{copy:04d}.png")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            print(f"images       {self.folder(trainer)}")
+        trainer.strategy.barrier()  # until all processes have written theirs
+        if not trainer.is_global_zero:
+            return
+        folder = self.folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        for earlier in folder.iterdir():
+            if earlier.is_dir() and earlier.name.isdigit():
+                shutil.rmtree(earlier)
+        for made in sorted(self._unfinished(trainer).glob("*")):
+            made.rename(folder / made.name)
+        self._remove_unfinished(trainer)
+        print(f"images       {folder}")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if trainer.predicting:
+            self._remove_unfinished(trainer)
 
     @staticmethod
     def folder(trainer: L.Trainer) -> Path:
         """Where the images go."""
         return Path(trainer.default_root_dir) / "images"
+
+    @staticmethod
+    def _unfinished(trainer: L.Trainer) -> Path:
+        """Where they are written first; the same folder for all processes."""
+        return Path(trainer.default_root_dir) / "images.partial"
+
+    def _remove_unfinished(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero:
+            shutil.rmtree(self._unfinished(trainer), ignore_errors=True)

@@ -113,7 +113,8 @@ def test_settings_of_a_network_follow_its_files(tmp_path):
     (folder / "hypernet_config.json").write_text("{}")
     (folder / "weights.safetensors").write_bytes(b"1")
     one = weights_settings(str(folder))
-    assert one == weights_settings(str(folder)) and one["folder"] == str(folder)
+    assert one == weights_settings(str(folder.rename(tmp_path / "renamed")))
+    (tmp_path / "renamed").rename(folder)
     (folder / "weights.safetensors").write_bytes(b"2")
     assert {name for name, value in weights_settings(str(folder)).items() if value != one[name]} == {
         "weights.safetensors"

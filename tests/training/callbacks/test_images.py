@@ -10,6 +10,8 @@ def test_pictures_of_every_validation_and_of_the_test(make_module, make_data, ma
     grid = ImageGrid(["a red ball", "two cube", "a green ball"], images_per_prompt=2, upscale=3)
     logger = TensorBoardLogger(str(tmp_path), name="", version="")
     module, trainer = make_module(images_per_prompt=1), make_trainer(callbacks=[grid], max_steps=4, logger=logger)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "step_000009.png").touch()  # of a run that went back
     trainer.fit(module, datamodule=make_data())
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["step_000002.png", "step_000004.png"]
     trainer.test(module, datamodule=make_data(), verbose=False)

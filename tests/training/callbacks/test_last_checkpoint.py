@@ -1,10 +1,13 @@
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
+from hn.report.curves import read_scalars
 from hn.training.callbacks.evaluation import Evaluation
-from hn.training.callbacks.last_checkpoint import LastCheckpoint, keep_also, settle_validation, take_back_batches
+from hn.training.callbacks.last_checkpoint import LastCheckpoint, settle_validation, take_back_batches
+from hn.training.checkpoints import keep_also
 from hn.training.trainer import ExperimentTrainer
 
 STEPS = 6
@@ -97,6 +100,40 @@ def check(fit, last, kept, monkeypatch):
 )
 def test_a_failed_run_continues_as_if_nothing_had_been(check, hook, call):
     check(hook, call)
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_the_validation_after_the_last_update_is_made_up(check, is_killed):
+    check("on_validation_batch_end", 2, is_killed, max_steps=2)
+
+
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_batch_start"])
+def test_curves_are_those_of_a_run_that_was_not_stopped(make_module, make_data, make_trainer, tmp_path, hook):
+    """Stopped right after a validation, by a callback that comes after the checkpoint's; and a finished run again."""
+
+    def fit(name, *callbacks, **options):
+        directory = tmp_path / name
+        last = directory / "checkpoints" / "last.ckpt"
+        logger = TensorBoardLogger(str(directory), name="", version="")
+        watching = [LearningRateMonitor(), *callbacks, Evaluation(), LastCheckpoint()]
+        common = {"default_root_dir": str(directory), "logger": logger, "max_steps": 4, "log_every_n_steps": 1}
+        trainer = make_trainer(callbacks=watching, **common)
+        data = make_data()
+        module = make_module(images_per_prompt=1)
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
+        trainer.test(module, datamodule=data, verbose=False)
+
+    def steps(name):
+        names = ("val/kl_nats", "train/loss", "test/kl_nats", "lr-AdamW")
+        return {scalar: read_scalars(tmp_path / name)[scalar][0] for scalar in names}
+
+    fit("whole")
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fit("parts", Failure(hook, 1 if hook == "on_validation_end" else 3))
+    fit("parts")
+    assert steps("parts") == steps("whole")
+    fit("parts")  # which tests again
+    assert steps("parts") == steps("whole")
 
 
 @pytest.mark.slow

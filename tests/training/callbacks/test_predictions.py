@@ -1,7 +1,9 @@
 import json
 
 import numpy as np
+import pytest
 import torch
+from lightning.pytorch import Callback
 from PIL import Image
 
 from hn.training.callbacks.predictions import PredictionWriter
@@ -21,3 +23,32 @@ def test_images_lie_where_geneval_looks(make_module, make_data, make_trainer, ti
     pixels = torch.from_numpy(np.array(Image.open(folders[1] / "samples" / "0000.png")))
     assert (pixels.permute(2, 0, 1) / 255 - output.images[2]).abs().max() <= 0.5 / 255 + 1e-6
     assert f"images       {tmp_path / 'images'}" in capsys.readouterr().out
+
+
+def test_an_earlier_prediction_is_replaced_in_whole(make_module, make_data, make_trainer, tmp_path):
+    images = tmp_path / "images"
+    (images / "step_000002.png").parent.mkdir()
+    (images / "step_000002.png").touch()
+
+    def predict(copies, *callbacks, **data):
+        trainer = make_trainer(callbacks=[PredictionWriter(), *callbacks])
+        module = make_module(images_per_prompt=copies)
+        trainer.predict(module, datamodule=make_data(eval_batch_size=1, **data), return_predictions=False)
+
+    def written():
+        return {path.relative_to(images).as_posix(): path.stat().st_mtime_ns for path in images.rglob("*.*")}
+
+    class Failure(Callback):
+        def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            raise RuntimeError("failed on purpose")
+
+    predict(2)
+    before = written()
+    assert len(before) == 5 * 3 + 1
+    with pytest.raises(RuntimeError, match="on purpose"):
+        predict(1, Failure())
+    assert written() == before and [path.name for path in tmp_path.iterdir()] == ["images"]
+    predict(1, limit_predict=2)
+    names = ["00000/metadata.jsonl", "00000/samples/0000.png", "00001/metadata.jsonl", "00001/samples/0000.png"]
+    assert sorted(written()) == [*names, "step_000002.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
