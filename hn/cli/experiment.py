@@ -26,6 +26,7 @@ from hn.cli.parsing import (
     EXPERIMENT_USAGE,
     Parser,
     UserError,
+    add_trust_option,
     expand_configs,
     helpful_messages_only,
     nearest_options,
@@ -104,6 +105,7 @@ class HnCLI(LightningCLI):
         parser.add_argument(
             "--vars", type=dict[str, Any], default={}, help="Values of your own to refer to, as in ${vars.rank}."
         )
+        add_trust_option(parser)
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         self.options: list[str] = []
@@ -129,6 +131,7 @@ class HnCLI(LightningCLI):
             if in_files := unknown_keys(parser, files, str(error)):
                 raise UserError(f"{in_files}{hint}") from None
             raise UserError(f"{error}\n{nearest_options(parser, self.arguments, str(error))}{hint}") from None
+        self.config.trust_remote_code = self.config.trust_remote_code or []
         if self.config.seed_everything < 0:
             raise UserError(f"seed_everything must not be negative, but is {self.config.seed_everything}.")
 
@@ -195,7 +198,7 @@ class HnCLI(LightningCLI):
         with user_errors(also=_OF_LIGHTNING):
             super().instantiate_classes()
             if self.start.weights is not None:
-                self.model.load_trained(self.start.weights)
+                self.model.load_trained(self.start.weights, self.config.trust_remote_code)
         if self.start.checkpoint is not None:
             self.config_init.ckpt_path = self.start.checkpoint
 
@@ -245,6 +248,8 @@ class HnCLI(LightningCLI):
         if "comparison" in self.command.without:
             arguments["comparison"] = self.config_init.comparison
             arguments["settings"] = comparison_settings(self.parser, self.config)
+        if "trust_remote_code" in self.command.without:
+            arguments["trust_remote_code"] = self.config.trust_remote_code
         return arguments | self.command.arguments
 
 

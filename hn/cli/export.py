@@ -58,7 +58,7 @@ def export(arguments: Sequence[str]) -> None:
         missing = [f"--{name}" for name in ("generator", "output") if options[name] is None]
         if missing:
             parser.error(f"Missing: {', '.join(missing)}. Usage: {USAGE}")
-        of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "merge", "batch_size")
+        of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "merge", "trust_remote_code", "batch_size")
         if options.hypernet is None and any(options[name] for name in of_hypernet):
             parser.error(f"{', '.join(f'--{name}' for name in of_hypernet if options[name])} needs --hypernet.")
         if options.hypernet is None and options.format not in (None, "onnx"):

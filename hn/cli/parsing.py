@@ -60,6 +60,20 @@ def command_parser(name: str, usage: str, description: str) -> Parser:
     )
 
 
+def add_trust_option(parser: ArgumentParser) -> None:
+    """Add `--trust_remote_code`, for commands that load trained networks."""
+    parser.add_argument(
+        "--trust_remote_code",
+        "--trust-remote-code",
+        type=str,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="CLASS_PATH",
+        help="Class of a hypernetwork, not of hn, whose code may be imported and run if hypernet_config.json names it.",
+    )
+
+
 @contextmanager
 def helpful_parsing(parser: Parser, arguments: Sequence[str]) -> Iterator[None]:
     """Add to an error of the arguments the options that may have been meant, and where all are listed."""

@@ -102,6 +102,7 @@ class Trained:
         last_layer_rule: for a published adapter: what becomes of the last layer, like lora_branch_only.
         alpha: for a published adapter that does not say.
         merge: whether to merge a hypernetwork's LoRA into a copy of the backbone.
+        trust_remote_code: class paths of hypernetworks, not of hn, that its files may name.
     """
 
     pretrained: str
@@ -109,6 +110,7 @@ class Trained:
     last_layer_rule: str | None = None
     alpha: float | None = None
     merge: bool = False
+    trust_remote_code: Sequence[str] = ()
 
     def load(self, generator: Generator) -> Trainable:
         """A hypernetwork or fine-tune, bound to `generator`.
@@ -118,7 +120,8 @@ class Trained:
         Raises:
             FileNotFoundError, ValueError: as `load_trained`, or if there is no LoRA hypernetwork to merge.
         """
-        model = load_trained(self.pretrained, generator, self.revision, self.last_layer_rule, self.alpha)
+        stated = (self.revision, self.last_layer_rule, self.alpha, self.trust_remote_code)
+        model = load_trained(self.pretrained, generator, *stated)
         is_compiled = isinstance(generator, PipelineGenerator) and generator.compile_networks
         if self.merge:
             if not isinstance(model, LoraHypernet):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,8 @@ from hn.training.checkpoints import TrainingCheckpointIO
 from hn.training.compare import ComparedPrompts, ComparisonRun, check_comparison, load_networks
 from hn.training.module import NoiseHypernetModule
 from hn.training.run_directory import CHECKPOINTS, WEIGHTS
+from hn.utils.class_path import class_path
+from hn.utils.distributed import class_of
 from hn.utils.files import unused_directory
 
 log = logging.getLogger(__name__)
@@ -107,6 +109,7 @@ class ExperimentTrainer(L.Trainer):
         finetune: str | None = None,
         *,
         settings: Mapping[str, Any],
+        trust_remote_code: Sequence[str] = (),
     ) -> None:
         """Measure base, trained networks and test-time searches on the test prompts, from the same noise.
 
@@ -125,6 +128,7 @@ class ExperimentTrainer(L.Trainer):
                 trained if there is none; without such an experiment there is no fine-tune.
             settings: the configuration behind all of it, `comparison` included; measurements in the directory that were
                 made with other settings are refused.
+            trust_remote_code: class paths of hypernetworks, not of hn, that saved weights may name.
 
         Raises:
             ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, a trained network
@@ -140,7 +144,8 @@ class ExperimentTrainer(L.Trainer):
         if finetune is not None:
             comparison = replace(comparison, finetune=finetune)
         weights = {HYPERNETWORK: hypernet, **comparison.networks}
-        networks = load_networks(weights, model.generator)
+        trusted = [*trust_remote_code, class_path(class_of(model.hypernet))]
+        networks = load_networks(weights, model.generator, trusted)
         model.hypernet = networks[HYPERNETWORK]
         datamodule.setup("test")
         prompts = ComparedPrompts.of(datamodule.test_dataloader(), comparison.category)
@@ -171,6 +176,8 @@ class ExperimentTrainer(L.Trainer):
         compare: bool = True,
         best_of: int | None = None,
         keep_candidates: bool = False,
+        *,
+        trust_remote_code: Sequence[str] = (),
     ) -> None:
         """Write images of prompts, base and trained model from the same noise: PNGs, their metadata and an overview.
 
@@ -186,6 +193,7 @@ class ExperimentTrainer(L.Trainer):
             compare: whether to make the base's images too, and an overview of both.
             best_of: make so many images in the place of each, and let the experiment's reward choose one.
             keep_candidates: write all of these too.
+            trust_remote_code: as for `compare`.
 
         Raises:
             ValueError: if there are no prompts, generator or rewards cannot take one of them, or a number is below 1 or
@@ -197,7 +205,7 @@ class ExperimentTrainer(L.Trainer):
         check_choice(request, model.reward)
         model.to(self.strategy.root_device)
         assert hypernet is not None  # found, or trained, by the command
-        model.load_trained(hypernet)
+        model.load_trained(hypernet, trust_remote_code)
 
         self._measuring = True
         methods: list[Sampled | TrainedMethod] = [model.base_method(steps)] if compare else []
