@@ -34,6 +34,7 @@ from hn.training.run_directory import RunDirectory, require_budget
 from hn.utils.class_path import class_path, import_class
 from hn.utils.config import ENDINGS, find_config, read_config
 from hn.utils.hub import locate
+from hn.utils.text import say
 
 _OPTIONS = {HYPERNETWORK: "hypernet", FINETUNE: "finetune"}
 """Options that take weights of the networks that belong to the experiment; they have its budget."""
@@ -233,7 +234,7 @@ def train_missing(
     for name, command in training_commands(config, start, arguments).items():
         newest, file = start.untrained[name]
         if newest.trained() is None:  # it may be that of another network too
-            print(f"{newest.experiment_path} has no trained run yet: training {file} first.")
+            say(f"{newest.experiment_path} has no trained run yet: training {file} first.")
             run_experiment(command)
         _fill_in(config, name, newest)
 

@@ -46,6 +46,7 @@ from hn.training.module import NoiseHypernetModule
 from hn.training.run_directory import RunDirectory, timestamp
 from hn.training.trainer import ExperimentTrainer
 from hn.utils.hub import repositories_in, require_repositories
+from hn.utils.text import say
 
 _OF_LIGHTNING = (MisconfigurationException,)
 
@@ -238,7 +239,7 @@ class HnCLI(LightningCLI):
                 raise
             raise UserError(out_of_memory_message(error, self.name, self.config.clone().as_dict())) from error
         if self.start.shown is not None:
-            print(f"weights      {self.start.shown}")
+            say(f"weights      {self.start.shown}")
 
     def _trainer_arguments(self) -> dict[str, Any]:
         """Arguments of the trainer's method: the model, its options, and what it takes besides."""

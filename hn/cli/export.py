@@ -15,6 +15,7 @@ from hn.cli.parsing import (
     user_errors,
     with_flag_values,
 )
+from hn.utils.text import say
 
 if TYPE_CHECKING:
     from hn.hypernets.base import Hypernet
@@ -105,9 +106,9 @@ def _export_generator(options: Any) -> None:
         raise ValueError(f"A DiffusersGenerator can be exported, not a {section['class_path']}.")
     require_exportable_generator(meta_generator, path)
     exported = export_generator(instantiate("generator", Generator, section), path)
-    print(f"exported     {exported.path}")
-    print(f"inputs       noise and prompts, in batches of 1 to {exported.max_batch}")
-    print(f"compared     images differ by at most {exported.difference:.3g}")
+    say(f"exported     {exported.path}")
+    say(f"inputs       noise and prompts, in batches of 1 to {exported.max_batch}")
+    say(f"compared     images differ by at most {exported.difference:.3g}")
 
 
 def require_hypernet(model: object, pretrained: str) -> Hypernet:
@@ -127,6 +128,6 @@ def report(exported: Exported) -> None:
 
     taken = f"of 1 to {MAX_BATCH}" if exported.batch_size is None else f"of {exported.batch_size} alone"
     inputs = ", ".join(f"{name} {[*shape]}" for name, shape in exported.inputs.items())
-    print(f"exported     {exported.path}")
-    print(f"inputs       {inputs}, in batches {taken}")
-    print(f"compared     f differs by at most {exported.difference:.3g}; it is at most {exported.largest:.3g}")
+    say(f"exported     {exported.path}")
+    say(f"inputs       {inputs}, in batches {taken}")
+    say(f"compared     f differs by at most {exported.difference:.3g}; it is at most {exported.largest:.3g}")

@@ -27,6 +27,7 @@ from hn.utils.files import unused_directory, write_json
 from hn.utils.images import labelled_grid, save_png, write_png
 from hn.utils.layers import compile_layers
 from hn.utils.progress import with_progress
+from hn.utils.text import say
 
 OVERVIEW_COLUMNS = 16
 LABEL_WIDTH = 96  # pixels that a caption needs
@@ -262,7 +263,7 @@ def write_images(
         write_json(directory / "metadata.json", {"environment": made_with, **facts, "images": images})
     if request.best_of is not None:
         _print_scores(entries, request.best_of)
-    print(f"images       {directory} ({len(request)} each of {' and '.join(entries)})")
+    say(f"images       {directory} ({len(request)} each of {' and '.join(entries)})")
     if len(methods) > 1:
         _draw_overview(shown, request, directory / "overview.png")
 
@@ -299,7 +300,7 @@ def _print_scores(entries: Mapping[str, Sequence[Mapping[str, Any]]], best_of: i
             best = _mean([entry["score"] for entry in own])
             mean = _mean([score for entry in own for score in entry["candidate_scores"]])
             parts.append(f"{method} best {best}, mean {mean}")
-        print(f"best of {best_of:<5}{prompt}: {'; '.join(parts)}")
+        say(f"best of {best_of:<5}{prompt}: {'; '.join(parts)}")
 
 
 def _mean(scores: Sequence[float | None]) -> str:
@@ -332,4 +333,4 @@ def _draw_overview(images: Mapping[str, Sequence[Tensor]], request: ImageRequest
     width = next(iter(rows.values())).shape[-1]
     columns = [prompt for prompt in request.prompts for _ in range(request.count)][:OVERVIEW_COLUMNS]
     write_png(labelled_grid(rows, columns, request.upscale or -(-LABEL_WIDTH // width)), path)
-    print(f"overview     {path}" + (f" (the first {len(columns)})" if len(columns) < len(request) else ""))
+    say(f"overview     {path}" + (f" (the first {len(columns)})" if len(columns) < len(request) else ""))

@@ -71,9 +71,8 @@ def _check_part(what: str, value: list[Any]) -> None:
     if library == "diffusers":
         found = find_class(name)
     elif library == "transformers":
-        found = getattr(
-            transformers, name.removeprefix("FlashPack"), None
-        )  # diffusers drops that word, and knows new names of classes that had others
+        # diffusers drops that word, and knows the new names of classes that are called otherwise now.
+        found = getattr(transformers, name.removeprefix("FlashPack"), None)
     elif library.isidentifier() and find_spec(f"diffusers.pipelines.{library}") is not None:
         found = getattr(import_module(f"diffusers.pipelines.{library}"), name, None)
     else:

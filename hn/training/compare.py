@@ -38,6 +38,7 @@ from hn.training.run_directory import updates_of
 from hn.utils.files import write_json
 from hn.utils.images import labelled_grid, write_png
 from hn.utils.progress import SharedProgress
+from hn.utils.text import say
 
 
 def check_comparison(is_evaluated: bool, is_finetune: bool) -> None:
@@ -288,8 +289,8 @@ class ComparisonRun:
         write_json(directory / TIMING_JSON, finite(timing))
         curves = plot_curves(self.runs, directory / "images" / "curves.png", title=directory.parent.name)
         if curves is not None:
-            print(f"curves       {curves}")
-        print(f"report       {write_report(directory)}")
+            say(f"curves       {curves}")
+        say(f"report       {write_report(directory)}")
 
 
 def _own_settings(

@@ -28,6 +28,7 @@ from hn.training.run_directory import CHECKPOINTS, WEIGHTS
 from hn.utils.class_path import class_path
 from hn.utils.distributed import class_of
 from hn.utils.files import unused_directory
+from hn.utils.text import say
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +125,7 @@ class ExperimentTrainer(L.Trainer):
             comparison: the searches, numbers of steps, categories and the size of the gallery. The trained networks in
                 it are folders or Hub ids by now: the command has put them in the place of experiments.
             hypernet: folder of the trained hypernetwork; by default the newest run's, trained if there is none.
-            finetune: folder of the trained fine-tune; by default the newest run's of the comparison's experiment,
-                trained if there is none; without such an experiment there is no fine-tune.
+            finetune: likewise of the fine-tune; without an experiment of the comparison for it, there is none.
             settings: the configuration behind all of it, `comparison` included; measurements in the directory that were
                 made with other settings are refused.
             trust_remote_code: class paths of hypernetworks, not of hn, that saved weights may name.
@@ -144,8 +144,7 @@ class ExperimentTrainer(L.Trainer):
         if finetune is not None:
             comparison = replace(comparison, finetune=finetune)
         weights = {HYPERNETWORK: hypernet, **comparison.networks}
-        trusted = [*trust_remote_code, class_path(class_of(model.hypernet))]
-        networks = load_networks(weights, model.generator, trusted)
+        networks = load_networks(weights, model.generator, [*trust_remote_code, class_path(class_of(model.hypernet))])
         model.hypernet = networks[HYPERNETWORK]
         datamodule.setup("test")
         prompts = ComparedPrompts.of(datamodule.test_dataloader(), comparison.category)
@@ -234,12 +233,12 @@ class ExperimentTrainer(L.Trainer):
         dimensions = torch.Size(model.generator.noise_shape).numel()
         results = write_results(path, self.directory.parent.name, summaries, dimensions, **facts)
         grid = self.callback(ImageGrid)
-        print(f"\n{results_table(results)}\n\nresults      {path}")
+        say(f"\n{results_table(results)}\n\nresults      {path}")
         if grid is not None and grid.last_path is not None:
-            print(f"images       {grid.last_path}")
+            say(f"images       {grid.last_path}")
         if self.loggers:
             logger = self.loggers[0]  # `self.log_dir` would ask the other processes, which are not here
-            print(f"tensorboard  {logger.log_dir or logger.save_dir}")
+            say(f"tensorboard  {logger.log_dir or logger.save_dir}")
         return results
 
 

@@ -12,6 +12,7 @@ from hn.evaluation.methods import MethodOutput
 from hn.evaluation.samples import Samples
 from hn.utils.files import write_text
 from hn.utils.images import to_pil, write_png
+from hn.utils.text import say
 
 
 class PredictionWriter(L.Callback):
@@ -38,7 +39,7 @@ class PredictionWriter(L.Callback):
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            print(f"images       {self.folder(trainer)}")
+            say(f"images       {self.folder(trainer)}")
 
     @staticmethod
     def folder(trainer: L.Trainer) -> Path:
