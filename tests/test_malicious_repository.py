@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from hn.cli.compare import class_of_experiment
 from hn.cli.experiment import SettledExperiment
+from hn.cli.generate import generate_parser
+from hn.hypernets import LoraHypernet
 from hn.hypernets.trained import load_trained
 from hn.training.checkpoints import TrainingCheckpointIO
 
@@ -111,8 +114,6 @@ def test_its_names_do_not_steer_the_terminal(repository: Path, refuse: Callable[
 
 
 def test_a_class_that_the_user_names_is_taken(repository: Path, generator) -> None:
-    from hn.hypernets import LoraHypernet
-
     LoraHypernet(rank=1).build(generator).save_pretrained(repository)
     path = repository / "hypernet_config.json"
     path.write_text(path.read_text().replace("hn.hypernets.lora.LoraHypernet", "repo.evil.X"))
@@ -123,3 +124,19 @@ def test_a_class_that_the_user_names_is_taken(repository: Path, generator) -> No
     Path("ran").unlink()
     for name in ("repo", "repo.evil"):
         del sys.modules[name]
+
+
+@pytest.mark.parametrize("option", ["--trust_remote_code", "--trust-remote-code"])
+def test_classes_are_named_on_the_command_line_or_in_an_experiment(experiment: Path, option: str) -> None:
+    arguments = ["--generator", "g", option, "a.B", "c.D", f"{option}=e.F"]
+    assert generate_parser().parse_args(arguments).trust_remote_code == ["a.B", "c.D", "e.F"]
+    assert SettledExperiment(["test", "--config", str(experiment)]).config.trust_remote_code == []
+    experiment.write_text(experiment.read_text() + "\ntrust_remote_code: [a.B]\n")
+    settled = SettledExperiment(["test", "--config", str(experiment), option, "c.D"])
+    assert settled.config.trust_remote_code == ["a.B", "c.D"]
+
+
+def test_classes_of_the_experiments_that_are_compared_are_trusted() -> None:
+    assert class_of_experiment({"model": {"hypernet": {"class_path": "mine.X"}}}) == ["mine.X"]
+    assert class_of_experiment({"vars": {"x": 1}, "model": {"hypernet": "${vars.x}"}}) == []
+    assert class_of_experiment({"model": None}) == class_of_experiment({}) == []

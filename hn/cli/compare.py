@@ -103,7 +103,7 @@ def find_compared(config: Namespace, run: RunDirectory, file: str | None) -> Sta
         if own_file is None:
             locate(source, TRAINED_FILES)
             continue
-        config.trust_remote_code = [*config.trust_remote_code, *_own_class(read_config(own_file))]
+        config.trust_remote_code = [*config.trust_remote_code, *class_of_experiment(read_config(own_file))]
         experiments[name] = RunDirectory(run.root, Path(own_file).stem), own_file
         if experiments[name][0].experiment == run.experiment:
             raise UserError(
@@ -239,7 +239,7 @@ def train_missing(
         _fill_in(config, name, newest)
 
 
-def _own_class(experiment: Mapping[str, Any]) -> list[str]:
+def class_of_experiment(experiment: Mapping[str, Any]) -> list[str]:
     """The class path of the network that an experiment's file trains, where it has one."""
     sections = OmegaConf.create({"model": experiment.get("model") or {}})
     path = OmegaConf.select(sections, "model.hypernet.class_path", throw_on_resolution_failure=False)

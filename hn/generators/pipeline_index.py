@@ -68,6 +68,7 @@ def _check_part(what: str, value: list[Any]) -> None:
     if len(value) != 2 or not all(isinstance(each, str) for each in value):
         raise ValueError(f"{what} has to be a library and the name of a class, but is {value!r}.")
     library, name = value
+    found: Any
     if library == "diffusers":
         found = find_class(name)
     elif library == "transformers":
