@@ -33,6 +33,7 @@ from hn import __version__
 from hn.cli.environment import invalid_rank, is_one_of_several
 from hn.cli.parsing import UserError
 from hn.utils.bundled import find_argument_paths
+from hn.utils.text import say
 
 USAGE = "hn COMMAND [--OPTION VALUE ...]"
 DESCRIPTION = "Noise hypernetworks for few-step image generators."
@@ -95,14 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with status 2 and one message for an error that the user can mend."""
     arguments = find_argument_paths(sys.argv[1:] if arguments is None else arguments)
     if (problem := invalid_rank(os.environ)) is not None:
-        print(f"error: {problem}", file=sys.stderr)
+        say(f"error: {problem}", file=sys.stderr)
         raise SystemExit(2)
     try:
         run_command(arguments)
     except UserError as error:
         if os.environ.get("HN_TRACEBACK"):
             raise
-        print(f"{_rank_prefix()}error: {error}", file=sys.stderr)
+        say(f"{_rank_prefix()}error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # of which Lightning makes status 1
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         if os.environ.get("HN_TRACEBACK"):
             raise
-        print("interrupted", file=sys.stderr)
+        say("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -123,9 +124,9 @@ def run_command(arguments: Sequence[str]) -> None:
     """
     name = arguments[0] if arguments else "--help"
     if name in ("--help", "-h"):
-        print(help_text())
+        say(help_text())
     elif name == "--version":
-        print(f"hn {__version__}")
+        say(f"hn {__version__}")
     elif name in COMMANDS:
         COMMANDS[name].run(name, arguments[1:])
     elif name.startswith("-"):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from omegaconf import OmegaConf
 from torch import nn
 
 from hn.cli.fetching import prompt_options
@@ -30,16 +31,17 @@ from hn.training.callbacks.suite import arguments_of
 from hn.training.compare import check_comparison, compared_methods, load_networks
 from hn.training.module import NoiseHypernetModule
 from hn.training.run_directory import RunDirectory, find_weights, require_budget
-from hn.utils.class_path import import_class
+from hn.utils.class_path import class_path, import_class
 from hn.utils.config import ENDINGS, find_config, read_config
 from hn.utils.hub import locate
+from hn.utils.text import say
 
 _OPTIONS = {HYPERNETWORK: "hypernet", FINETUNE: "finetune"}
 """Options that take weights of the networks that belong to the experiment; they have its budget."""
 _OF_COMPARE = ("config", "c", "hypernet", "finetune", "run.name", "run.experiment", "run.root")
 _SHARED = re.compile(
     r"trainer\.(accelerator|devices|num_nodes|enable_progress_bar|enable_model_summary)|"
-    r"data\.(init_args\.)?(num_workers|prompts_folder)|model\.generator\..+"
+    r"data\.(init_args\.)?(num_workers|prompts_folder)|model\.generator\..+|trust[_-]remote[_-]code"
 )
 """Options that hold for every experiment of a comparison."""
 
@@ -80,7 +82,8 @@ def find_compared(config: Namespace, run: RunDirectory, file: str | None) -> Sta
 
     Those of the experiment are the option `hypernet`: of the run that `run.name` names, if there is one of that name,
     else of the newest. In `comparison.finetune` and `comparison.trained` a folder takes the place of an experiment
-    whose newest run has one; of the fine-tune's runs it is the newest with this command's budget, if there is one.
+    whose newest run has one; of the fine-tune's runs it is the newest with this command's budget, if there is one. The
+    classes of the experiments' networks are the user's, and trusted.
 
     Raises:
         UserError: if one of these is the experiment itself.
@@ -104,7 +107,7 @@ def find_compared(config: Namespace, run: RunDirectory, file: str | None) -> Sta
         if own_file is None:
             locate(source, TRAINED_FILES)
             continue
-        read_config(own_file)
+        config.trust_remote_code = [*config.trust_remote_code, *class_of_experiment(read_config(own_file))]
         experiments[name] = RunDirectory(run.root, Path(own_file).stem), own_file
         if experiments[name][0].experiment == run.experiment:
             raise UserError(
@@ -158,7 +161,8 @@ def check_networks(
     own = {} if config.hypernet is None else {HYPERNETWORK: config.hypernet}
     weights = {name: source for name, source in {**own, **comparison.networks}.items() if name not in untrained}
     with torch.device("meta"):
-        networks = load_networks(weights, module.generator)
+        trusted = [*config.trust_remote_code, class_path(type(module.hypernet))]
+        networks = load_networks(weights, module.generator, trusted)
     networks = {HYPERNETWORK: module.hypernet, **networks, **{name: each.hypernet for name, each in untrained.items()}}
     compared_methods(module, comparison, networks)
 
@@ -234,9 +238,16 @@ def train_missing(
     for name, command in training_commands(config, start, arguments).items():
         newest, file = start.untrained[name]
         if newest.trained() is None:  # it may be that of another network too
-            print(f"{newest.experiment_path} has no trained run yet: training {file} first.")
+            say(f"{newest.experiment_path} has no trained run yet: training {file} first.")
             run_experiment(command)
         _fill_in(config, name, newest.trained())
+
+
+def class_of_experiment(experiment: Mapping[str, Any]) -> list[str]:
+    """The class path of the network that an experiment's file trains, where it has one."""
+    sections = OmegaConf.create({"model": experiment.get("model") or {}})
+    path = OmegaConf.select(sections, "model.hypernet.class_path", throw_on_resolution_failure=False)
+    return [path] if isinstance(path, str) else []
 
 
 def _networks(config: Namespace) -> dict[str, str]:

@@ -23,6 +23,7 @@ from hn.rewards.contrastive import FEATURES, ContrastiveReward
 from hn.training.callbacks.suite import suites_in
 from hn.utils.class_path import import_class
 from hn.utils.device import find_device
+from hn.utils.text import say
 
 
 def embed_prompts(
@@ -104,7 +105,7 @@ def run_embed(config: Namespace) -> None:
     with user_errors():
         done = embed_experiment(None, True, config.clone().as_dict())
     for name, each in done.items():
-        print(f"{each.prompts} prompts, {each.written} of them new\n{name:<12} {each.folder}")
+        say(f"{each.prompts} prompts, {each.written} of them new\n{name:<12} {each.folder}")
 
 
 def embed_experiment(

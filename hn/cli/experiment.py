@@ -29,6 +29,7 @@ from hn.cli.parsing import (
     EXPERIMENT_USAGE,
     Parser,
     UserError,
+    add_trust_option,
     expand_configs,
     helpful_messages_only,
     nearest_options,
@@ -51,6 +52,7 @@ from hn.training.run_directory import RunDirectory, remove_leftovers, require_no
 from hn.training.trainer import ExperimentTrainer
 from hn.utils.hub import repositories_in, require_repositories
 from hn.utils.lock import InUseError, locked
+from hn.utils.text import say
 
 _OF_LIGHTNING = (MisconfigurationException,)
 
@@ -119,6 +121,7 @@ class HnCLI(LightningCLI):
         parser.add_argument(
             "--vars", type=dict[str, Any], default={}, help="Values of your own to refer to, as in ${vars.rank}."
         )
+        add_trust_option(parser)
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         self.options: list[str] = []
@@ -144,6 +147,7 @@ class HnCLI(LightningCLI):
             if in_files := unknown_keys(parser, files, str(error)):
                 raise UserError(f"{in_files}{hint}") from None
             raise UserError(f"{error}\n{nearest_options(parser, self.arguments, str(error))}{hint}") from None
+        self.config.trust_remote_code = self.config.trust_remote_code or []
         if self.config.seed_everything < 0:
             raise UserError(f"seed_everything must not be negative, but is {self.config.seed_everything}.")
 
@@ -231,7 +235,7 @@ class HnCLI(LightningCLI):
         with user_errors(also=_OF_LIGHTNING):
             super().instantiate_classes()
             if self.start.weights is not None:
-                self.model.load_trained(self.start.weights)
+                self.model.load_trained(self.start.weights, self.config.trust_remote_code)
         if self.start.checkpoint is not None:
             self.config_init.ckpt_path = self.start.checkpoint
 
@@ -278,7 +282,7 @@ class HnCLI(LightningCLI):
                 raise
             raise UserError(out_of_memory_message(error, self.name, self.config.clone().as_dict())) from error
         if self.start.shown is not None:
-            print(f"weights      {self.start.shown}")
+            say(f"weights      {self.start.shown}")
 
     def _trainer_arguments(self) -> dict[str, Any]:
         """Arguments of the trainer's method: the model, its options, and what it takes besides."""
@@ -288,6 +292,8 @@ class HnCLI(LightningCLI):
         if "comparison" in self.command.without:
             arguments["comparison"] = self.config_init.comparison
             arguments["settings"] = comparison_settings(self.parser, self.config)
+        if "trust_remote_code" in self.command.without:
+            arguments["trust_remote_code"] = self.config.trust_remote_code
         return arguments | self.command.arguments
 
 

@@ -16,6 +16,7 @@ from hn.cli.parsing import (
     with_flag_values,
 )
 from hn.utils.lock import locked
+from hn.utils.text import say
 
 if TYPE_CHECKING:
     from hn.hypernets.base import Hypernet
@@ -59,7 +60,7 @@ def export(arguments: Sequence[str]) -> None:
         missing = [f"--{name}" for name in ("generator", "output") if options[name] is None]
         if missing:
             parser.error(f"Missing: {', '.join(missing)}. Usage: {USAGE}")
-        of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "merge", "batch_size")
+        of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "merge", "trust_remote_code", "batch_size")
         if options.hypernet is None and any(options[name] for name in of_hypernet):
             parser.error(f"{', '.join(f'--{name}' for name in of_hypernet if options[name])} needs --hypernet.")
         if options.hypernet is None and options.format not in (None, "onnx"):
@@ -108,9 +109,9 @@ def _export_generator(options: Any) -> None:
     require_exportable_generator(meta_generator, path)
     with locked(path, is_folder=False):
         exported = export_generator(instantiate("generator", Generator, section), path)
-    print(f"exported     {exported.path}")
-    print(f"inputs       noise and prompts, in batches of 1 to {exported.max_batch}")
-    print(f"compared     images differ by at most {exported.difference:.3g}")
+    say(f"exported     {exported.path}")
+    say(f"inputs       noise and prompts, in batches of 1 to {exported.max_batch}")
+    say(f"compared     images differ by at most {exported.difference:.3g}")
 
 
 def require_hypernet(model: object, pretrained: str) -> Hypernet:
@@ -130,6 +131,6 @@ def report(exported: Exported) -> None:
 
     taken = f"of 1 to {MAX_BATCH}" if exported.batch_size is None else f"of {exported.batch_size} alone"
     inputs = ", ".join(f"{name} {[*shape]}" for name, shape in exported.inputs.items())
-    print(f"exported     {exported.path}")
-    print(f"inputs       {inputs}, in batches {taken}")
-    print(f"compared     f differs by at most {exported.difference:.3g}; it is at most {exported.largest:.3g}")
+    say(f"exported     {exported.path}")
+    say(f"inputs       {inputs}, in batches {taken}")
+    say(f"compared     f differs by at most {exported.difference:.3g}; it is at most {exported.largest:.3g}")

@@ -72,7 +72,7 @@ def generate(arguments: Sequence[str]) -> None:
             parser.error(f"Name a generator, or an experiment (--config): {GENERATE_USAGE}")
         if (options.prompt is None) == (options.prompts is None):
             parser.error("Give prompts, either with --prompt or in a file with --prompts.")
-        of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "compare", "merge")
+        of_hypernet = ("hypernet_revision", "last_layer_rule", "alpha", "compare", "merge", "trust_remote_code")
         if options.hypernet is None and any(options[name] for name in of_hypernet):
             parser.error(f"{', '.join(f'--{name}' for name in of_hypernet if options[name])} needs --hypernet.")
         if (options.best_of is None) != (options.reward is None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hn.cli.parsing import Parser
+from hn.cli.parsing import Parser, add_trust_option
 from hn.utils.config import generator_section
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def add_model_options(parser: Parser, hypernet: str) -> None:
     add("--alpha", type=float, help="Alpha of a published adapter that does not record it.")
     add("--merge", type=bool, default=False, help="Merge the LoRA into a copy of the backbone: faster, needs memory "
         "for a second backbone.")  # fmt: skip
+    add_trust_option(parser)
 
 
 def find_models(options: Any) -> tuple[dict[str, Any], Trained | None]:
@@ -49,5 +50,11 @@ def find_models(options: Any) -> tuple[dict[str, Any], Trained | None]:
     require_repositories(repositories_in([section, hypernet]))
     if options.hypernet is None:
         return section, None
-    stated = (options.hypernet_revision, options.last_layer_rule, options.alpha, options.merge)
+    stated = (
+        options.hypernet_revision,
+        options.last_layer_rule,
+        options.alpha,
+        options.merge,
+        options.trust_remote_code,
+    )
     return section, Trained(options.hypernet, *stated)

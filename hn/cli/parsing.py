@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 from hn.utils.class_path import import_class
 from hn.utils.config import find_config, read_config
 from hn.utils.private.argparse import option_strings
+from hn.utils.text import printable
 
 EXPERIMENT_USAGE = "hn {command} --config NAME|FILE.yaml [--OPTION VALUE ...]"
 
@@ -57,6 +58,20 @@ def command_parser(name: str, usage: str, description: str) -> Parser:
         description=description,
         allow_abbrev=False,
         formatter_class=RawDescriptionHelpFormatter,
+    )
+
+
+def add_trust_option(parser: ArgumentParser) -> None:
+    """Add `--trust_remote_code`, for commands that load trained networks."""
+    parser.add_argument(
+        "--trust_remote_code",
+        "--trust-remote-code",
+        type=str,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="CLASS_PATH",
+        help="Class of a hypernetwork, not of hn, whose code may be imported and run if hypernet_config.json names it.",
     )
 
 
@@ -154,16 +169,24 @@ def helpful_messages_only() -> Iterator[None]:
     def is_helpful(record: logging.LogRecord) -> bool:
         return not any(part in record.getMessage() for part in UNHELPFUL_INFORMATION)
 
+    def make_printable(record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
+
+    roots = [*logging.getLogger().handlers]
     for handler in handlers:
         handler.addFilter(is_helpful)
+    for handler in (*handlers, *roots):
+        handler.addFilter(make_printable)
     try:
         with warnings.catch_warnings():
             for message in UNHELPFUL_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
-        for handler in handlers:
+        for handler in (*handlers, *roots):
             handler.removeFilter(is_helpful)
+            handler.removeFilter(make_printable)
 
 
 def expand_configs(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

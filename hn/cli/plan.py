@@ -15,6 +15,7 @@ from hn.cli.preflight import check_training
 from hn.training.planning.plan import Plan, plan_update
 from hn.training.planning.table import plan_table
 from hn.training.planning.update import AUTOCAST
+from hn.utils.text import say
 
 _PRECISIONS = {None: "32-true", 32: "32-true", "32": "32-true", "bf16": "bf16-mixed", 16: "16-mixed", "16": "16-mixed"}
 """Lightning's other names."""
@@ -62,7 +63,7 @@ def run_plan(config: Namespace) -> None:
     with user_errors():
         plan = plan_experiment(config.clone().as_dict())
         title = f"{config.run.experiment}: one update at batch {plan.batch_size}, counted"
-        print(plan_table(plan, title, config.gpu_memory))
+        say(plan_table(plan, title, config.gpu_memory))
 
 
 def plan_experiment(sections: Mapping[str, Any]) -> Plan:

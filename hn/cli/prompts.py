@@ -14,6 +14,7 @@ from hn.data.formats import read_prompts
 from hn.data.manifest import PromptFile, PromptSet, load_manifest
 from hn.data.store import PromptStore, files_by_size, identify
 from hn.utils.tables import as_text, new_table
+from hn.utils.text import say
 
 
 def run_prompts(arguments: Sequence[str]) -> None:
@@ -46,7 +47,7 @@ def run_prompts(arguments: Sequence[str]) -> None:
         options["source"] = None if source is None else Path(source)
     with user_errors():
         for line in functions[config.subcommand](**options):
-            print(line, flush=True)
+            say(line, flush=True)
 
 
 FIRST_PROMPTS = 5

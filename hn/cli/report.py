@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hn.cli.parsing import Parser, command_parser, helpful_parsing, user_errors
+from hn.utils.text import say
 
 REPORT_USAGE = "hn report FOLDER"
 REPORT_DESCRIPTION = (
@@ -32,4 +33,4 @@ def draw_report(arguments: Sequence[str]) -> None:
     with user_errors():
         from hn.report.page import write_report  # here, for a help without matplotlib
 
-        print(f"report       {write_report(Path(options.folder))}")
+        say(f"report       {write_report(Path(options.folder))}")

@@ -56,7 +56,7 @@ from hn.utils.device import find_device
 from hn.utils.dtype import parse_dtype
 from hn.utils.hub import repositories_in, require_repositories
 from hn.utils.lock import locked
-from hn.utils.text import count_of
+from hn.utils.text import count_of, say
 
 USAGE = "hn score --metrics NAME[,NAME...] FOLDER [--prompts FILE|SET ...] [--OPTION VALUE ...]"
 DESCRIPTION = """Score a folder of images with rewards and with the metrics of benchmarks.
@@ -152,9 +152,9 @@ def _note_alias(old: str, new: str, arguments: Sequence[str]) -> None:
     """Say what an old name stands for; that is all of its help."""
     note = f"`hn {old}` is an alias of `hn {new}` and will be removed in the next release; use that."
     if {"--help", "-h"} & {*arguments}:
-        print(f"{note}\nThe options are listed by: hn score --help")
+        say(f"{note}\nThe options are listed by: hn score --help")
         raise SystemExit(0)
-    print(f"note: {note}", file=sys.stderr)
+    say(f"note: {note}", file=sys.stderr)
 
 
 def _score(words: Sequence[str], given: Namespace) -> None:
@@ -196,7 +196,7 @@ def _score(words: Sequence[str], given: Namespace) -> None:
             results |= {metric: score(metric) for metric, result in results.items() if result.missing}
         if any(result.missing for result in results.values()):
             left = (f"{result.missing} images for {m.name}" for m, result in results.items() if result.missing)
-            print(f"shard {shard} is done; the others have not scored yet: {', '.join(left)}")
+            say(f"shard {shard} is done; the others have not scored yet: {', '.join(left)}")
         else:
             _show(results, outputs, every, folder, facts)
 
@@ -212,24 +212,24 @@ def _show(
     (metric, output), *others = outputs.items()
     if not others and not isinstance(metric, RewardScores):
         table = geneval_table if isinstance(metric, GenevalVerdicts) else benchmark_table
-        print(f"{table(results[metric].summary)}\n\nresults      {output} and {summary_file(output).name}")
+        say(f"{table(results[metric].summary)}\n\nresults      {output} and {summary_file(output).name}")
     else:
         directory = output.parent
         summary, rows = write_scores(results, files, folder, directory, facts)
         prompts = len({row["prompt"] for row in rows} - {None})
         title = count_of(len(rows), "image") + (f" of {count_of(prompts, 'prompt')}" if prompts else "")
-        print(f"{scores_table(summary, title)}\n\nscores       {directory / 'scores.json'} and scores.csv")
-        print(f"results      {directory}: {', '.join(path.name for path in outputs.values())}")
+        say(f"{scores_table(summary, title)}\n\nscores       {directory / 'scores.json'} and scores.csv")
+        say(f"results      {directory}: {', '.join(path.name for path in outputs.values())}")
     for each, result in results.items():
         if count := sum(None in each.values(line).values() for line in result.lines.values()):
             hint = "choose another --dtype, like bfloat16"
-            print(f"warning: {count} of {each.name}'s scores are not finite (null); {hint}.")
+            say(f"warning: {count} of {each.name}'s scores are not finite (null); {hint}.")
     unreadable = {name: why for result in results.values() for name, why in result.unreadable.items()}
     if unreadable:
         several = len(unreadable) > 1
         left_out = f"{count_of(len(unreadable), 'image')} cannot be read and {'are' if several else 'is'}"
-        print(f"warning: {left_out} not in the scores:")
-        print("\n".join([*list(unreadable.values())[:8], *(["..."] if len(unreadable) > 8 else [])]))
+        say(f"warning: {left_out} not in the scores:")
+        say("\n".join([*list(unreadable.values())[:8], *(["..."] if len(unreadable) > 8 else [])]))
 
 
 def _metrics(words: Sequence[str], given: Namespace) -> list[FolderMetric]:
@@ -318,7 +318,7 @@ def _files_by_metric(
         if not isinstance(metric, RewardScores) and not given.allow_uneven:
             require_even(chosen[metric])
         if left_out := len(files) - len(chosen[metric]):
-            print(f"note: {left_out} images are left out of {metric.name}: their prompts' rows lack what it needs")
+            say(f"note: {left_out} images are left out of {metric.name}: their prompts' rows lack what it needs")
     return chosen
 
 
@@ -341,9 +341,9 @@ def _read_files(source: Path, metrics: Sequence[FolderMetric], given: Namespace)
         return files
     found, n_missing = with_rows(files, given.prompts)
     if n_missing:
-        print(f"warning: {n_missing} of the prompts have no image")
+        say(f"warning: {n_missing} of the prompts have no image")
     if len(found) < len(files):
-        print(f"note: {len(files) - len(found)} images are of other prompts and left out")
+        say(f"note: {len(files) - len(found)} images are of other prompts and left out")
     return found
 
 

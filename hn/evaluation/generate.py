@@ -27,6 +27,7 @@ from hn.utils.files import claimed_directory, write_json
 from hn.utils.images import labelled_grid, save_png, write_png
 from hn.utils.layers import compile_layers
 from hn.utils.progress import with_progress
+from hn.utils.text import say
 
 OVERVIEW_COLUMNS = 16
 LABEL_WIDTH = 96  # pixels that a caption needs
@@ -102,6 +103,7 @@ class Trained:
         last_layer_rule: for a published adapter: what becomes of the last layer, like lora_branch_only.
         alpha: for a published adapter that does not say.
         merge: whether to merge a hypernetwork's LoRA into a copy of the backbone.
+        trust_remote_code: class paths of hypernetworks, not of hn, that its files may name.
     """
 
     pretrained: str
@@ -109,6 +111,7 @@ class Trained:
     last_layer_rule: str | None = None
     alpha: float | None = None
     merge: bool = False
+    trust_remote_code: Sequence[str] = ()
 
     def load(self, generator: Generator) -> Trainable:
         """A hypernetwork or fine-tune, bound to `generator`.
@@ -118,7 +121,8 @@ class Trained:
         Raises:
             FileNotFoundError, ValueError: as `load_trained`, or if there is no LoRA hypernetwork to merge.
         """
-        model = load_trained(self.pretrained, generator, self.revision, self.last_layer_rule, self.alpha)
+        stated = (self.revision, self.last_layer_rule, self.alpha, self.trust_remote_code)
+        model = load_trained(self.pretrained, generator, *stated)
         is_compiled = isinstance(generator, PipelineGenerator) and generator.compile_networks
         if self.merge:
             if not isinstance(model, LoraHypernet):
@@ -260,7 +264,7 @@ def write_images(
         write_json(directory / "metadata.json", {"environment": made_with, **facts, "images": images})
     if request.best_of is not None:
         _print_scores(entries, request.best_of)
-    print(f"images       {directory} ({len(request)} each of {' and '.join(entries)})")
+    say(f"images       {directory} ({len(request)} each of {' and '.join(entries)})")
     if len(methods) > 1:
         _draw_overview(shown, request, directory / "overview.png")
 
@@ -297,7 +301,7 @@ def _print_scores(entries: Mapping[str, Sequence[Mapping[str, Any]]], best_of: i
             best = _mean([entry["score"] for entry in own])
             mean = _mean([score for entry in own for score in entry["candidate_scores"]])
             parts.append(f"{method} best {best}, mean {mean}")
-        print(f"best of {best_of:<5}{prompt}: {'; '.join(parts)}")
+        say(f"best of {best_of:<5}{prompt}: {'; '.join(parts)}")
 
 
 def _mean(scores: Sequence[float | None]) -> str:
@@ -330,4 +334,4 @@ def _draw_overview(images: Mapping[str, Sequence[Tensor]], request: ImageRequest
     width = next(iter(rows.values())).shape[-1]
     columns = [prompt for prompt in request.prompts for _ in range(request.count)][:OVERVIEW_COLUMNS]
     write_png(labelled_grid(rows, columns, request.upscale or -(-LABEL_WIDTH // width)), path)
-    print(f"overview     {path}" + (f" (the first {len(columns)})" if len(columns) < len(request) else ""))
+    say(f"overview     {path}" + (f" (the first {len(columns)})" if len(columns) < len(request) else ""))

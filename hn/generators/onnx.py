@@ -72,7 +72,7 @@ class OnnxGenerator(ApplyHook, Generator):
         self.images = OnnxModel(path / GENERATOR_FILE, providers)
         self.text_encoder = OnnxModel(path / TEXT_ENCODER_FILE, providers)
         self._check_models()
-        self.tokenizer = AutoTokenizer.from_pretrained(path / TOKENIZER_FOLDER)
+        self.tokenizer = AutoTokenizer.from_pretrained(path / TOKENIZER_FOLDER, trust_remote_code=False)
         self.strict_vocabulary = strict_vocabulary
         self.encode_batch_size = min(encode_batch_size, self.facts["max_batch"])
         self._cache: PromptCache[Conditioning] = PromptCache(prompt_cache_size)

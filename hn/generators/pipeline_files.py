@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline, ModelMixin
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hn.generators.assemble import Component, FusedLora, fuse, load_components, locate_components
 from hn.generators.families import Family
+from hn.generators.pipeline_index import check_index, find_class
 from hn.utils.hub import explain_missing, locate
 from hn.utils.weights import is_without_weights
 
@@ -64,13 +64,14 @@ class PipelineFiles:
 
         Raises:
             FileNotFoundError: if something is missing; says how to get it.
-            ValueError: if the pipeline has no component of a name in `components`.
+            ValueError: if the pipeline's index names classes that are not of diffusers or transformers, or the pipeline
+                has no component of a name in `components`.
         """
         found = locate(pretrained, DiffusionPipeline.config_name, revision, variant)
         for lora in fuse_loras:
             lora.locate()
         with explain_missing(pretrained, revision, variant):
-            index = DiffusionPipeline.load_config(found, revision=revision)
+            index = check_index(DiffusionPipeline.load_config(found, revision=revision), pretrained)
         located = locate_components(components, index)
         return cls(pretrained, revision, variant, dtype, components, fuse_loras, found, located, index)
 
@@ -99,14 +100,14 @@ class PipelineFiles:
                 parts |= {} if name.startswith("_") else {name: value}
             elif name == "scheduler":
                 with explain_missing(self.pretrained, self.revision, self.variant):
-                    scheduler = _class(value[1])
+                    scheduler = find_class(value[1])
                     with torch.device("cpu"):  # a schedule is values
                         parts[name] = scheduler.from_pretrained(self.found, subfolder=name, revision=self.revision)
-            elif value[0] == "diffusers" and issubclass(_class(value[1]), ModelMixin):
-                parts[name] = self._network(name, _class(value[1]))
+            elif value[0] == "diffusers" and issubclass(find_class(value[1]), ModelMixin):
+                parts[name] = self._network(name, find_class(value[1]))
             else:
                 parts[name] = None
-        return _class(self.index["_class_name"])(**{**parts, **family.load_options})
+        return find_class(self.index["_class_name"])(**{**parts, **family.load_options})
 
     def load(self, family: Family, without: Sequence[str] = ()) -> DiffusionPipeline:
         """The pipeline with its weights.
@@ -256,10 +257,3 @@ def missing_files(folder: Path, name: str, weights: bool = True) -> list[str]:
     shards = [set(json.loads((folder / name / file).read_text())["weight_map"].values()) - there for file in indices]
     fewest = min(shards, key=len)
     return [f"{name}/{shard}" for shard in sorted(fewest)]
-
-
-def _class(name: str) -> type[Any]:
-    try:
-        return getattr(diffusers, name)
-    except AttributeError as error:
-        raise ValueError(f"This version of diffusers ({diffusers.__version__}) has no {name}.") from error

@@ -1,6 +1,5 @@
 """What every noise hypernetwork offers, and how one is loaded."""
 
-import json
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -8,16 +7,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from hn.generators.base import Conditioning, Generator
 from hn.generators.noise import prompt_noise
+from hn.hypernets.network_config import make_network, read_network_config
 from hn.hypernets.saving import check_base_weights
 from hn.hypernets.trainable import Trainable
 from hn.objective import noise_kl
-from hn.utils.class_path import import_class
+from hn.utils.class_path import class_path, import_named_in_file
+from hn.utils.distributed import class_of
 from hn.utils.hub import explain_missing, locate_folder
+from hn.utils.weights import read_state_dict, require_finite
 
 log = logging.getLogger(__name__)
 
@@ -86,18 +88,29 @@ class Hypernet(Trainable):
         return self.modulate(noise, conditioning).to(self.generator.latents_dtype)
 
     @classmethod
-    def from_pretrained(cls, pretrained: str | Path, generator: Generator, revision: str | None = None) -> Self:
+    def from_pretrained(
+        cls,
+        pretrained: str | Path,
+        generator: Generator,
+        revision: str | None = None,
+        trust_remote_code: Sequence[str] = (),
+    ) -> Self:
         """A saved hypernetwork, bound to `generator`.
+
+        The file says of which class it is. Nothing is imported for it but classes of hn, and those that you name: the
+        class on which this is called, and `trust_remote_code`.
 
         Args:
             pretrained: folder, or id on the Hugging Face Hub.
             generator: the generator it was trained for.
             revision: branch, tag or commit on the Hub.
+            trust_remote_code: class paths of hypernetworks, not of hn, that the files may name.
 
         Raises:
             FileNotFoundError: if there is no such hypernetwork. A PEFT adapter alone is not one: it does not say what
                 becomes of the last layer.
-            ValueError: if it is of another class, does not fit the generator, or was trained on other base weights.
+            ValueError: if it is of another class or of one that is not trusted, its files are damaged, it does not fit
+                the generator, or was trained on other base weights.
         """
         try:
             folder = locate_folder(str(pretrained), CONFIG_FILE, revision)
@@ -106,20 +119,23 @@ class Hypernet(Trainable):
                 f"{error} (A published LoRA adapter alone, without {CONFIG_FILE}, does not say what becomes of the "
                 "last layer: use LoraHypernet.from_published, and state it.)"
             ) from error
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        found = import_class(config["hypernet"], Hypernet)
+        path = folder / CONFIG_FILE
+        config = read_network_config(path, cls.kind)
+        own = {class_path(cls): cls}
+        found = own.get(config[cls.kind]) or import_named_in_file(config[cls.kind], Hypernet, path, trust_remote_code)
         if not issubclass(found, cls):
             raise ValueError(f"{pretrained} holds a {found.__name__}, not a {cls.__name__}.")
-        hypernet = found(**config["arguments"])
+        hypernet = make_network(found, config["arguments"], path)
         hypernet._check_config(config, generator)
-        check_base_weights(config["generator"], generator, folder / CONFIG_FILE)
+        check_base_weights(config["generator"], generator, path)
         hypernet.build(generator)
         with explain_missing(str(pretrained), revision):
             hypernet._load_weights(folder)
         return hypernet
 
-    def load_same_kind(self, pretrained: str | Path) -> "Hypernet":
-        return Hypernet.from_pretrained(pretrained, self.generator)
+    def load_same_kind(self, pretrained: str | Path, trust_remote_code: Sequence[str] = ()) -> "Hypernet":
+        trusted = [*trust_remote_code, class_path(class_of(self))]
+        return Hypernet.from_pretrained(pretrained, self.generator, trust_remote_code=trusted)
 
     def _check_config(self, config: Mapping[str, Any], generator: Generator) -> None:
         saved, backbone = config["generator"], generator.backbone_class
@@ -134,4 +150,5 @@ class Hypernet(Trainable):
         save_file(state, folder / self.weights_file)
 
     def _load_weights(self, folder: Path) -> None:
-        self.load_trainable_state_dict(load_file(folder / self.weights_file))
+        path = folder / self.weights_file
+        self.load_trainable_state_dict(require_finite(read_state_dict(path), path))

@@ -1,6 +1,5 @@
 """The comparison method: the generator's backbone itself fine-tuned with LoRA on the reward."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -10,8 +9,9 @@ from torch import Tensor
 
 from hn.generators.base import Conditioning, Generator
 from hn.generators.pipeline_generator import PipelineGenerator
-from hn.hypernets.adapter_files import CONFIG_FILE, read_adapter
+from hn.hypernets.adapter_files import CONFIG_FILE, WEIGHTS_FILES, read_adapter
 from hn.hypernets.lora import LoraBackbone
+from hn.hypernets.network_config import read_network_config
 from hn.hypernets.saving import check_base_weights
 from hn.utils.hub import explain_missing, locate_folder
 
@@ -83,20 +83,20 @@ class LoraFinetune(LoraBackbone):
 
         Raises:
             FileNotFoundError: if there is no such adapter.
-            ValueError: if it does not fit the generator, was trained on other base weights, or is a noise
-                hypernetwork.
+            ValueError: if its files are damaged, it does not fit the generator, was trained on other base weights, or
+                is a noise hypernetwork.
         """
-        folder = locate_folder(str(pretrained), CONFIG_FILE, revision)
+        folder = locate_folder(str(pretrained), (CONFIG_FILE, *WEIGHTS_FILES), revision, ("*.json", *WEIGHTS_FILES))
         if (folder / "hypernet_config.json").is_file():
             raise ValueError(f"{pretrained} holds a noise hypernetwork, not a fine-tune; use LoraHypernet.")
         if (folder / BASE_FILE).is_file():
-            saved = json.loads((folder / BASE_FILE).read_text())
+            saved = read_network_config(folder / BASE_FILE, cls.kind)
             check_base_weights(saved["generator"], generator, folder / BASE_FILE)
         with explain_missing(str(pretrained), revision):
-            adapter = read_adapter(folder)
+            adapter = read_adapter(folder).fitted_to(generator.backbone)
         finetune = cls(adapter.rank, adapter.alpha, adapter.target_modules(generator.backbone)).build(generator)
         finetune._load_adapter(adapter)
         return finetune
 
-    def load_same_kind(self, pretrained: str | Path) -> "LoraFinetune":
+    def load_same_kind(self, pretrained: str | Path, trust_remote_code: Sequence[str] = ()) -> "LoraFinetune":
         return LoraFinetune.from_pretrained(pretrained, self.generator)

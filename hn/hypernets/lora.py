@@ -1,6 +1,5 @@
 """The published hypernetwork: LoRA on a copy of the generator's own backbone (arXiv 2508.09968, section 4)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +12,7 @@ from hn.hypernets.adapter_files import WEIGHTS_FILES, SavedAdapter, read_adapter
 from hn.hypernets.base import CONFIG_FILE, Hypernet
 from hn.hypernets.lora_layers import ADAPTER, Adapted, Layers, add_lora
 from hn.hypernets.merged import MergedHypernet
+from hn.hypernets.network_config import read_network_config
 from hn.hypernets.saving import check_base_weights
 from hn.hypernets.trainable import Trainable
 from hn.utils.copies import share_weights
@@ -98,7 +98,10 @@ class LoraBackbone(Trainable):
         save_adapter(folder, state, self.lora_config)
 
     def _load_adapter(self, adapter: SavedAdapter) -> None:
-        self.load_trainable_state_dict({f"backbone.{name}": tensor for name, tensor in adapter.state.items()})
+        try:
+            self.load_trainable_state_dict({f"backbone.{name}": tensor for name, tensor in adapter.state.items()})
+        except ValueError as error:
+            raise ValueError(f"{adapter.path}: {error}") from error
 
 
 # What becomes of the last layer: its base output is dropped, its LoRA branch stays. PEFT's files do not say, ours do.
@@ -167,8 +170,9 @@ class LoraHypernet(LoraBackbone, Hypernet):
     ) -> Self:
         """A hypernetwork published as a LoRA adapter alone, bound to `generator`; what its files lack must be stated.
 
-        Reads `adapter_model.safetensors` or `adapter_model.bin`, keys with or without the prefix `base_model.model.`,
-        with or without `adapter_config.json`:
+        Reads `adapter_model.safetensors`, `adapter_model.bin` or diffusers' `pytorch_lora_weights.safetensors`, with or
+        without `adapter_config.json`. Words that libraries put before the names of layers, like `base_model.model.`,
+        `module.` and `unet.`, are taken off:
 
             LoraHypernet.from_published(
                 "lucaeyring/HyperNoise_Sana_Sprint_0.6B", generator, last_layer_rule="lora_branch_only"
@@ -199,13 +203,13 @@ class LoraHypernet(LoraBackbone, Hypernet):
         _check_rule(last_layer_rule, "last_layer_rule")
         folder = locate_folder(str(pretrained), WEIGHTS_FILES, revision, patterns=("*.json", *WEIGHTS_FILES))
         if (folder / CONFIG_FILE).is_file():
-            config = json.loads((folder / CONFIG_FILE).read_text())
+            config = read_network_config(folder / CONFIG_FILE)
             saved = config.get("last_layer_rule")
             if saved is not None:
                 _check_rule(saved, str(folder / CONFIG_FILE))
             check_base_weights(config.get("generator", {}), generator, folder / CONFIG_FILE)
         with explain_missing(str(pretrained), revision):
-            adapter = read_adapter(folder, alpha=alpha)
+            adapter = read_adapter(folder, alpha=alpha).fitted_to(generator.backbone)
         targets = adapter.target_modules(generator.backbone)
         hypernet = cls(adapter.rank, adapter.alpha, targets, last_layer, gradient_checkpointing).build(generator)
         hypernet._load_adapter(adapter)
@@ -261,7 +265,7 @@ class LoraHypernet(LoraBackbone, Hypernet):
         _check_rule(config.get("last_layer_rule"), CONFIG_FILE)
 
     def _load_weights(self, folder: Path) -> None:
-        self._load_adapter(read_adapter(folder, self.rank, self.alpha))
+        self._load_adapter(read_adapter(folder, self.rank, self.alpha).fitted_to(self.generator.backbone))
 
 
 def _check_rule(rule: str | None, stated_by: str) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,10 +16,11 @@ from torch import Tensor
 import hn
 from hn.generators.base import Conditioning, Generator
 from hn.generators.bound import BoundToGenerator
+from hn.hypernets.network_config import VERSION
 from hn.hypernets.saving import CARD_FILE, describe_base, model_card
 from hn.hypernets.weights import load_trainable_state_dict, trainable_state_dict
 from hn.utils.class_path import class_path
-from hn.utils.files import atomic_folder
+from hn.utils.files import atomic_folder, write_json
 
 
 class Trainable(BoundToGenerator, ABC):
@@ -107,9 +107,9 @@ class Trainable(BoundToGenerator, ABC):
         load_trainable_state_dict(self, state)
 
     @abstractmethod
-    def load_same_kind(self, pretrained: str | Path) -> Trainable:
+    def load_same_kind(self, pretrained: str | Path, trust_remote_code: Sequence[str] = ()) -> Trainable:
         """Saved weights of the same kind (hypernetwork or fine-tune), with their own class and options, bound to this
-        network's generator.
+        network's generator. This network's class is trusted.
 
         Raises:
             FileNotFoundError, ValueError: as the kind's `from_pretrained`.
@@ -121,6 +121,7 @@ class Trainable(BoundToGenerator, ABC):
     def _config(self) -> dict[str, Any]:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return {
+            "version": VERSION,
             self.kind: class_path(type(self)),
             "arguments": self.arguments(),
             "parameters": sum(parameter.numel() for parameter in trained),
@@ -159,7 +160,7 @@ class Trainable(BoundToGenerator, ABC):
         card = model_card(config, str(folder) if name is None else name, training)
         with atomic_folder(folder, keep_others=True, durable=True) as temporary:
             self._save_weights(temporary)
-            (temporary / f"{self.kind}_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            write_json(temporary / f"{self.kind}_config.json", config)
             (temporary / CARD_FILE).write_text(card, encoding="utf-8")
 
     def push_to_hub(

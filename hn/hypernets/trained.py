@@ -1,5 +1,7 @@
 """Whatever was trained on top of a generator, loaded by looking at its files."""
 
+from collections.abc import Sequence
+
 from hn.generators.base import Generator
 from hn.hypernets.adapter_files import WEIGHTS_FILES
 from hn.hypernets.base import CONFIG_FILE, Hypernet
@@ -18,6 +20,7 @@ def load_trained(
     revision: str | None = None,
     last_layer_rule: str | None = None,
     alpha: float | None = None,
+    trust_remote_code: Sequence[str] = (),
 ) -> Trainable:
     """A hypernetwork or fine-tune, bound to `generator`.
 
@@ -28,11 +31,13 @@ def load_trained(
         revision: branch, tag or commit on the Hub.
         last_layer_rule: for a published adapter, which does not say: what becomes of the last layer.
         alpha: for a published adapter that does not say.
+        trust_remote_code: class paths of hypernetworks, not of hn, that its files may name.
 
     Raises:
         FileNotFoundError: if there is no such thing.
-        ValueError: if it does not fit the generator, was trained on other base weights, is a published adapter of which
-            too little is stated, or is none although rule or alpha are stated.
+        ValueError: if it is of a class that is not trusted, its files are damaged, it does not fit the generator, was
+            trained on other base weights, is a published adapter of which too little is stated, or is none although
+            rule or alpha are stated.
     """
     patterns = ("*.json", *WEIGHTS_FILES, Hypernet.weights_file)
     folder = locate_folder(pretrained, TRAINED_FILES, revision, patterns)
@@ -47,5 +52,5 @@ def load_trained(
             "adapters without one. Leave them out."
         )
     if saved == CONFIG_FILE:
-        return Hypernet.from_pretrained(pretrained, generator, revision)
+        return Hypernet.from_pretrained(pretrained, generator, revision, trust_remote_code)
     return LoraFinetune.from_pretrained(pretrained, generator, revision)

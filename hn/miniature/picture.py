@@ -24,6 +24,7 @@ from hn.rewards.clip import ClipReward
 from hn.rewards.ensemble import RewardEnsemble
 from hn.search.reno import Reno
 from hn.utils.images import labelled_grid
+from hn.utils.text import say
 
 PER_TAG = {"single_object": 1, "two_object": 2, "counting": 2, "colors": 1, "position": 3, "color_attr": 3}
 
@@ -54,4 +55,4 @@ if __name__ == "__main__":
     target = Path("docs/miniature.png")
     target.parent.mkdir(exist_ok=True)
     picture().save(target)
-    print(f"wrote {target}")
+    say(f"wrote {target}")

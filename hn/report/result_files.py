@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hn.utils.files import write_csv
+from hn.utils.files import csv_text, write_csv
 
 METHODS_CSV, IMAGES_CSV, TIMING_JSON = "results.csv", "images.csv", "timing.json"
 
@@ -38,7 +38,8 @@ def read_images_csv(path: Path) -> list[dict[str, Any]]:
         ValueError: if the file is no such table.
     """
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        names, *cells = [[csv_text(cell) for cell in row] for row in csv.reader(file) if row] or [[]]
+        rows = [dict(zip(names, row, strict=False)) for row in cells]
     try:
         return [_read_row(row) for row in rows]
     except (KeyError, TypeError, ValueError) as error:

@@ -41,6 +41,7 @@ from hn.training.run_directory import updates_of
 from hn.utils.files import write_json
 from hn.utils.images import labelled_grid, write_png
 from hn.utils.progress import SharedProgress
+from hn.utils.text import say
 
 
 def check_comparison(is_evaluated: bool, is_finetune: bool) -> None:
@@ -55,23 +56,28 @@ def check_comparison(is_evaluated: bool, is_finetune: bool) -> None:
         raise ValueError("This experiment trains a fine-tune; compare the hypernetwork experiment that names it.")
 
 
-def load_networks(weights: Mapping[str, str], generator: Generator) -> dict[str, Trainable]:
+def load_networks(
+    weights: Mapping[str, str], generator: Generator, trust_remote_code: Sequence[str] = ()
+) -> dict[str, Trainable]:
     """The trained networks of a comparison, by their key in `results.json`, bound to `generator`.
 
     Args:
         weights: folder or Hub id of each; that of "hypernetwork" must be a hypernetwork, that of "finetune" a
             fine-tune, and the others say what they are.
         generator: one without weights will do, under `torch.device("meta")`, to see whether they fit.
+        trust_remote_code: class paths of hypernetworks, not of hn, that their files may name.
 
     Raises:
         FileNotFoundError: if weights are missing.
         ValueError: if they do not fit the generator, or are of the other kind; names the network.
     """
-    loaders = {HYPERNETWORK: Hypernet.from_pretrained, FINETUNE: LoraFinetune.from_pretrained}
+    load_hypernet = partial(Hypernet.from_pretrained, trust_remote_code=trust_remote_code)
+    loaders = {HYPERNETWORK: load_hypernet, FINETUNE: LoraFinetune.from_pretrained}
+    load_any = partial(load_trained, trust_remote_code=trust_remote_code)
     networks: dict[str, Trainable] = {}
     for name, folder in weights.items():
         try:
-            networks[name] = loaders.get(name, load_trained)(folder, generator)
+            networks[name] = loaders.get(name, load_any)(folder, generator)
         except ValueError as error:
             raise ValueError(f"The comparison's {name} cannot be loaded: {error}") from error
     return networks
@@ -293,8 +299,8 @@ class ComparisonRun:
         write_json(directory / TIMING_JSON, finite(timing))
         curves = plot_curves(self.runs, directory / "images" / "curves.png", title=directory.parent.name)
         if curves is not None:
-            print(f"curves       {curves}")
-        print(f"report       {write_report(directory)}")
+            say(f"curves       {curves}")
+        say(f"report       {write_report(directory)}")
 
 
 def _text_of(picture: Path) -> str | None:

@@ -324,15 +324,20 @@ class NoiseHypernetModule(L.LightningModule):
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def load_trained(self, folder: str | Path) -> None:
+    def load_trained(self, folder: str | Path, trust_remote_code: Sequence[str] = ()) -> None:
         """Replace the model in training by one that `save_pretrained` wrote; its own options count, not this module's.
+
+        Args:
+            folder: of the weights.
+            trust_remote_code: class paths of hypernetworks that its files may name, besides hn's own and the class of
+                the module's hypernetwork.
 
         Raises:
             FileNotFoundError: if there is none in `folder`.
-            ValueError: if it does not fit the generator, or is a fine-tune where a hypernetwork is trained or the
-                other way round.
+            ValueError: if its class is not trusted, its files are damaged, it does not fit the generator, or is a
+                fine-tune where a hypernetwork is trained or the other way round.
         """
-        self.hypernet = self.hypernet.load_same_kind(folder)
+        self.hypernet = self.hypernet.load_same_kind(folder, trust_remote_code)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trainable weights alone, and what they are weights of."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,10 @@ from hn.training.checkpoints import TrainingCheckpointIO
 from hn.training.compare import ComparedPrompts, ComparisonRun, check_comparison, load_networks
 from hn.training.module import NoiseHypernetModule
 from hn.training.run_directory import RESULTS, SUITE_RESULTS, WEIGHTS
+from hn.utils.class_path import class_path
+from hn.utils.distributed import class_of
 from hn.utils.files import claimed_directory
+from hn.utils.text import say
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +120,7 @@ class ExperimentTrainer(L.Trainer):
         finetune: str | None = None,
         *,
         settings: Mapping[str, Any],
+        trust_remote_code: Sequence[str] = (),
     ) -> None:
         """Measure base, trained networks and test-time searches on the test prompts, from the same noise.
 
@@ -131,10 +135,10 @@ class ExperimentTrainer(L.Trainer):
             comparison: the searches, numbers of steps, categories and the size of the gallery. The trained networks in
                 it are folders or Hub ids by now: the command has put them in the place of experiments.
             hypernet: folder of the trained hypernetwork; by default the newest run's, trained if there is none.
-            finetune: folder of the trained fine-tune; by default the newest run's of the comparison's experiment,
-                trained if there is none; without such an experiment there is no fine-tune.
+            finetune: likewise of the fine-tune; without an experiment of the comparison for it, there is none.
             settings: the configuration behind all of it, `comparison` included; measurements in the directory that were
                 made with other settings are refused.
+            trust_remote_code: class paths of hypernetworks, not of hn, that saved weights may name.
 
         Raises:
             ValueError: if the module trains a fine-tune, there is no `Evaluation` callback to judge, a trained network
@@ -150,7 +154,7 @@ class ExperimentTrainer(L.Trainer):
         if finetune is not None:
             comparison = replace(comparison, finetune=finetune)
         weights = {HYPERNETWORK: hypernet, **comparison.networks}
-        networks = load_networks(weights, model.generator)
+        networks = load_networks(weights, model.generator, [*trust_remote_code, class_path(class_of(model.hypernet))])
         model.hypernet = networks[HYPERNETWORK]
         datamodule.setup("test")
         prompts = ComparedPrompts.of(datamodule.test_dataloader(), comparison.category)
@@ -159,7 +163,7 @@ class ExperimentTrainer(L.Trainer):
         for callback in self.callbacks:
             callback.setup(self, model, "test")
 
-        print("\n".join(f"weights      {name}: {folder}" for name, folder in weights.items()))
+        say("\n".join(f"weights      {name}: {folder}" for name, folder in weights.items()))
         self._measuring = True
         with self.precision_plugin.forward_context():
             assert evaluation is not None  # see check_comparison
@@ -182,6 +186,8 @@ class ExperimentTrainer(L.Trainer):
         compare: bool = True,
         best_of: int | None = None,
         keep_candidates: bool = False,
+        *,
+        trust_remote_code: Sequence[str] = (),
     ) -> None:
         """Write images of prompts, base and trained model from the same noise: PNGs, their metadata and an overview.
 
@@ -197,6 +203,7 @@ class ExperimentTrainer(L.Trainer):
             compare: whether to make the base's images too, and an overview of both.
             best_of: make so many images in the place of each, and let the experiment's reward choose one.
             keep_candidates: write all of these too.
+            trust_remote_code: as for `compare`.
 
         Raises:
             ValueError: if there are no prompts, generator or rewards cannot take one of them, or a number is below 1 or
@@ -208,7 +215,7 @@ class ExperimentTrainer(L.Trainer):
         check_choice(request, model.reward)
         model.to(self.strategy.root_device)
         assert hypernet is not None  # found, or trained, by the command
-        model.load_trained(hypernet)
+        model.load_trained(hypernet, trust_remote_code)
 
         self._measuring = True
         methods: list[Sampled | TrainedMethod] = [model.base_method(steps)] if compare else []
@@ -237,14 +244,14 @@ class ExperimentTrainer(L.Trainer):
         dimensions = torch.Size(model.generator.noise_shape).numel()
         results = write_results(path, self.directory.parent.name, summaries, dimensions, **facts)
         grid = self.callback(ImageGrid)
-        print("\n".join(["", results_table(results), *cautions(results), "", f"results      {path}"]))
+        say("\n".join(["", results_table(results), *cautions(results), "", f"results      {path}"]))
         if grid is not None and grid.last_path is not None:
-            print(f"images       {grid.last_path}")
+            say(f"images       {grid.last_path}")
         if self.loggers:
             logger = self.loggers[0]  # `self.log_dir` would ask the other processes, which are not here
             folder = logger.log_dir or logger.save_dir
             if not isinstance(logger, TensorBoardLogger) or any(Path(folder).glob("events.out.tfevents.*")):
-                print(f"tensorboard  {folder}")
+                say(f"tensorboard  {folder}")
         return results
 
 

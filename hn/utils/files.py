@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,8 @@ from uuid import uuid4
 from hn.utils.lock import LOCK, InUseError, locked
 
 _TEMPORARY = ".partial"
+_FORMULA = re.compile("'*[=+\\-@\t\n\uff1d\uff0b\uff0d\uff20]")
+"""How a text begins that a spreadsheet takes for a formula; behind apostrophes, one of which is taken off again."""
 
 
 @contextmanager
@@ -105,15 +108,19 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Args:
         path: the file.
         rows: values by column. The columns are all names of all rows, in the order of their first appearance; a name
-            that a row lacks, None and numbers that are not finite give an empty cell.
+            that a row lacks, None and numbers that are not finite give an empty cell. Texts that a spreadsheet would
+            take for a formula get an apostrophe before them, which `csv_text` takes off. Line ends become newlines.
     """
     text = io.StringIO(newline="")
     columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([[_cell(name) for name in columns], *([_cell(row.get(name)) for name in columns] for row in rows)])
     write_text(path, text.getvalue())
+
+
+def csv_text(cell: str) -> str:
+    """The text that `write_csv` made this cell of."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 @contextmanager
@@ -170,4 +177,7 @@ def _flush(file: Path) -> None:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        value = value.replace("\r\n", "\n").replace("\r", "\n")  # the csv module does not quote a text for \r
+        return f"'{value}" if _FORMULA.match(value) else value
     return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else value

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from hn.utils.text import printable, say
+
 T = TypeVar("T")
 
 _SCORING = 1.0  # cost of scoring an image, in forward passes of the network; used to estimate times only
@@ -45,7 +47,7 @@ def progress_bar(
         unit: what is counted, in these lines.
         has_last_line: print a line at the end too, and keep the bar.
     """
-    with tqdm(desc=name, disable=None, dynamic_ncols=True, leave=has_last_line, file=sys.stderr) as bar:
+    with tqdm(desc=printable(name), disable=None, dynamic_ncols=True, leave=has_last_line, file=sys.stderr) as bar:
         started = said = time.perf_counter()
 
         def tell(done: int, total: int) -> None:
@@ -55,7 +57,7 @@ def progress_bar(
                 bar.total = total
                 bar.update(done - bar.n)
             elif done and ((has_last_line and done == total) or now - said >= line_every):
-                print(f"{name}: {done}/{total} {unit}, {now - started:.1f} s", file=sys.stderr, flush=True)
+                say(f"{name}: {done}/{total} {unit}, {now - started:.1f} s", file=sys.stderr, flush=True)
                 said = now
 
         yield tell
@@ -113,7 +115,7 @@ class SharedProgress:
         place = f"{list(self.loops).index(name) + 1}/{len(self.loops)}"
         bar_format = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
         with tqdm(
-            total=len(items), desc=f"{place} {name}", disable=None, dynamic_ncols=True, file=sys.stderr,
+            total=len(items), desc=printable(f"{place} {name}"), disable=None, dynamic_ncols=True, file=sys.stderr,
             bar_format=bar_format,
         ) as bar:  # fmt: skip
             first = started = said = self.clock()
@@ -127,7 +129,7 @@ class SharedProgress:
                 bar.update()
                 if bar.disable and (done == len(items) or now - said >= self.line_every):
                     line = f"{name}: {done}/{len(items)} batches, {now - first:.1f} s; method {place}, {left}"
-                    print(line, file=sys.stderr, flush=True)
+                    say(line, file=sys.stderr, flush=True)
                     said = now
 
 

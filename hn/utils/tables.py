@@ -6,6 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from hn.utils.text import printable
+
 
 def new_table(title: str | None = None) -> Table:
     """An empty table in the style that all tables of hn have."""
@@ -13,13 +15,15 @@ def new_table(title: str | None = None) -> Table:
 
 
 def as_text(*tables: Table, width: int = 120) -> str:
-    """Tables as plain text, one below the other, without colours or trailing spaces.
+    """Tables as plain text, one below the other, without colours, control characters or trailing spaces.
+
+    Texts are shown as they are: words in brackets are no markup.
 
     Args:
         tables: in this order.
         width: most characters of a line.
     """
-    console = Console(width=width, file=io.StringIO(), record=True, highlight=False)
+    console = Console(width=width, file=io.StringIO(), record=True, highlight=False, markup=False, emoji=False)
     for table in tables:
         console.print(table)
-    return "\n".join(line.rstrip() for line in console.export_text().splitlines()).strip("\n")
+    return "\n".join(printable(line).rstrip() for line in console.export_text().split("\n")).strip("\n")

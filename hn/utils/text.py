@@ -1,7 +1,22 @@
-"""Lists and differences in messages."""
+"""Text for the terminal: lists and differences in messages, and printing without control characters."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
+
+# Control characters but for tab and newline, those that turn the direction of writing, and halves of surrogate pairs,
+# which cannot be printed.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with control characters as backslash escapes: names and prompts of files cannot steer a terminal."""
+    return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def say(*values: Any, file: TextIO | None = None, flush: bool = False) -> None:
+    """Print values with a space between them, and what `printable` says of them."""
+    print(printable(" ".join(map(str, values))), file=file, flush=flush)
 
 
 def some_of(names: Collection[str], most: int = 3) -> str:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from hn.utils.text import differences
+from hn.utils.text import differences, some_of
 
 M = TypeVar("M", bound=PreTrainedModel)
 
@@ -63,6 +63,21 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{file} holds no tensors by name, neither at its top nor under 'state_dict'.")
     return {name: tensor.to("meta") for name, tensor in content.items()} if is_without_weights() else dict(content)
+
+
+def require_finite(state_dict: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """The state dict, whose values are all finite; those on the meta device are not looked at.
+
+    Raises:
+        ValueError: if values are NaN or infinite; names the tensors.
+    """
+    wrong = [name for name, tensor in state_dict.items() if not tensor.is_meta and not torch.isfinite(tensor).all()]
+    if wrong:
+        raise ValueError(
+            f"{source} has values that are NaN or infinite, in {len(wrong)} of {len(state_dict)} weights "
+            f"({some_of(wrong)}): its training diverged, or the file is damaged. Take an earlier checkpoint's weights."
+        )
+    return state_dict
 
 
 def assign_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path, what: str) -> None:

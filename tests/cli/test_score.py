@@ -372,8 +372,8 @@ def test_an_empty_folder_and_wrong_metadata(tmp_path, refused, images) -> None:
     (tmp_path / "empty").mkdir()
     assert "empty has no images (.png, .jpg, .jpeg, .webp)." in refused("--metrics", "redness", "empty")
     for content, message in (
-        ("{", "is not what `hn generate` writes"),
-        ('{"images": [{"file": "a.png"}]}', "is not what `hn generate` writes"),
+        ("{", "metadata.json, line 1: not JSON"),
+        ('{"images": [{"file": "a.png"}]}', "images[0] has no 'prompt', which has to be a string"),
         ('{"images": []}', "names no images"),
         ('{"images": [{"file": "a.png", "prompt": " "}]}', "the prompt of a.png is empty"),
         ('{"images": [{"file": "a.png", "prompt": "x"}, {"file": "z.png", "prompt": "x"}]}', "does not have: z.png."),

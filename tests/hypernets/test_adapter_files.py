@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections import OrderedDict
 from collections.abc import Callable
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -120,8 +122,23 @@ def test_broken_weights_are_refused(saved: Path, change: Callable[[dict[str, Ten
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"use_dora": True}, "more than plain LoRA, which is not supported: use_dora: True"),
-        ({"rank_pattern": {"proj": 8}, "bias": "all"}, r"rank_pattern: \{'proj': 8\}, bias: all"),
+        (
+            {"use_dora": True},
+            "config.json asks for more than plain LoRA, which is not supported: use_dora: True",
+        ),
+        ({"rank_pattern": {"proj": 8}, "bias": "all"}, r"bias: all, rank_pattern: \{'proj': 8\}"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: pissa"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights: pissa_niter_4"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights: olora"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out: True"),
+        ({"layers_to_transform": 0}, "layers_to_transform: 0"),
+        ({"qalora_group_size": 8}, "qalora_group_size: 8"),
+        ({"of_a_later_peft": {"a": 1}}, r"of_a_later_peft: \{'a': 1\}"),
+        ({"r": "3"}, "adapter_config.json: 'r' has to be a whole number, but is '3'"),
+        ({"lora_alpha": "64"}, "adapter_config.json: 'lora_alpha' has to be a number, but is '64'"),
+        ({"lora_alpha": None}, "adapter_config.json: 'lora_alpha' has to be a number, but is None"),
+        ({"lora_alpha": float("nan")}, "adapter_config.json: 'lora_alpha' has to be a number, but is nan"),
+        ({"target_modules": [1]}, r"adapter_config.json: 'target_modules' has to be a string or a list \(a string"),
         ({"peft_type": "LOKR"}, "peft_type: LOKR"),
     ],
 )
@@ -156,12 +173,101 @@ def test_a_folder_without_weights_is_named(saved: Path) -> None:
 def test_layers_that_another_model_does_not_have_are_named(saved: Path) -> None:
     some = nn.Sequential(OrderedDict(proj=nn.Linear(4, 2)))
     with pytest.raises(ValueError, match=r"of its 3 layers 1 is .* of Sequential; unknown are block.conv, block.depth"):
-        read_adapter(saved).target_modules(some)
+        read_adapter(saved).fitted_to(some)
     with pytest.raises(ValueError, match=r"another model: of its 3 layers none is a Linear or Conv2d of Sequential"):
-        read_adapter(saved).target_modules(nn.Sequential(nn.Linear(4, 2)))
+        read_adapter(saved).fitted_to(nn.Sequential(nn.Linear(4, 2)))
 
 
 def test_layers_that_only_the_config_names_are_missing(saved: Path) -> None:
     edit_config(saved, target_modules=["block.conv", "depth", "proj", "skip"])
     with pytest.raises(ValueError, match=r"lacks weights of layers that adapter_config.json names: skip"):
         read_adapter(saved).target_modules(make_backbone())
+
+
+@pytest.mark.parametrize("init", [True, False, None, "gaussian", "orthogonal"])
+def test_options_without_effect_are_taken(saved: Path, init: object) -> None:
+    own = dataclasses.asdict(LoraConfig()) | {"peft_type": "LORA", "runtime_config": None}
+    more = {"init_lora_weights": init, "lora_dropout": 0.1, "of_a_later_peft": None, "another_one": False, "third": []}
+    edit_config(saved, **{**own, "r": 3, "lora_alpha": 12, "target_modules": ["conv", "depth", "proj"], **more})
+    assert read_adapter(saved).alpha == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "line 1: not JSON"), ('{"r": 3,\n "lora', "line 2: not JSON"), ("[]", "holds a JSON array, not an object")],
+)
+def test_a_damaged_config_is_named(saved: Path, text: str, message: str) -> None:
+    (saved / "adapter_config.json").write_text(text)
+    with pytest.raises(ValueError, match=f"adapter_config.json.*{message}.* Download it again"):
+        read_adapter(saved)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "pytorch_lora_weights.safetensors", "adapter_model.bin"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "_orig_mod.", "module.", "unet.", "transformer.", "base_model.model._orig_mod.", "_orig_mod.base_model.model.",
+        "module.base_model.model.", "base_model.model.module._orig_mod.unet.", "base_model.model.base_model.model.",
+    ],
+)  # fmt: skip
+def test_words_before_the_names_of_layers_are_taken_off(saved: Path, words: str, name: str) -> None:
+    expected = read_adapter(saved)
+    state = {words + key.removeprefix(PREFIX): tensor for key, tensor in load_file(saved / WEIGHTS).items()}
+    (saved / WEIGHTS).unlink()
+    (torch.save if name.endswith(".bin") else save_file)(state, saved / name)
+    adapter = read_adapter(saved).fitted_to(make_backbone())
+    assert adapter.path == saved / name and adapter.state.keys() == expected.state.keys()
+    assert all(torch.equal(adapter.state[key], tensor) for key, tensor in expected.state.items())
+    assert adapter.target_modules(make_backbone()) == expected.target_modules(make_backbone())
+
+
+def test_names_of_compiled_blocks_and_of_pefts_adapter_are_read(saved: Path) -> None:
+    expected = read_adapter(saved).state
+    state = load_file(saved / WEIGHTS)
+    save_file(
+        {
+            key.replace("block.", "block._orig_mod.").replace("lora_A.", "lora_A.default."): tensor
+            for key, tensor in state.items()
+        },
+        saved / WEIGHTS,
+    )
+    assert read_adapter(saved).fitted_to(make_backbone()).state.keys() == expected.keys()
+
+
+def test_a_layer_is_not_read_twice(saved: Path) -> None:
+    rewrite(saved, lambda s: s.update({key.replace(PREFIX, f"{PREFIX}unet."): t.clone() for key, t in list(s.items())}))
+    with pytest.raises(ValueError, match=r"several LoRA for the same layer, under other names: block.conv, block.dep"):
+        read_adapter(saved).fitted_to(make_backbone())
+    rewrite(saved, lambda s: s.update({f"{PREFIX}proj.lora_A.default.weight": torch.zeros(3, 4)}))
+    with pytest.raises(ValueError, match="has a LoRA weight twice: 'base_model.model.proj.lora_A"):
+        read_adapter(saved)
+
+
+def test_a_wrapped_adapter_of_another_model_is_said_to_be_that(saved: Path) -> None:
+    rewrite(saved, lambda s: [s.__setitem__(k.replace(PREFIX, "text_encoder."), s.pop(k)) for k in list(s)])
+    with pytest.raises(ValueError, match=r"of its 3 layers none .* unknown are text_encoder.block.conv"):
+        read_adapter(saved).fitted_to(make_backbone())
+
+
+def test_options_in_the_file_of_weights_itself_count(saved: Path) -> None:
+    (saved / "adapter_config.json").unlink()
+    state = {f"unet.{key.removeprefix(PREFIX)}": tensor for key, tensor in load_file(saved / WEIGHTS).items()}
+    (saved / WEIGHTS).unlink()
+
+    def write(**options: object) -> None:
+        metadata = {"lora_adapter_metadata": json.dumps({f"unet.{name}": value for name, value in options.items()})}
+        save_file(state, saved / "pytorch_lora_weights.safetensors", metadata)
+
+    write(r=3, lora_alpha=6, target_modules=["conv", "depth", "proj"])
+    assert read_adapter(saved).fitted_to(make_backbone()).alpha == 6
+    write(r=3, lora_alpha=6, use_dora=True)
+    with pytest.raises(ValueError, match="pytorch_lora_weights.safetensors asks for more than plain LoRA.*use_dora"):
+        read_adapter(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(saved: Path, value: float) -> None:
+    rewrite(saved, lambda state: state[f"{PREFIX}proj.lora_B.weight"].view(-1)[0].fill_(value))
+    message = r"safetensors has values that are NaN or infinite, in 1 of 6 weights \(base_model.model.proj.lora_B"
+    with pytest.raises(ValueError, match=message):
+        read_adapter(saved)

@@ -1,3 +1,4 @@
+import inspect
 import json
 import logging
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 import hn
 from hn.generators import Conditioning, DiffusersGenerator, Generator
 from hn.hypernets import Hypernet, LoraHypernet
+from hn.hypernets.conv import ConvHypernet
+from hn.hypernets.trained import load_trained
 from hn.utils.digest import weights_digest
 
 
@@ -33,9 +36,7 @@ class Bias(Hypernet):
 
 
 @pytest.fixture
-def hypernet(generator: DiffusersGenerator, monkeypatch: pytest.MonkeyPatch) -> Bias:
-    # Test files are no importable modules here; let the class path of Bias lead to it all the same.
-    monkeypatch.setattr("hn.hypernets.base.import_class", lambda path, base: Bias if path.endswith("Bias") else None)
+def hypernet(generator: DiffusersGenerator) -> Bias:
     return Bias(scale=2.0).build(generator)
 
 
@@ -56,7 +57,7 @@ def test_saved_and_loaded_exactly_without_a_backbone(
 ) -> None:
     hypernet.bias.data.normal_()
     hypernet.save_pretrained(tmp_path / "new" / "folder")
-    loaded = Hypernet.from_pretrained(tmp_path / "new" / "folder", generator)
+    loaded = Bias.from_pretrained(tmp_path / "new" / "folder", generator)
     assert isinstance(loaded, Bias) and loaded.scale == 2.0
     assert torch.equal(loaded.bias, hypernet.bias)
 
@@ -127,10 +128,89 @@ def test_pushed_to_the_hub_with_its_card(hypernet: Bias, monkeypatch: pytest.Mon
     assert 'Hypernet.from_pretrained("me/mine", generator)' in files["README.md"]
 
 
-def test_another_class_is_refused(hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path) -> None:
+def test_another_class_is_refused(generator: DiffusersGenerator, tmp_path: Path) -> None:
+    LoraHypernet(rank=1).build(generator).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a LoraHypernet, not a ConvHypernet"):
+        ConvHypernet.from_pretrained(tmp_path, generator)
+
+
+@pytest.fixture
+def downloaded(generator: DiffusersGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hypernetwork of a module that lies beside its files, in the working directory; its import leaves a file."""
+    package = tmp_path / "downloaded"
+    Bias(scale=2.0).build(generator).save_pretrained(package)
+    code = f"import torch\nfrom torch import nn\nfrom hn.hypernets import Hypernet\n\n\n{inspect.getsource(Bias)}"
+    code = "from __future__ import annotations\nfrom pathlib import Path\n" + code
+    (package / "module.py").write_text(f"{code}\n\nPath({str(tmp_path / 'ran')!r}).touch()\n")
+    edit_config(package, hypernet="downloaded.module.Bias")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return package
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "hypernet_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_class_that_a_file_names_is_imported_only_if_the_user_names_it(
+    downloaded: Path, generator: DiffusersGenerator, tmp_path: Path
+) -> None:
+    message = r"hypernet_config.json names the class 'downloaded.module.Bias', which is not one of hn.hypernets, .*"
+    for load in (Hypernet.from_pretrained, load_trained):
+        with pytest.raises(ValueError, match=message + "allow it with --trust_remote_code downloaded.module.Bias"):
+            load(str(downloaded), generator)
+        with pytest.raises(ValueError, match=message):
+            load(str(downloaded), generator, trust_remote_code=["downloaded.module"])
+    with pytest.raises(ValueError, match=message):
+        LoraHypernet(rank=1).build(generator).load_same_kind(downloaded)
+    assert not (tmp_path / "ran").exists()
+    assert load_trained(str(downloaded), generator, trust_remote_code=["downloaded.module.Bias"]).scale == 2.0
+    assert (tmp_path / "ran").exists()
+
+
+def test_the_users_own_class_is_trusted(hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path) -> None:
     hypernet.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="holds a Bias, not a LoraHypernet"):
-        LoraHypernet.from_pretrained(tmp_path, generator)
+    with pytest.raises(ValueError, match="which is not one of hn.hypernets"):
+        Hypernet.from_pretrained(tmp_path, generator)
+    assert Bias.from_pretrained(tmp_path, generator).scale == 2.0
+
+
+@pytest.mark.parametrize(
+    "path", ["os.path.join", "hn.rewards.redness.RednessReward", "hn.hypernets..evil.X", "hn.hypernetsevil.X", "", "X"]
+)
+def test_no_other_class_is_imported_either(
+    hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path, path: str
+) -> None:
+    hypernet.save_pretrained(tmp_path)
+    edit_config(tmp_path, hypernet=path)
+    with pytest.raises(ValueError, match=f"hypernet_config.json names the class {path!r}, which is not one of"):
+        Hypernet.from_pretrained(tmp_path, generator)
+
+
+@pytest.mark.parametrize("path", ["hn.hypernets.nothing.Nothing", "hn.hypernets.base.Nothing", "hn.hypernets.lora.nn"])
+def test_a_class_that_hn_does_not_have_is_named_with_the_file(
+    hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path, path: str
+) -> None:
+    hypernet.save_pretrained(tmp_path)
+    edit_config(tmp_path, hypernet=path)
+    with pytest.raises(ValueError, match=f"hypernet_config.json: .*{path}'"):
+        Hypernet.from_pretrained(tmp_path, generator)
+
+
+def test_nan_weights_are_refused_by_name(hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path) -> None:
+    hypernet.bias.data[0, 0, 0] = float("nan")
+    hypernet.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"hypernet.safetensors has values that are NaN .* 1 of 1 weights \(bias\)"):
+        Bias.from_pretrained(tmp_path, generator)
+
+
+def test_cut_weights_are_refused_by_name(hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path) -> None:
+    hypernet.save_pretrained(tmp_path)
+    path = tmp_path / "hypernet.safetensors"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match="hypernet.safetensors cannot be read as tensors"):
+        Bias.from_pretrained(tmp_path, generator)
 
 
 def test_another_backbone_is_refused(hypernet: Bias, generator: DiffusersGenerator, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_what_is_missing_keeps_its_columns(tmp_path):
 
 
 def test_images_are_read_as_they_were_written(tmp_path):
-    own = {"method": "base", "index": 3, "copy": 1, "category": "all", "prompt": 'a "b", c\nd'}
+    own = {"method": "@base", "index": 3, "copy": 1, "category": "-", "prompt": '=a "b", c\nd', "+mine": -1.5}
     rows = [{**own, "reward": 0.5, "correct": True}, {**own, "reward": float("nan"), "correct": None}]
     write_images_csv(tmp_path / "images.csv", rows)
     assert read_images_csv(tmp_path / "images.csv") == [rows[0], {**rows[1], "reward": None}]

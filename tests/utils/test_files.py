@@ -1,3 +1,4 @@
+import csv
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from hn.utils.files import (
     atomic_folder,
     atomic_write,
     claimed_directory,
+    csv_text,
     remove_temporary_files,
     require_home,
     require_unused,
@@ -120,6 +122,24 @@ def test_csv_quotes_what_needs_it(tmp_path: Path) -> None:
     assert (tmp_path / "scores.csv").read_bytes().decode() == (
         'file,prompt,clip,x,y\na.png,"a ""red"", ball",0.1,,\nb.png,"é\nline",1e-07,,\n'
     )
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "'=", "''-"])
+def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path, start: str) -> None:
+    text = f"{start}HYPERLINK(1)"
+    write_csv(tmp_path / "scores.csv", [{text: text, "number": -0.5, "plain": "a = b - 'c'"}])
+    with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
+        names, cells = csv.reader(file)
+    text = text.replace("\r", "\n")
+    assert names[0] == cells[0] == f"'{text}" and cells[1:] == ["-0.5", "a = b - 'c'"]
+    assert [csv_text(cell) for cell in cells] == [text, *cells[1:]]
+
+
+@pytest.mark.parametrize("text", ["", "'", "'a", "plain", "''"])
+def test_other_cells_of_a_csv_stay(tmp_path: Path, text: str) -> None:
+    write_csv(tmp_path / "scores.csv", [{"text": text, "more": "x"}])
+    assert csv_text(text) == text
+    assert (tmp_path / "scores.csv").read_text() == f"text,more\n{text},x\n"
 
 
 def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path) -> None:

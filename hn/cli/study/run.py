@@ -24,7 +24,7 @@ from hn.training.callbacks.evaluation import Evaluation
 from hn.training.run_directory import CHECKPOINTS
 from hn.utils.class_path import import_class
 from hn.utils.config import find_config
-from hn.utils.text import changes, differences
+from hn.utils.text import changes, differences, say
 
 _OWN = ("run.experiment", "run.name", "ckpt_path")
 _SHOWN = 5  # differences that an error lists
@@ -85,7 +85,7 @@ def run_study(file: str, others: Sequence[str]) -> None:
         is_there = step.results.is_file()
         if not is_there:
             kind = "training" if step.trained is None else "testing"
-            print(f"study {study.name}, {number} of {len(steps)}: {kind} {step.variant.name}", flush=True)
+            say(f"study {study.name}, {number} of {len(steps)}: {kind} {step.variant.name}", flush=True)
             with _named(step.variant):
                 _train(step) if step.trained is None else _test(step)
         if step.trained is None and study.test:
@@ -95,7 +95,7 @@ def run_study(file: str, others: Sequence[str]) -> None:
         if not is_there or step is steps[-1]:
             table = write_study(step.folder.parent, study, points)
     folder = steps[-1].folder.parent
-    print(f"\n{table}\n\nresults      {folder / 'results.json'}\nfigures      {folder / 'figures'}")
+    say(f"\n{table}\n\nresults      {folder / 'results.json'}\nfigures      {folder / 'figures'}")
 
 
 def plan_study(study: Study, others: Sequence[str]) -> list[Step]:

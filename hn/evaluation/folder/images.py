@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,8 @@ from hn.data.prompts import normalised
 from hn.data.sources import Sources, parse_sources
 from hn.data.store import PromptStore
 from hn.evaluation.benchmarks.base import SET
+from hn.utils.json_files import read_json
+from hn.utils.json_types import require_types
 from hn.utils.progress import with_progress
 from hn.utils.text import some_of
 
@@ -38,6 +39,8 @@ GENEVAL_SAMPLES = "samples"
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # PIL's modes that RGB can stand for
 
 _NAMED = 8  # files in a message
+
+_NOT_GENERATED = "Without the file, the folder's images are read in the order of their names."
 
 
 @dataclass(frozen=True)
@@ -225,20 +228,34 @@ def _geneval_folders(folder: Path) -> list[Path]:
 
 def _of_generate(folder: Path) -> list[ImageFile]:
     path = folder / METADATA
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["images"]
-        files = [ImageFile(folder / entry["file"], entry["prompt"], entry.get("method")) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path} is not what `hn generate` writes: `images`, each with `file` and `prompt`.") from None
-    if not files:
+    entries = read_json(path, _NOT_GENERATED).get("images")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{path} is not what `hn generate` writes: `images`, a list of objects. {_NOT_GENERATED}")
+    if not entries:
         raise ValueError(f"{path} names no images.")
-    for file in files:
-        if not isinstance(file.prompt, str) or not file.prompt.strip():
-            raise ValueError(f"{path}: the prompt of {file.path.name} is empty.")
-    missing = [file.path.name for file in files if not file.path.is_file()]
+    types = {"file": str, "prompt": str, "method": str | None}
+    for number, entry in enumerate(entries):
+        require_types(entry, types, f"{path}, images[{number}]", ("file", "prompt"), _NOT_GENERATED)
+        _require_within(folder, entry["file"], path)
+        if not entry["prompt"].strip():
+            raise ValueError(f"{path}: the prompt of {entry['file']} is empty.")
+    missing = [entry["file"] for entry in entries if not (folder / entry["file"]).is_file()]
     if missing:
         raise FileNotFoundError(f"{path} names images that {folder} does not have: {_listed(missing)}.")
-    return files
+    return [ImageFile(folder / entry["file"], entry["prompt"], entry.get("method")) for entry in entries]
+
+
+def _require_within(folder: Path, name: str, listed_in: Path) -> None:
+    """Refuse the name of a file that may be anywhere: the list may be a download, and its images are shown or scored.
+
+    Raises:
+        ValueError: if the name leads outside of the folder; names it.
+    """
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(
+            f"{listed_in} names the image {name!r}, which is not a path within {folder}: nothing outside of the list's "
+            "own folder is read. Move the image there, and name it relative to that folder."
+        )
 
 
 def _of_geneval(folder: Path) -> list[ImageFile]:
@@ -305,7 +322,7 @@ def read_benchmark_images(source: PathLike) -> list[ImageFile]:
         what `hn predict` and `hn generate` write, see `read_image_folder`;
         T2I-CompBench's: `samples/<prompt>_000000.png, ...` in a folder, or the folder `samples` itself;
         GenEval 2's: a .json file, an object with prompts as keys and paths of images as values; these are relative to
-        the file's folder, or else to the working directory.
+        the file's folder, or else to the working directory, and lie within the file's folder.
 
     Raises:
         FileNotFoundError: if the folder, the file, or an image that it names is missing.
@@ -372,16 +389,17 @@ def require_even(files: Sequence[ImageFile]) -> None:
 
 
 def _of_mapping(path: Path) -> list[ImageFile]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file {path}.") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
-    if not isinstance(content, dict) or not content or not all(isinstance(value, str) for value in content.values()):
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    content = read_json(path)
+    if not content or not all(isinstance(value, str) for value in content.values()):
         raise ValueError(f'{path} is to be an object of prompts and paths of images, like {{"a dog": "0.png"}}.')
-    beside = {prompt: path.parent / name for prompt, name in content.items()}
-    found = {prompt: place if place.is_file() else Path(content[prompt]) for prompt, place in beside.items()}
+    found, folder = {}, path.parent.absolute()
+    for prompt, name in content.items():
+        own = str(Path(name).relative_to(folder)) if Path(name).is_relative_to(folder) else name
+        _require_within(path.parent, own, path)
+        beside, here = path.parent / own, Path(own)
+        found[prompt] = here if here.absolute().is_relative_to(folder) and not beside.is_file() else beside
     missing = {content[prompt] for prompt, place in found.items() if not place.is_file()}
     if missing:
         raise FileNotFoundError(f"{path} names {len(missing)} images that are not there: {some_of(missing)}.")

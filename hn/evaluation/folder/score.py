@@ -164,7 +164,7 @@ def score_files(
     mine -= {name for batch in to_do for name in batch}
     score_batch = metric.load(files, device) if to_do else None  # before anything is written
     if replaced := len({line["filename"] for line in found} - kept.keys()):
-        print(f"note: {replaced} scores in {output} are of other images or prompts, and are replaced")
+        say(f"note: {replaced} scores in {output} are of other images or prompts, and are replaced")
     content = {"environment": environment(), **metric.settings, "weights": metric.weights, **facts}
     own.parent.mkdir(parents=True, exist_ok=True)
     write_json(summary_file(own), content)

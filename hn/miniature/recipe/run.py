@@ -24,6 +24,7 @@ from hn.miniature.recipe.stage import Stage, fit
 from hn.miniature.recipe.student import SHARD, StudentStage, make_pairs
 from hn.miniature.recipe.tokenizer import build_tokenizer, save_tokenizer
 from hn.utils.files import atomic_folder, write_json
+from hn.utils.text import say
 
 STAGES = ("prompts", "autoencoder", "student", "detector", "reward", "reward_held_out", "image_reward", "report")
 SHARDS = 14
@@ -91,13 +92,13 @@ class Recipe:
         for name in (stage for stage in STAGES if stage in stages):
             product = self.products[name]
             if self._is_finished(name) and not (name == "report" and ran):
-                print(f"{name}: {product.path} is there, skipped (--force starts it from nothing)", flush=True)
+                say(f"{name}: {product.path} is there, skipped (--force starts it from nothing)", flush=True)
                 continue
             started = time.monotonic()
             product.make()
             self._redo_mark(name).unlink(missing_ok=True)
             ran = True
-            print(f"{name}: wrote {product.path} in {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+            say(f"{name}: wrote {product.path} in {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
 
     def _forget(self, name: str) -> None:
         for folder in {"autoencoder": (name, "pairs", "student")}.get(name, (name,)):

@@ -13,6 +13,7 @@ from hn.evaluation.methods import MethodOutput
 from hn.evaluation.samples import Samples
 from hn.utils.files import write_text
 from hn.utils.images import to_pil, write_png
+from hn.utils.text import say
 
 
 class PredictionWriter(L.Callback):
@@ -54,7 +55,7 @@ class PredictionWriter(L.Callback):
         for made in sorted(self._unfinished(trainer).glob("*")):
             made.rename(folder / made.name)
         self._remove_unfinished(trainer)
-        print(f"images       {folder}")
+        say(f"images       {folder}")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if trainer.predicting:

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from hn.data.prompts import PromptBatch
+from hn.utils.text import printable
 
 
 class StepProgressBar(ProgressBar):
@@ -47,7 +48,7 @@ class StepProgressBar(ProgressBar):
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
         """A line above the bars."""
         if self._enabled:
-            tqdm.write(sep.join(map(str, args)), file=sys.stderr)
+            tqdm.write(printable(sep.join(map(str, args))), file=sys.stderr)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         updates = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches

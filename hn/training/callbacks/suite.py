@@ -24,6 +24,7 @@ from hn.training.callbacks.evaluation import Evaluation, scalars_of
 from hn.training.module import NoiseHypernetModule
 from hn.utils.class_path import import_class
 from hn.utils.progress import with_progress
+from hn.utils.text import say
 
 B = TypeVar("B")
 
@@ -145,7 +146,7 @@ class PromptSuite(L.Callback):
             }
         }
         results = write_results(path, directory.parent.name, summaries, dimensions, **facts)
-        print(f"\n{suite_table(results)}\n\nresults      {path}")
+        say(f"\n{suite_table(results)}\n\nresults      {path}")
 
     def _prepare(self, trainer: L.Trainer, module: NoiseHypernetModule) -> None:
         """Read and check the prompts, once."""

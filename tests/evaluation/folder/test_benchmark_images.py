@@ -56,9 +56,12 @@ def test_geneval2_maps_prompts_to_paths(write, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "paths.json is no JSON"),
-        ("[]", "is to be an object of prompts and paths of images, like"),
-        ("{}", "is to be an object of prompts"),
+        ("{", "paths.json, line 1: not JSON"),
+        ("[]", "paths.json holds a JSON array, not an object"),
+        ("{}", "is to be an object of prompts and paths of images, like"),
+        ('{"a cat": "../secret/0.png"}', r"paths.json names the image '../secret/0.png', which is not a path within"),
+        ('{"a cat": "/etc/0.png"}', "paths.json names the image '/etc/0.png', which is not a path within"),
+        ('{"a cat": "deep/../../0.png"}', "names the image 'deep/../../0.png', which is not a path within"),
         ('{"a cat": 3}', "is to be an object of prompts"),
     ],
 )
