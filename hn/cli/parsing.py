@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 
 from hn.utils.class_path import import_class
 from hn.utils.config import find_config, read_config
+from hn.utils.errors import InputError
 from hn.utils.private.argparse import option_strings
 
 EXPERIMENT_USAGE = "hn {command} --config NAME|FILE.yaml [--OPTION VALUE ...]"
@@ -128,13 +129,13 @@ def user_errors(only_if: Callable[[], bool] = lambda: True, also: tuple[type[Exc
     """Turn errors that stand for something the user can mend into `UserError`: ValueError, OSError, ImportError.
 
     Args:
-        only_if: asked when there is an error: whether it is the user's.
+        only_if: asked when there is an error: whether it is the user's. An `InputError` always is.
         also: further classes of errors.
     """
     try:
         yield
     except (ValueError, OSError, ImportError, *also) as error:
-        if not only_if():
+        if not isinstance(error, (InputError, *also)) and not only_if():
             raise
         raise UserError(str(error)) from error
 

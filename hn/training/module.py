@@ -31,6 +31,9 @@ from hn.training.strategy import ShardedStrategy, shard
 from hn.utils.class_path import class_path
 from hn.utils.distributed import class_of
 
+_HALF_WEIGHTS = ("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16")
+"""Lightning's precisions that convert all weights, those that are trained too."""
+
 OptimizerFactory = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
 """Trainable parameters -> their optimiser."""
 
@@ -138,6 +141,11 @@ class NoiseHypernetModule(L.LightningModule):
                 "A gradient_free reward ensemble gives no gradients: leave out gradient_free "
                 "(model.reward.init_args.gradient_free), or train by forward passes alone, with --model.estimator "
                 "hn.training.estimators.ScoreFunction."
+            )
+        if str(precision) in _HALF_WEIGHTS:
+            raise ValueError(
+                f"--trainer.precision {precision} makes the trained weights half precision, in which small updates are "
+                "lost: use bf16-mixed, which leaves them float32, with bfloat16 as the dtype of generator and rewards."
             )
         in_parts = self.score_batch_size is not None and not self.estimator.is_forward_only
         if str(precision) in ("16", "16-mixed") and (in_parts or self.reward.balance_gradients):

@@ -10,6 +10,11 @@ def some_of(names: Collection[str], most: int = 3) -> str:
     return ", ".join(first) + (", ..." if len(names) > len(first) else "")
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """A text in quotes as messages show it: escaped, and the beginning of one that is longer than `most` characters."""
+    return repr(text) if len(text) <= most else f"{text[:most]!r}... ({len(text)} characters)"
+
+
 def count_of(number: int, what: str) -> str:
     """ "1 image", "2 images"."""
     return f"{number} {what}{'' if number == 1 else 's'}"

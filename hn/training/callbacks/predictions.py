@@ -10,15 +10,23 @@ import lightning as L
 from hn.data.prompts import PromptBatch
 from hn.evaluation.methods import MethodOutput
 from hn.evaluation.samples import Samples
+from hn.utils.errors import InputError
 from hn.utils.files import write_text
 from hn.utils.images import to_pil, write_png
+from hn.utils.text import shortened, some_of
 
 
 class PredictionWriter(L.Callback):
     """Writes `images/<prompt's number, 5 digits>/metadata.jsonl` and `samples/0000.png, ...` in the run's directory.
 
-    `metadata.jsonl` holds the prompt's row as it is in the prompt file.
+    `metadata.jsonl` holds the prompt's row as it is in the prompt file. An image that is not finite is not written.
     """
+
+    def __init__(self) -> None:
+        self.not_finite: list[str] = []
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.not_finite = []
 
     def on_predict_batch_end(
         self,
@@ -34,11 +42,24 @@ class PredictionWriter(L.Callback):
             folder = self.folder(trainer) / f"{index:05d}"
             (folder / "samples").mkdir(parents=True, exist_ok=True)
             write_text(folder / "metadata.jsonl", json.dumps(row) + "\n")
-            write_png(to_pil(image), folder / "samples" / f"{copy:04d}.png")
+            if image.isfinite().all():
+                write_png(to_pil(image), folder / "samples" / f"{copy:04d}.png")
+            else:
+                self.not_finite.append(f"image {copy} of {shortened(row['prompt'])}")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say where the images are.
+
+        Raises:
+            InputError: if some were not finite; names them.
+        """
         if trainer.is_global_zero:
             print(f"images       {self.folder(trainer)}")
+        if self.not_finite:
+            raise InputError(
+                f"{len(self.not_finite)} images are not finite and were not written to {self.folder(trainer)}: "
+                f"{some_of(self.not_finite)}. Look for NaN in the weights, or choose a wider dtype than float16."
+            )
 
     @staticmethod
     def folder(trainer: L.Trainer) -> Path:
