@@ -13,6 +13,7 @@ from hn.data.prompts import PromptBatch, PromptDataset, collate_prompts
 from hn.data.resumable import EpochShuffle, ResumableLoader
 from hn.data.sources import parse_sources
 from hn.data.store import PromptStore
+from hn.utils.numbers import PositiveInt
 
 Paths = dict[str, float] | list[str] | str | None
 PURPOSES = ("train", "val", "test", "predict")
@@ -116,10 +117,10 @@ class PromptDataModule(LightningDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
-        limit_train: int | None = None,
-        limit_val: int | None = None,
-        limit_test: int | None = None,
-        limit_predict: int | None = None,
+        limit_train: PositiveInt | None = None,
+        limit_val: PositiveInt | None = None,
+        limit_test: PositiveInt | None = None,
+        limit_predict: PositiveInt | None = None,
         exclude_eval_prompts: bool = True,
         deduplicate: bool | None = None,
         filter_unsafe: bool | None = None,

@@ -17,6 +17,7 @@ from hn.rewards.preprocess import SharedPixels
 from hn.rewards.score_statistics import ScoreStatistics
 from hn.utils.dtype import full_precision
 from hn.utils.layers import compile_layers, require_compile
+from hn.utils.numbers import FiniteFloat
 from hn.utils.quantisation import Quantisation, quantise_linear_layers, require_torchao
 
 _QUANTISATIONS = {*get_args(Quantisation)}
@@ -77,7 +78,7 @@ class RewardEnsemble(nn.Module):
     def __init__(
         self,
         rewards: Mapping[str, Reward],
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, FiniteFloat] | None = None,
         held_out: Mapping[str, Reward] | None = None,
         normalise: Mapping[str, ScoreStatistics] | None = None,
         balance_gradients: bool = False,

@@ -30,6 +30,7 @@ from hn.training.scoring import BatchScorer
 from hn.training.strategy import ShardedStrategy, shard
 from hn.utils.class_path import class_path
 from hn.utils.distributed import class_of
+from hn.utils.numbers import NonNegativeFloat, PositiveFloat
 
 _HALF_WEIGHTS = ("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16")
 """Lightning's precisions that convert all weights, those that are trained too."""
@@ -77,8 +78,8 @@ class NoiseHypernetModule(L.LightningModule):
         optimizer: OptimizerFactory = torch.optim.AdamW,
         estimator: Estimator | None = None,
         regulariser: Regulariser = "mean",
-        reward_weight: float = 1.0,
-        final_reward_weight: float | None = None,
+        reward_weight: NonNegativeFloat = 1.0,
+        final_reward_weight: PositiveFloat | None = None,
         noise_type: NoiseType = "inf",
         warmup_steps: int = 0,
         decay_steps: int | None = None,
@@ -381,6 +382,11 @@ def _check_numbers(images_per_prompt: int, warmup_steps: int, decay_steps: int |
         )
     if decay_steps is not None and decay_steps < 1:
         raise ValueError(f"decay_steps must be at least 1, not {decay_steps}; leave it out for a constant rate.")
+    if decay_steps is not None and decay_steps < warmup_steps:
+        raise ValueError(
+            f"The learning rate cannot fall to zero at update {decay_steps} (decay_steps) and rise until update "
+            f"{warmup_steps} (warmup_steps): give a smaller model.warmup_steps, or a larger model.decay_steps."
+        )
 
 
 def _check_parts(

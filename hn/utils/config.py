@@ -208,7 +208,10 @@ def _collect(file: Path, chain: tuple[Path, ...], contents: dict[Path, dict[str,
         found = "nothing" if content is None else repr(content)
         raise ValueError(f"{file} must hold a mapping of options, not {found}.")
     names = content.pop(EXTENDS, None) or []
-    for name in [names] if isinstance(names, str) else names:
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`{EXTENDS}` in {file} must be the name of a file, or a list of names, not {names!r}.")
+    for name in names:
         _collect(_extended(file.parent, name), (*chain, file), contents)
     contents[key] = content
 
