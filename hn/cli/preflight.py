@@ -192,5 +192,7 @@ def _callbacks(sections: Mapping[str, Any]) -> Iterator[tuple[type[Callback], Ma
     """Class and arguments of each callback, those of the trainer's own option among them."""
     others = sections["trainer"].get("callbacks") or []
     for section in [*sections["callbacks"].values(), *(others if isinstance(others, list) else [others])]:
+        if section is not None and not isinstance(section, Mapping):
+            raise ValueError(f"trainer.callbacks has {section!r}, which is no callback with a class_path.")
         if section is not None:
             yield import_class(section["class_path"], Callback), _arguments(section)

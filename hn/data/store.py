@@ -13,7 +13,7 @@ from filelock import FileLock
 from hn.data.download import DownloadError, digest, download, extract_folder
 from hn.data.hub import HubPrompts
 from hn.data.manifest import MANIFEST_FILE, PromptFile, Version
-from hn.utils.files import atomic_folder, atomic_write
+from hn.utils.files import atomic_folder, atomic_write, cache_folder, expand_home
 
 ENVIRONMENT = "HN_PROMPTS"
 
@@ -29,9 +29,8 @@ class PromptStore:
 
     def __init__(self, folder: str | Path | None = None, bundled: Path = MANIFEST_FILE.parent) -> None:
         if folder is None:
-            cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-            folder = os.environ.get(ENVIRONMENT) or Path(cache, "hn", "prompts")
-        self.folder = Path(folder).expanduser()
+            folder = os.environ.get(ENVIRONMENT) or cache_folder("prompts")
+        self.folder = expand_home(folder)
         self.bundled = bundled
 
     def path(self, file: PromptFile) -> Path:

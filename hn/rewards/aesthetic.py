@@ -13,6 +13,7 @@ from hn.rewards.base import PreprocessedReward
 from hn.rewards.clip import image_normalisation
 from hn.rewards.preprocess import ClipPreprocess
 from hn.utils.dtype import full_precision, parse_dtype
+from hn.utils.files import expand_home
 from hn.utils.hub import Repository, explain_missing, locate, locate_file
 from hn.utils.layers import checkpoint_layers
 from hn.utils.private.transformers import without_other_weights
@@ -129,7 +130,7 @@ def _locate_head(head: str, revision: str | None) -> Path:
     repository, name = _split_head(head)
     if repository is not None:
         return locate_file(repository, name, revision)
-    file = Path(head).expanduser()
+    file = expand_home(head)
     if file.is_file():
         return file
     raise FileNotFoundError(
@@ -141,5 +142,5 @@ def _locate_head(head: str, revision: str | None) -> Path:
 def _split_head(head: str) -> tuple[str | None, str]:
     """The Hub repository (None for a local file) and the name of the file."""
     repository, _, name = head.rpartition("/")
-    is_on_hub = repository.count("/") == 1 and not Path(head).expanduser().is_file() and not Path(repository).is_dir()
+    is_on_hub = repository.count("/") == 1 and not expand_home(head).is_file() and not Path(repository).is_dir()
     return repository if is_on_hub else None, name

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +113,29 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         writer.writerow({name: _cell(value) for name, value in row.items()})
     write_text(path, text.getvalue())
+
+
+def expand_home(path: str | Path) -> Path:
+    """The path with a home folder in the place of `~` or `~name`.
+
+    Raises:
+        ValueError: if there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{path}: there is no home folder of this user to put in the place of ~; set HOME, or give the whole path."
+        ) from None
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of hn in the user's cache folder (XDG_CACHE_HOME or ~/.cache); among temporary files for a user without
+    a home folder."""
+    try:
+        return expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "hn" / name
+    except ValueError:
+        return Path(tempfile.gettempdir(), f"hn-{os.getuid()}", name)
 
 
 def unused_directory(path: Path) -> Path:

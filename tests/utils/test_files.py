@@ -10,6 +10,8 @@ import pytest
 from hn.utils.files import (
     atomic_folder,
     atomic_write,
+    cache_folder,
+    expand_home,
     remove_temporary_files,
     require_unused,
     unused_directory,
@@ -136,3 +138,16 @@ def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     for taken in ("x", "x_3"):
         with pytest.raises(ValueError, match=f"{taken} exists already and is not overwritten"):
             require_unused(tmp_path / "runs" / taken)
+
+
+def test_a_user_without_a_home_folder_has_a_cache_among_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert (expand_home("~/a"), cache_folder("prompts")) == (Path("/home/me/a"), Path("/home/me/.cache/hn/prompts"))
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 54321)  # without an entry in /etc/passwd
+    assert cache_folder("prompts").name == "prompts"
+    assert "~" not in str(cache_folder("prompts"))
+    for path in ("~/a", "~nobody_of_that_name/a"):
+        with pytest.raises(ValueError, match=f"{path}: there is no home folder"):
+            expand_home(path)

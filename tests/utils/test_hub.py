@@ -327,3 +327,10 @@ def test_a_class_may_say_itself_what_its_arguments_ask_for() -> None:
     other = {"class_path": "no.such.Class", "init_args": {"pretrained": "o/x"}}
     found = list(repositories_in({"rewards": {"hps": reward}, "other": other}))
     assert found == [Repository("o/h", files="HPS_v2_compressed.pt"), Repository("o/x")]
+
+
+def test_an_endpoint_that_is_no_address_is_named_and_counts_as_no_network(monkeypatch, caplog):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "hf-mirror.com")
+    monkeypatch.setattr("hn.utils.hub.is_offline_mode", lambda: False)
+    assert not hub._hub_is_reachable()
+    assert "HF_ENDPOINT is 'hf-mirror.com'" in caplog.text

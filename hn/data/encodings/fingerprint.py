@@ -7,6 +7,8 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
+from hn.utils.files import expand_home
+
 WHOLE = 1 << 26  # bytes: files up to this size are hashed completely
 SAMPLES, SAMPLE = 64, 1 << 16  # number and bytes of the evenly spaced blocks that are hashed of larger files
 
@@ -43,7 +45,7 @@ def version(pretrained: str, found: str, revision: str | None, marker: str, name
         marker: a file of the repository that is cached; its path in the cache contains the commit.
         names: of the files in a local folder, as for `fingerprint`.
     """
-    if not Path(pretrained).expanduser().is_dir():
+    if not expand_home(pretrained).is_dir():
         cached = try_to_load_from_cache(pretrained, marker, revision=revision)
         if isinstance(cached, str):
             return f"{pretrained}@{Path(cached).parents[len(Path(marker).parts) - 1].name}"

@@ -23,7 +23,7 @@ from hn.data.sources import Sources, parse_sources
 from hn.data.store import PromptStore
 from hn.evaluation.benchmarks.base import SET
 from hn.utils.progress import with_progress
-from hn.utils.text import some_of
+from hn.utils.text import require_unicode, some_of
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -203,11 +203,14 @@ def _require_folder(folder: Path) -> None:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(
+    paths = sorted(
         path
         for path in folder.iterdir()
         if path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith(".")
     )
+    for path in paths:
+        require_unicode(str(path), "The file name")
+    return paths
 
 
 def _geneval_folders(folder: Path) -> list[Path]:
