@@ -120,7 +120,7 @@ def _columns(names: list[str], place: str) -> list[str]:
     if len(found) != 1 or len(set(columns)) < len(columns):
         raise ValueError(
             f"{place}: expected distinct names of columns, exactly one of them {', '.join(PROMPT_COLUMNS)}; "
-            f"found {', '.join(names)}"
+            f"found {', '.join(repr(name)[1:-1][:80] for name in names[:20])}"
         )
     return ["prompt" if name == found[0] else name for name in columns]
 

@@ -331,7 +331,7 @@ def _advice_for_folder(folder: Path) -> str:
     nearest = difflib.get_close_matches(folder.name, beside, n=1)
     if nearest:
         return f" Did you mean {folder.parent / nearest[0]}?"
-    if folder.parts[:2] == ("data", "miniature") and Path("Makefile").is_file():
+    if folder.parts[:2] == ("data", "miniature"):
         return _MAKE_MINIATURE
     if not folder.is_absolute():
         return f" It was looked for in {Path.cwd()}, and beside a YAML file that names it. Check the path."

@@ -1,6 +1,7 @@
 """The command `hn` before a command is imported."""
 
 import importlib
+import io
 import os
 import re
 import subprocess
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import hn.__main__
 import hn.cli
-from hn.cli import COMMANDS, SHOWN, main
+from hn.cli import COMMANDS, SHOWN, main, replace_unknown_characters
 from hn.cli.environment import RANKS, SLURM_RANKS, invalid_rank
 
 PLACE = dict.fromkeys((*RANKS, *SLURM_RANKS), "1")
