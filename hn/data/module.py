@@ -83,9 +83,9 @@ class PromptDataModule(LightningDataModule):
         num_workers: worker processes of the data loaders; prompts are in memory, so 0 is usually best.
         seed: of the order of training prompts.
         limit_train: use only this many training prompts, the first ones (before weights); None for all.
-        limit_val: likewise.
+        limit_val: use only this many validation prompts, evenly spaced, so that there are some of each category.
         limit_test: likewise.
-        limit_predict: likewise.
+        limit_predict: use only the first ones.
         exclude_eval_prompts: remove all prompts of `val` and `test` (whatever their limits) from training. Prompts that
             differ only in case, spacing or a final full stop are the same.
         deduplicate: keep only the first of equal training prompts; None does so for named sets (except those whose
