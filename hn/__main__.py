@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+import traceback
 
+from hn import __version__
 from hn.cli import main as run
+from hn.utils.text import say
 
 
 def main() -> None:
-    """Run one command."""
+    """Run one command; after the traceback of an unexpected error say where to report it."""
     find_modules_of_working_directory()
-    run()
+    try:
+        run()
+    except Exception:
+        traceback.print_exc()
+        command = shlex.join(["hn", *sys.argv[1:]])
+        say(
+            "\nThis is not meant to happen. If it is a fault of hn, report it where hn is from, with the lines above, "
+            f"the version ({__version__}) and the command:\n  {command[:2000]}",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
 
 
 def find_modules_of_working_directory() -> None:

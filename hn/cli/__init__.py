@@ -23,6 +23,7 @@ From `hn train` to the optimiser's step, the files to read are, in this order:
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ from hn import __version__
 from hn.cli.environment import invalid_rank, is_one_of_several
 from hn.cli.parsing import UserError
 from hn.utils.bundled import find_argument_paths
-from hn.utils.text import say
+from hn.utils.text import require_unicode, say
 
 USAGE = "hn COMMAND [--OPTION VALUE ...]"
 DESCRIPTION = "Noise hypernetworks for few-step image generators."
@@ -94,7 +95,15 @@ SHOWN = {name: command for name, command in COMMANDS.items() if not command.is_o
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with status 2 and one message for an error that the user can mend."""
-    arguments = find_argument_paths(sys.argv[1:] if arguments is None else arguments)
+    replace_unknown_characters()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        for word in arguments:
+            require_unicode(word, "The argument")
+    except ValueError as error:
+        say(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    arguments = find_argument_paths(arguments)
     if (problem := invalid_rank(os.environ)) is not None:
         say(f"error: {problem}", file=sys.stderr)
         raise SystemExit(2)
@@ -114,6 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         say("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def replace_unknown_characters() -> None:
+    """Let the terminal show a question mark for characters that its encoding does not have, like lines of tables."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def run_command(arguments: Sequence[str]) -> None:

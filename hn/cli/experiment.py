@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from hn.cli.compare import comparison_settings, train_missing, training_commands
 from hn.cli.embed import embed_experiment
 from hn.cli.fetching import check_prompt_names, fetch_prompts, prompt_options
 from hn.cli.memory import is_out_of_memory, out_of_memory_message
+from hn.cli.options import check_options, check_seed
 from hn.cli.parsing import (
     EXPERIMENT_USAGE,
     Parser,
@@ -36,7 +37,7 @@ from hn.cli.parsing import (
     user_errors,
     with_flag_values,
 )
-from hn.cli.preflight import check_model
+from hn.cli.preflight import check_callbacks, check_data, check_model
 from hn.cli.processes import require_one_process, require_run_name, run_name_for_others, run_name_of_rank_zero
 from hn.cli.starting_point import StartingPoint, named_checkpoint
 from hn.cli.subcommands import SUBCOMMANDS
@@ -148,8 +149,8 @@ class HnCLI(LightningCLI):
                 raise UserError(f"{in_files}{hint}") from None
             raise UserError(f"{error}\n{nearest_options(parser, self.arguments, str(error))}{hint}") from None
         self.config.trust_remote_code = self.config.trust_remote_code or []
-        if self.config.seed_everything < 0:
-            raise UserError(f"seed_everything must not be negative, but is {self.config.seed_everything}.")
+        with user_errors():
+            check_seed(self.config.seed_everything)
 
     def before_instantiate_classes(self) -> None:
         """Check that the command can work, and have what it needs at hand, before anything heavy happens."""
@@ -164,6 +165,7 @@ class HnCLI(LightningCLI):
             run = RunDirectory(**vars(config.run))
             command.prepare(config.model)
             sections = config.clone().as_dict()
+            check_options(self.name, sections)
             prompts = prompt_options(sections.get("data"))
             suites = [*suites_in(sections["callbacks"])] if command.has_suites else []
             store = PromptStore(prompts.get("prompts_folder"))
@@ -172,6 +174,7 @@ class HnCLI(LightningCLI):
             if command.run is None:
                 module = check_model(sections)
                 command.check(sections, module)
+                check_callbacks(sections, module)
                 self.start = named_checkpoint(config, run) or command.find_start(config, run, self.experiment_file)
                 command.check_start(config, self._untrained(), module)
                 if command.trains and self.start.checkpoint is not None and module is not None:
@@ -179,6 +182,7 @@ class HnCLI(LightningCLI):
             # Here and not first in `prepare_data`, which comes after the models were loaded.
             fetch_prompts(command.stages, prompts, suites, store)
             if command.run is None:
+                check_data(command.stages or (), sections, module)
                 command.check_prompts(sections, store)
                 if command.stages:
                     embed_experiment(command.stages, command.has_suites, sections)
@@ -232,7 +236,7 @@ class HnCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         if self.command.run is not None:
             return
-        with user_errors(also=_OF_LIGHTNING):
+        with user_errors(also=_OF_LIGHTNING), self._memory_errors():
             super().instantiate_classes()
             if self.start.weights is not None:
                 self.model.load_trained(self.start.weights, self.config.trust_remote_code)
@@ -271,18 +275,25 @@ class HnCLI(LightningCLI):
             with (
                 user_errors(only_if=lambda: not self.trainer.is_working, also=_OF_LIGHTNING),
                 run_name_for_others(self.run_name),
+                self._memory_errors(),
             ):
                 getattr(self.trainer, self.name)(**self._trainer_arguments())
         except TrainingStopped as error:
             raise UserError(str(error)) from error
         except SIGTERMException:  # of a test or prediction; it would be status 0
             raise SystemExit(128 + signal.SIGTERM) from None
+        if self.start.shown is not None:
+            say(f"weights      {self.start.shown}")
+
+    @contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        """Turn the error of a memory that is too small into a message that says what needs less."""
+        try:
+            yield
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise UserError(out_of_memory_message(error, self.name, self.config.clone().as_dict())) from error
-        if self.start.shown is not None:
-            say(f"weights      {self.start.shown}")
 
     def _trainer_arguments(self) -> dict[str, Any]:
         """Arguments of the trainer's method: the model, its options, and what it takes besides."""

@@ -37,11 +37,14 @@ def generate_parser() -> Parser:
         "without it the generator's own images are made.",
     )
     add("--prompt", nargs="+", action="extend", help="One prompt or several, each in quotes.")
-    add("--prompts", help="File of prompts: .txt with one a line, or .jsonl with objects that have a `prompt`.")
+    add("--prompts", help="File of prompts: .txt with one a line, or .jsonl with objects that have a `prompt`; "
+        "each has noise of its own.")  # fmt: skip
+    add("--same_noise", type=bool, default=False, help="Make image k of all prompts of a file from the same noise.")
     add("--compare", type=bool, default=False, help="Make the generator's own images too, from the same noise, and an "
         "overview of both.")  # fmt: skip
     add("--count", type=int, default=4, help="Images of each prompt.")
-    add("--seed", type=int, default=0, help="Seed of the noise: image k of a prompt depends on it and k alone.")
+    add("--seed", type=int, default=0, help="Seed of the noise: image k of a prompt depends on it and k, "
+        "and on the prompt's place in a file.")  # fmt: skip
     add("--steps", type=int, help="Sampling steps; the generator's own number if not given.")
     add("--batch_size", type=int, default=1, help="Images made at once; with 1 an image does not depend, to the last "
         "bit, on the others.")  # fmt: skip
@@ -67,7 +70,9 @@ def generate(arguments: Sequence[str]) -> None:
         return
     parser = generate_parser()
     with helpful_parsing(parser, arguments):
-        options = parser.parse_args(with_flag_values(arguments, ("--compare", "--merge", "--keep_candidates")))
+        options = parser.parse_args(
+            with_flag_values(arguments, ("--compare", "--merge", "--keep_candidates", "--same_noise"))
+        )
         if options.generator is None:
             parser.error(f"Name a generator, or an experiment (--config): {GENERATE_USAGE}")
         if (options.prompt is None) == (options.prompts is None):
@@ -97,7 +102,8 @@ def _generate_images(options: Any) -> None:
 
     prompts = [row["prompt"] for row in read_prompts(options.prompts)] if options.prompts else options.prompt
     names = ("count", "seed", "steps", "batch_size", "upscale", "best_of", "keep_candidates")
-    request = ImageRequest(prompts, **{name: options[name] for name in names})
+    own_noise = bool(options.prompts) and not options.same_noise
+    request = ImageRequest(prompts, **{name: options[name] for name in names}, own_noise=own_noise)
     device = find_device(options.device)
     if options.output is not None:
         require_unused(Path(options.output))

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 
 from hn.utils.class_path import import_class
 from hn.utils.config import find_config, read_config
+from hn.utils.errors import InputError
 from hn.utils.private.argparse import option_strings
 from hn.utils.text import printable
 
@@ -47,7 +48,62 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser for the arguments of one class, whose caller says more
             super().error(message, ex)
-        raise UserError(message)
+        raise UserError(plain_message(message))
+
+
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes\n"
+    r"(?P<indent> *)Subtypes: .*\n"
+    r" *Errors:\n"
+    r"(?P<errors>(?:(?!Does not validate)[\s\S])*?)\n"
+    r"(?P=indent)Given value type: .*\n"
+    r"(?P=indent)Given value: .*"
+)
+_NOT_MEANT = re.compile(r"Expected a (<class 'NoneType'>|path but )")
+_OF_CLASS = ("Problem with given class_path", "Not of type", "Expected an instantiatable")
+
+
+def plain_message(message: str) -> str:
+    """An error of jsonargparse without the types that an option could have had, but for the one that was meant: for a
+    class path the class's own error, and not that None was expected."""
+    previous = None
+    while message != previous:  # the innermost ones first
+        previous, message = message, _UNION.sub(_meant, message, count=1)
+    message = re.sub(
+        r"\n\s*Subclass types expect one of:(\n\s*- .*)+", " A mapping with `class_path` is expected.", message
+    )
+    message = re.sub(r"\n\n\s*- Expected a path but .* either not accessible or invalid\n\s*- ", "\n  ", message)
+    message = re.sub(r"Not of type \w+: (must be )", r"\1", message)
+    message = re.sub(r"(Expected an instantiatable class, but )(\S+)( is abstract)", _with_missing_methods, message)
+    return re.sub(
+        r"With fail_untyped=True, .* Parameter '(\w+)' from '(\S+)\.__init__' does not specify a type\.",
+        r"The argument \1 of \2 has no type: annotate it, like `\1: str`.",
+        message,
+    )
+
+
+def _meant(match: re.Match[str]) -> str:
+    """Of the errors of a union's types the one that was meant, or all that may be."""
+    indent = match["indent"]
+    errors = re.split(rf"^{indent}  - ", match["errors"], flags=re.MULTILINE)[1:]
+    errors = [error.rstrip() for error in errors]
+    meant = [error for error in errors if error.startswith(_OF_CLASS)]
+    meant = meant or [error for error in errors if not _NOT_MEANT.match(error)] or errors
+    if len(meant) == 1:
+        return meant[0].replace(f"\n{indent}  ", f"\n{indent}")
+    value = match[0].rpartition("Given value: ")[2]
+    return (
+        f"{' or '.join(dict.fromkeys(error.partition('. Got value')[0] for error in meant))}. Got value: {value[:200]}"
+    )
+
+
+def _with_missing_methods(match: re.Match[str]) -> str:
+    """Adds the methods that an abstract class lacks."""
+    try:
+        methods = sorted(import_class(match[2], object).__abstractmethods__)
+    except (ValueError, ImportError, AttributeError):
+        return match[0]
+    return f"{match[1]}{match[2]} is abstract: it has no {', '.join(methods)}"
 
 
 def command_parser(name: str, usage: str, description: str) -> Parser:
@@ -143,13 +199,13 @@ def user_errors(only_if: Callable[[], bool] = lambda: True, also: tuple[type[Exc
     """Turn errors that stand for something the user can mend into `UserError`: ValueError, OSError, ImportError.
 
     Args:
-        only_if: asked when there is an error: whether it is the user's.
+        only_if: asked when there is an error: whether it is the user's. An `InputError` always is.
         also: further classes of errors.
     """
     try:
         yield
     except (ValueError, OSError, ImportError, *also) as error:
-        if not only_if():
+        if not isinstance(error, (InputError, *also)) and not only_if():
             raise
         raise UserError(str(error)) from error
 

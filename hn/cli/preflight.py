@@ -5,19 +5,25 @@ What cannot be made without weights or devices is looked at as the configuration
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import Strategy
 from torch import nn
 
 from hn.cli.fetching import prompt_options
 from hn.cli.instances import generator_on_meta, instantiate, module_on_meta
+from hn.cli.options import silently
+from hn.cli.parsing import UserError
 from hn.data.module import PromptDataModule
 from hn.evaluation.generate import ImageRequest, check_choice
 from hn.training.callbacks.evaluation import Evaluation
+from hn.training.callbacks.images import ImageGrid
+from hn.training.callbacks.suite import suites_in
 from hn.training.module import NoiseHypernetModule
 from hn.training.strategy import ShardedStrategy, check_optimizer
 from hn.training.trainer import check_monitors
@@ -42,7 +48,10 @@ def check_model(sections: Mapping[str, Any]) -> NoiseHypernetModule | None:
     if _arguments(model["reward"]).get("cache"):  # whose files may still have to be written
         model["reward"] = {**model["reward"], "init_args": {**model["reward"]["init_args"], "cache": False}}
     generator = generator_on_meta(model["generator"])
-    return None if generator is None else module_on_meta(model, generator)
+    if generator is None:
+        return None
+    generator.check_steps(generator.steps)
+    return module_on_meta(model, generator)
 
 
 def check_training(sections: Mapping[str, Any], module: NoiseHypernetModule | None) -> None:
@@ -60,7 +69,10 @@ def check_training(sections: Mapping[str, Any], module: NoiseHypernetModule | No
     trainer = sections["trainer"]
     module.check_training(trainer.get("precision"))
     # Fused optimisers refuse tensors on the meta device, so not of the module's own parameters.
-    optimizer = module.optimizer_factory([nn.Parameter(torch.zeros(1))])
+    try:
+        optimizer = module.optimizer_factory([nn.Parameter(torch.zeros(1))])
+    except TypeError as error:  # of `lr: null`, which optimisers compare with numbers
+        raise ValueError(f"model.optimizer cannot be made with these arguments: {error}.") from error
     strategy = trainer.get("strategy")
     if isinstance(strategy, Mapping) and issubclass(import_class(strategy["class_path"], Strategy), ShardedStrategy):
         check_optimizer(optimizer)
@@ -76,6 +88,79 @@ def check_fit(sections: Mapping[str, Any], module: NoiseHypernetModule | None) -
     watching = (ModelCheckpoint, EarlyStopping)
     monitors = [(k, own.get("monitor")) for k, own in _callbacks(sections) if issubclass(k, watching)]
     check_monitors(monitors, is_evaluated(sections), bool(_arguments(sections["model"]["reward"]).get("held_out")))
+    _check_monitored([monitor for _, monitor in monitors if monitor is not None], sections)
+
+
+def _check_monitored(monitors: Sequence[str], sections: Mapping[str, Any]) -> None:
+    """Refuse monitors of scores that nothing logs, unless callbacks of your own may.
+
+    Raises:
+        ValueError: names what may have been meant.
+    """
+    if any(not kind.__module__.startswith(("hn.", "lightning.")) for kind, _ in _callbacks(sections)):
+        return
+    reward = _arguments(sections["model"]["reward"])
+    trained = [f"reward_{name}" for name in reward.get("rewards") or {}]
+    held_out = [f"held_out_{name}" for name in reward.get("held_out") or {}]
+    of_training = ["loss", "reward", "regulariser", "kl_nats", "skipped_updates", *trained]
+    of_images = ["reward", "held_out_reward", "kl_nats", "cmmd", "diversity", "geneval", *trained, *held_out]
+    known = [*(f"train/{name}" for name in of_training), *(f"val/{name}" for name in of_images)]
+    kinds = ("base", "geneval", "noise", "benchmark", "fid", "kid", "cmmd", "diversity")
+    open_ended = (*(f"val/{kind}_" for kind in kinds), "lr-")
+    open_ended += tuple(f"{suite.get('name')}/" for suite in suites_in(sections["callbacks"]))
+    for monitor in monitors:
+        if monitor not in known and not monitor.startswith(open_ended):
+            nearest = difflib.get_close_matches(monitor, known, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}."
+            raise ValueError(f"A callback monitors {monitor}, which is not logged; {hint}")
+
+
+def check_callbacks(sections: Mapping[str, Any], module: NoiseHypernetModule | None) -> None:
+    """Make those callbacks that need no networks, and have the generator look at the prompts of image grids.
+
+    Args:
+        sections: the configuration.
+        module: without weights; None if it cannot be made so.
+
+    Raises:
+        UserError, ValueError: as their constructors, or if the generator cannot take a prompt.
+    """
+    for name, section in sections["callbacks"].items():
+        if section is None or any(isinstance(each, Mapping) for each in _arguments(section).values()):
+            continue
+        try:
+            callback = instantiate("callback", Callback, section)
+            if isinstance(callback, ImageGrid) and module is not None:
+                module.generator.check_prompts(callback.prompts)
+        except (UserError, ValueError) as error:
+            raise ValueError(f"callbacks.{name}: {error}") from error
+
+
+def check_data(stages: Sequence[str], sections: Mapping[str, Any], module: NoiseHypernetModule | None) -> None:
+    """Read the prompts of a command, which have been fetched, and have generator and rewards look at them.
+
+    Args:
+        stages: of Lightning, whose prompts are needed.
+        sections: the configuration.
+        module: without weights; None if it cannot be made so.
+
+    Raises:
+        FileNotFoundError, ValueError: as `PromptDataModule.setup`, or if there are too few training prompts, or one
+            that generator or rewards cannot take.
+    """
+    section = sections.get("data")
+    if section is None or import_class(section["class_path"], LightningDataModule) is not PromptDataModule:
+        return  # a class of your own may rely on what Lightning calls before
+    data = instantiate("data", PromptDataModule, section)
+    with silently():
+        for stage in stages:
+            data.setup(stage)
+        if "fit" in stages:
+            data.train_dataloader()
+    if module is not None:
+        prompts = [prompt for dataset in data.datasets.values() for prompt in dataset.prompts]
+        module.generator.check_prompts(prompts)
+        module.reward.check_prompts(prompts)
 
 
 def check_request(sections: Mapping[str, Any], module: NoiseHypernetModule | None) -> None:
@@ -107,5 +192,7 @@ def _callbacks(sections: Mapping[str, Any]) -> Iterator[tuple[type[Callback], Ma
     """Class and arguments of each callback, those of the trainer's own option among them."""
     others = sections["trainer"].get("callbacks") or []
     for section in [*sections["callbacks"].values(), *(others if isinstance(others, list) else [others])]:
+        if section is not None and not isinstance(section, Mapping):
+            raise ValueError(f"trainer.callbacks has {section!r}, which is no callback with a class_path.")
         if section is not None:
             yield import_class(section["class_path"], Callback), _arguments(section)

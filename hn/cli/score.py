@@ -56,7 +56,7 @@ from hn.utils.device import find_device
 from hn.utils.dtype import parse_dtype
 from hn.utils.hub import repositories_in, require_repositories
 from hn.utils.lock import locked
-from hn.utils.text import count_of, say
+from hn.utils.text import count_of, say, shortened, some_of
 
 USAGE = "hn score --metrics NAME[,NAME...] FOLDER [--prompts FILE|SET ...] [--OPTION VALUE ...]"
 DESCRIPTION = """Score a folder of images with rewards and with the metrics of benchmarks.
@@ -221,9 +221,13 @@ def _show(
         say(f"{scores_table(summary, title)}\n\nscores       {directory / 'scores.json'} and scores.csv")
         say(f"results      {directory}: {', '.join(path.name for path in outputs.values())}")
     for each, result in results.items():
-        if count := sum(None in each.values(line).values() for line in result.lines.values()):
+        if left_out := [line for line in result.lines.values() if None in each.values(line).values()]:
+            named = some_of([f"{line['filename']} ({shortened(line['prompt'] or '')})" for line in left_out])
             hint = "choose another --dtype, like bfloat16"
-            say(f"warning: {count} of {each.name}'s scores are not finite (null); {hint}.")
+            say(
+                f"warning: {len(left_out)} of {each.name}'s scores are not finite (null) and left out of its mean: "
+                f"{named}; {hint}."
+            )
     unreadable = {name: why for result in results.values() for name, why in result.unreadable.items()}
     if unreadable:
         several = len(unreadable) > 1

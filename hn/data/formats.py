@@ -15,7 +15,7 @@ PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text")
 def read_prompts(path: PathLike) -> list[Row]:
     """The rows of a prompt file, each with a non-empty string under "prompt".
 
-    The suffix of the file decides the format:
+    The suffix of the file, in any case, decides the format:
         `.jsonl`: one JSON object per line, with "prompt" and any other keys, like GenEval's "tag" and "include";
         `.txt`: one prompt per line;
         `.csv`: comma-separated with quoting as in RFC 4180; `.tsv`: tab-separated without quoting. The first line has
@@ -23,24 +23,25 @@ def read_prompts(path: PathLike) -> list[Row]:
             keys in lower case;
         `.json`: a list of prompts or of objects with "prompt", or an object whose values are prompts or such objects.
     A folder of `.txt` files has one prompt per file, in the order of their names; the row has the name without suffix
-    under "item".
+    under "item". Hidden files, whose names begin with a full stop, are passed over.
     Files are UTF-8, with or without a byte order mark. Blank lines are skipped and prompts stripped.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the suffix is unknown, the file is not UTF-8, a line is malformed (the message has its number),
-            or there are no prompts.
+        ValueError: if the suffix is unknown, the file is not UTF-8 or escapes half a character, a line is malformed
+            (the message has its number), or there are no prompts.
     """
     path = Path(path)
     if path.is_dir():
         reader = _read_folder
-    elif path.suffix not in _READERS:
+    elif not has_known_ending(path):
         *others, last = _READERS
         raise ValueError(f"{path}: prompt files end in {', '.join(others)} or {last}, not '{path.suffix}'")
     elif not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such prompt file")
+        where = "" if path.is_absolute() else f" below {Path.cwd()}, nor beside a YAML file that names it"
+        raise FileNotFoundError(f"{path}: there is no such prompt file{where}")
     else:
-        reader = _READERS[path.suffix]
+        reader = _READERS[path.suffix.lower()]
     rows = list(reader(path))
     if not rows:
         raise ValueError(f"{path}: holds no prompts")
@@ -48,8 +49,8 @@ def read_prompts(path: PathLike) -> list[Row]:
 
 
 def has_known_ending(path: PathLike) -> bool:
-    """Whether the suffix of a file is that of a format of `read_prompts`."""
-    return Path(path).suffix in _READERS
+    """Whether the suffix of a file, in any case, is that of a format of `read_prompts`."""
+    return Path(path).suffix.lower() in _READERS
 
 
 def _read_text(path: Path) -> str:
@@ -119,14 +120,18 @@ def _columns(names: list[str], place: str) -> list[str]:
     if len(found) != 1 or len(set(columns)) < len(columns):
         raise ValueError(
             f"{place}: expected distinct names of columns, exactly one of them {', '.join(PROMPT_COLUMNS)}; "
-            f"found {', '.join(names)}"
+            f"found {', '.join(repr(name)[1:-1][:80] for name in names[:20])}"
         )
     return ["prompt" if name == found[0] else name for name in columns]
 
 
 def _read_folder(path: Path) -> Iterator[Row]:
     # The text of a whole file, line breaks included, is one prompt.
-    files = sorted(file for file in path.iterdir() if file.suffix == ".txt")
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() == ".txt" and not file.name.startswith(".") and file.is_file()
+    )
     return (_row({"prompt": _read_text(file), "item": file.stem}, str(file)) for file in files)
 
 
@@ -153,6 +158,11 @@ def _row(row: Any, place: str) -> Row:
     prompt = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f'{place}: expected an object with a non-empty string "prompt", such as {{"prompt": "a dog"}}')
+    try:  # JSON can escape one half of a surrogate pair
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"{error.object[error.start : error.end]!r}"
+        raise ValueError(f"{place}: {half} is half a character, no valid Unicode; write the whole one") from None
     return {**row, "prompt": prompt.strip()}
 
 

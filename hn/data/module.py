@@ -13,6 +13,7 @@ from hn.data.prompts import PromptBatch, PromptDataset, collate_prompts
 from hn.data.resumable import EpochShuffle, ResumableLoader
 from hn.data.sources import parse_sources
 from hn.data.store import PromptStore
+from hn.utils.numbers import PositiveInt
 
 Paths = dict[str, float] | list[str] | str | None
 PURPOSES = ("train", "val", "test", "predict")
@@ -82,9 +83,9 @@ class PromptDataModule(LightningDataModule):
         num_workers: worker processes of the data loaders; prompts are in memory, so 0 is usually best.
         seed: of the order of training prompts.
         limit_train: use only this many training prompts, the first ones (before weights); None for all.
-        limit_val: likewise.
+        limit_val: use only this many validation prompts, evenly spaced, so that there are some of each category.
         limit_test: likewise.
-        limit_predict: likewise.
+        limit_predict: use only the first ones.
         exclude_eval_prompts: remove all prompts of `val` and `test` (whatever their limits) from training. Prompts that
             differ only in case, spacing or a final full stop are the same.
         deduplicate: keep only the first of equal training prompts; None does so for named sets (except those whose
@@ -116,10 +117,10 @@ class PromptDataModule(LightningDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
-        limit_train: int | None = None,
-        limit_val: int | None = None,
-        limit_test: int | None = None,
-        limit_predict: int | None = None,
+        limit_train: PositiveInt | None = None,
+        limit_val: PositiveInt | None = None,
+        limit_test: PositiveInt | None = None,
+        limit_predict: PositiveInt | None = None,
         exclude_eval_prompts: bool = True,
         deduplicate: bool | None = None,
         filter_unsafe: bool | None = None,

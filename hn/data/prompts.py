@@ -46,7 +46,7 @@ class PromptDataset(Dataset[Prompt]):
         paths: a file for `read_prompts`, the name of a set, or an address hf://... (see `parse_sources`); a list of
             these; or a mapping from these to weights. Sets that are not on this machine are downloaded. For training,
             weights are those of `Part`; otherwise they are whole numbers of repetitions.
-        limit: keep only this many prompts, the first ones.
+        limit: keep only this many prompts: evenly spaced ones for "val" and "test", else the first ones.
         exclude: prompts to remove (before `limit`), compared as `normalised`.
         purpose: "train", "val", "test" or "predict"; selects the split of a named set (see `Manifest.choose`) and the
             meaning of weights.
@@ -116,6 +116,10 @@ class PromptDataset(Dataset[Prompt]):
 
     def _read(self, unwanted: set[str], limit: int | None) -> None:
         """Fill `rows`, `files` and `parts`, and count the rows that are removed."""
+        if self.purpose in ("val", "test") and limit is not None:
+            self._read(unwanted, None)
+            self._thin_out(limit)
+            return
         seen: set[str] = set()
         for source in self.sources:
             start = len(self.rows)
@@ -126,6 +130,13 @@ class PromptDataset(Dataset[Prompt]):
                 self.rows.append(row)
             if len(self.rows) > start:
                 self.parts.append(Part(start, len(self.rows), source.weight if self.purpose == "train" else 1.0))
+
+    def _thin_out(self, limit: int) -> None:
+        """Keep so many rows, evenly spaced, so that a set that is sorted by categories keeps some of each."""
+        total = len(self.rows)
+        kept = [k * total // limit for k in range(limit)] if limit < total else [*range(total)]
+        self.rows, self.files = [self.rows[k] for k in kept], [self.files[k] for k in kept]
+        self.parts = [Part(0, len(kept), 1.0)] if kept else []
 
     def _of_source(self, source: Source, unwanted: set[str], seen: set[str]) -> Iterator[tuple[str, Row]]:
         """The rows of a source that are kept, each with the name of its file; adds all its prompts to `seen`."""

@@ -13,7 +13,7 @@ from filelock import FileLock
 from hn.data.download import DownloadError, digest, download, extract_folder
 from hn.data.hub import HubPrompts
 from hn.data.manifest import MANIFEST_FILE, PromptFile, Version
-from hn.utils.files import atomic_folder, atomic_write, require_home
+from hn.utils.files import atomic_folder, atomic_write, cache_folder, expand_home
 
 ENVIRONMENT = "HN_PROMPTS"
 
@@ -29,9 +29,8 @@ class PromptStore:
 
     def __init__(self, folder: str | Path | None = None, bundled: Path = MANIFEST_FILE.parent) -> None:
         if folder is None:
-            cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-            folder = os.environ.get(ENVIRONMENT) or Path(cache, "hn", "prompts")
-        self.folder = Path(os.path.expanduser(folder))
+            folder = os.environ.get(ENVIRONMENT) or cache_folder("prompts")
+        self.folder = expand_home(folder)
         self.bundled = bundled
 
     def path(self, file: PromptFile) -> Path:
@@ -151,7 +150,6 @@ class PromptStore:
         archive.unlink()
 
     def _lock(self, path: Path) -> FileLock:
-        require_home(path, ENVIRONMENT)
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path.with_name(f".{path.name}.lock"))
 

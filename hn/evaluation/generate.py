@@ -16,7 +16,7 @@ from hn.evaluation.best_of import BestOf
 from hn.evaluation.methods import Candidates, Method, Sampled, TrainedMethod
 from hn.evaluation.samples import Samples
 from hn.generators.base import Generator
-from hn.generators.noise import prompt_noise
+from hn.generators.noise import evaluation_noise
 from hn.generators.pipeline_generator import PipelineGenerator
 from hn.hypernets.lora import LoraBackbone, LoraHypernet
 from hn.hypernets.trainable import Trainable
@@ -27,7 +27,7 @@ from hn.utils.files import claimed_directory, write_json
 from hn.utils.images import labelled_grid, save_png, write_png
 from hn.utils.layers import compile_layers
 from hn.utils.progress import with_progress
-from hn.utils.text import say
+from hn.utils.text import require_unicode, say
 
 OVERVIEW_COLUMNS = 16
 LABEL_WIDTH = 96  # pixels that a caption needs
@@ -37,7 +37,8 @@ LABEL_WIDTH = 96  # pixels that a caption needs
 class ImageRequest:
     """What to make images of.
 
-    Image k of a prompt depends on seed and k alone, not on what else is asked for; with `batch_size` 1 to the last bit.
+    Image k of a prompt depends on seed and k alone, and on the prompt's number with `own_noise`, not on what else is
+    asked for; with `batch_size` 1 to the last bit.
 
     Args:
         prompts: one or more.
@@ -48,10 +49,11 @@ class ImageRequest:
         upscale: each pixel becomes upscale x upscale pixels of the overview; enough for its labels if not given.
         best_of: images that are made in the place of each, of which a reward chooses one; None to make no choice.
         keep_candidates: whether all of these are written too.
+        own_noise: whether each prompt has noise of its own, by its number, which metadata then have as `index`.
 
     Raises:
-        ValueError: if there are no prompts, one is empty, a number is below 1, or candidates are to be kept where there
-            are none.
+        ValueError: if there are no prompts, one is empty or no valid Unicode, a number is below 1, or candidates are to
+            be kept where there are none.
     """
 
     prompts: Sequence[str]
@@ -62,10 +64,13 @@ class ImageRequest:
     upscale: int | None = None
     best_of: int | None = None
     keep_candidates: bool = False
+    own_noise: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(text.strip() for text in self.prompts):
             raise ValueError("The prompt is empty.")
+        for prompt in self.prompts:
+            require_unicode(prompt, "The prompt")
         numbers = {name: getattr(self, name) for name in ("count", "steps", "batch_size", "upscale", "best_of")}
         too_small = [f"{name} ({value})" for name, value in numbers.items() if value is not None and value < 1]
         if too_small:
@@ -85,12 +90,14 @@ class ImageRequest:
 
     def batches(self, generator: Generator) -> Iterator[Samples]:
         """The samples, prompt by prompt, with their noise."""
-        wanted = [(prompt, k) for prompt in self.prompts for k in range(self.count)]
+        numbered = enumerate(self.prompts)
+        wanted = [(prompt, number * self.own_noise, k) for number, prompt in numbered for k in range(self.count)]
         for start in range(0, len(wanted), self.batch_size):
-            prompts, copy = map(list, zip(*wanted[start : start + self.batch_size], strict=True))
+            # Without `own_noise` all numbers are 0: a place on the command line is no part of what is asked for.
+            prompts, index, copy = map(list, zip(*wanted[start : start + self.batch_size], strict=True))
             metadata = [{"prompt": prompt} for prompt in prompts]
-            # The prompt's number is left out: its place on the command line is no part of what is asked for.
-            yield Samples(prompts, metadata, [0] * len(copy), copy, self.seed, prompt_noise(generator, copy, self.seed))
+            noise = evaluation_noise(generator, index, copy, self.seed)
+            yield Samples(prompts, metadata, index, copy, self.seed, noise)
 
 
 @dataclass(frozen=True)
@@ -252,6 +259,8 @@ def write_images(
                 seconds = round(output.seconds / len(samples), 6)
                 for offset, image in enumerate(output.images):
                     entry = _entry(method, samples, output.candidates, offset)
+                    if request.own_noise:
+                        entry["index"] = samples.index[offset]
                     stem = f"{first + offset:04d}_{method.name}"
                     save_png(image, directory / f"{stem}.png", {**entry, **text})
                     if request.keep_candidates and output.candidates is not None:

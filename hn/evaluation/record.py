@@ -17,6 +17,8 @@ from hn.evaluation.metrics.diversity import pairwise_cosine_distance
 from hn.evaluation.samples import Samples
 
 _EARLIER = "earlier/"  # before the number and the name of such a record's columns
+_ALWAYS_MEASURED = ("reward", "held_out", "kl_nats", "features")
+"""Scores, up to a "/", that every image has; NaN means for others that a row asks nothing."""
 
 
 class MethodRecord:
@@ -42,6 +44,7 @@ class MethodRecord:
         ] = []  # a search's points: passes, seconds and rewards, each summed over the images
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
         self._tags: list[str] = []
+        self._not_finite: dict[int, str] = {}  # prompts with such a score, by number
 
     def add(self, samples: Samples, output: MethodOutput, scores: dict[str, Tensor]) -> None:
         """Append one batch.
@@ -53,10 +56,13 @@ class MethodRecord:
         """
         self._parts["index"].append(torch.tensor(samples.index))
         self._parts["copy"].append(torch.tensor(samples.copy))
+        if output.kl_nats is not None:
+            scores = {**scores, "kl_nats": output.kl_nats.detach().float().cpu()}
         for name, value in scores.items():
             self._parts[name].append(value)
-        if output.kl_nats is not None:
-            self._parts["kl_nats"].append(output.kl_nats.detach().float().cpu())
+            if name.partition("/")[0] in _ALWAYS_MEASURED:
+                bad = (~value.isfinite()).reshape(len(value), -1).any(dim=1).nonzero().flatten().tolist()
+                self._not_finite |= {samples.index[place]: samples.prompts[place] for place in bad}
         if output.nfe is not None:  # of a search, whose images need not all take as many
             done = len(self)
             self.nfe = (done * self.nfe + len(samples) * output.nfe) / (done + len(samples)) if done else output.nfe
@@ -85,7 +91,8 @@ class MethodRecord:
         for count, record in self.earlier.items():
             columns, earlier[count] = record.state()
             tensors |= {f"{_EARLIER}{count}/{name}": column for name, column in columns.items()}
-        return tensors, {**facts, "tags": self._tags, "earlier": earlier}
+        prompts = {str(number): prompt for number, prompt in self._not_finite.items()}
+        return tensors, {**facts, "tags": self._tags, "earlier": earlier, "not_finite": prompts}
 
     @classmethod
     def of_state(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Self:
@@ -93,6 +100,7 @@ class MethodRecord:
         record = cls(facts["name"], facts["nfe"])
         record.seconds, record.batches, record._tags = facts["seconds"], facts["batches"], list(facts["tags"])
         record.peak_memory_bytes, record._trace = facts["peak_memory_bytes"], facts["trace"]
+        record._not_finite = {int(number): prompt for number, prompt in facts.get("not_finite", {}).items()}
         record._parts.update({name: [c] for name, c in tensors.items() if not name.startswith(_EARLIER)})
         for count, earlier in facts["earlier"].items():
             prefix = f"{_EARLIER}{count}/"
@@ -137,14 +145,35 @@ class MethodRecord:
         return {name: self.column(name) for name in self._parts}
 
     def mean(self, name: str) -> float | None:
-        """Mean of a score over all images; None if it was not recorded."""
-        return float(self.column(name).double().mean()) if self.has(name) else None
+        """Mean of a score over all images where it is finite, NaN without any; None if it was not recorded."""
+        if not self.has(name):
+            return None
+        values = self.column(name).double()
+        return float(values[values.isfinite()].mean())
+
+    def not_finite(self) -> dict[str, Any] | None:
+        """What means leave out: `scores`, by name how many are `left_out` and the number `n` that stays; `prompts`,
+        those with such a score. None if all scores are finite."""
+        if not self._not_finite:
+            return None
+        scores = {}
+        for name in self.score_names:
+            if name.partition("/")[0] in _ALWAYS_MEASURED:
+                n = int(self.column(name).isfinite().reshape(len(self), -1).all(dim=1).sum())
+                if n < len(self):
+                    shown = "held_out_reward" if name == "held_out" else name
+                    scores[shown] = {"left_out": len(self) - n, "n": n}
+        return {"scores": scores, "prompts": [self._not_finite[number] for number in sorted(self._not_finite)]}
 
     def per_prompt(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Mean score of every prompt, and the prompts' tags, both ordered by the prompts' numbers."""
+        """Mean score of every prompt over images where it is finite, NaN without any, and the prompts' tags; both
+        ordered by the prompts' numbers."""
         index, values = self.column("index").numpy(), self.column(name).double().numpy()
         _, first, inverse = np.unique(index, return_index=True, return_inverse=True)
-        return np.bincount(inverse, values) / np.bincount(inverse), np.array(self._tags)[first]
+        known = np.isfinite(values)
+        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+            means = np.bincount(inverse, np.where(known, values, 0)) / np.bincount(inverse, known)
+        return means, np.array(self._tags)[first]
 
     def geneval(self) -> dict[str, float] | None:
         """`overall`, the unweighted mean over tags, and the share of correct images of each tag; None without verdicts.
@@ -186,6 +215,9 @@ class MethodRecord:
         benchmarks = {name: self.column(f"benchmark/{name}") for name in self._named("benchmark/")}
         if benchmarks:
             result["benchmarks"] = {name: float(scores.double().nanmean()) for name, scores in benchmarks.items()}
+        not_finite = self.not_finite()
+        if not_finite is not None:
+            result["not_finite"] = not_finite
         distances = self._distances(reference)
         if distances:
             result["distances"] = distances
@@ -212,14 +244,18 @@ class MethodRecord:
         return distances
 
     def _with_reference(self, column: str, reference: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor] | None:
-        """Features of the images and of the reference; None if there are not two of each, or one is not finite."""
-        if reference is None or not self.has(column) or min(len(self), len(reference[column])) < 2:
+        """Finite features of the images and of the reference; None if there are not two of each."""
+        if reference is None or not self.has(column):
             return None
-        own, others = self.column(column), reference[column]
-        return (own, others) if own.isfinite().all() and others.isfinite().all() else None
+        own, others = ((each[each.isfinite().all(dim=1)]) for each in (self.column(column), reference[column]))
+        return (own, others) if min(len(own), len(others)) >= 2 else None
 
     def _diversity(self, column: str) -> float | None:
-        return pairwise_cosine_distance(self.column(column), self.column("index")) if self.has(column) else None
+        if not self.has(column):
+            return None
+        features = self.column(column)
+        finite = features.isfinite().all(dim=1)
+        return pairwise_cosine_distance(features[finite], self.column("index")[finite])
 
     def _named(self, prefix: str) -> list[str]:
         """Names of scores after a prefix that they have."""
@@ -233,7 +269,7 @@ class MethodRecord:
     ) -> list[float] | None:
         """Bounds of the 95 % bootstrap interval of a score's mean over prompts.
 
-        Prompts without a verdict are left out.
+        Prompts without a verdict, or without a finite score, are left out.
 
         Args:
             name: of the score.
@@ -242,8 +278,7 @@ class MethodRecord:
             prompts: numbers of those that it is of; all of them if not given.
 
         Returns:
-            Low and high; None if the score was not recorded, is no finite number, as of a run that diverged, or there
-            are fewer than two such prompts.
+            Low and high; None if the score was not recorded, or there are fewer than two such prompts.
         """
         if not self.has(name):
             return None
@@ -252,10 +287,9 @@ class MethodRecord:
         kept = np.ones(len(tags), dtype=bool)
         if prompts is not None:
             kept = np.isin(np.unique(self.column("index").numpy()), prompts)
-        if name == "correct":
-            kept &= ~np.isnan(ours if base is None else theirs)
+        kept &= np.isfinite(ours - theirs)
         ours, theirs, tags = ours[kept], theirs[kept], tags[kept]
-        if len(ours) < 2 or not np.isfinite(ours - theirs).all():
+        if len(ours) < 2:
             return None
         found = paired_bootstrap(theirs, ours, tags.tolist() if by_tag else None)
         return [found.low, found.high]
@@ -296,6 +330,7 @@ def joined(shards: Sequence[MethodRecord]) -> MethodRecord:
         "trace": [],  # of searches, which are not measured in shards
         "peak_memory_bytes": max(filter(None, (own["peak_memory_bytes"] for own in facts)), default=None),
         "tags": [tags[place] for place in order],
+        "not_finite": {number: prompt for own in facts for number, prompt in own["not_finite"].items()},
         "earlier": {},
     }
     record = MethodRecord.of_state({name: column[order] for name, column in columns.items()}, facts[0] | whole)

@@ -76,8 +76,10 @@ class Scorer:
             held-out rewards) and `held_out/<name>`, where there are any; `correct`, 1 or 0, NaN for a row that asks
             nothing, with a detector; `benchmark/<name>` of each benchmark metric's scores, NaN likewise; `features` and
             `features/<name>` [B, D], with feature extractors; `diversity/<name>`, the mean distance to the other images
-            of the prompt, NaN without any.
+            of the prompt, NaN without any. All scores of an image that is not finite are NaN, and its verdict is 0.
         """
+        usable = _are_finite(images)
+        images = _without_nan(images, usable)
         output, held_out = self.reward(images, prompts), self.reward.score_held_out(images, prompts)
         scores = {"reward": output.total}
         scores |= {f"reward/{name}": score for name, score in output.components.items()}
@@ -89,13 +91,22 @@ class Scorer:
         for metric in self.benchmarks:
             scores |= {f"benchmark/{name}": score for name, score in metric(images, metadata).items()}
         for name, distance in self.distances.items():
-            scores[name] = distances_within_prompts(distance, images, prompts)
-        scores = {name: score.detach().float().cpu() for name, score in scores.items()}
-        return scores | self.image_features(images)
+            scores[name] = distances_within_prompts(distance, images, prompts, usable)
+        scores = {name: score.detach().float().cpu() for name, score in scores.items()} | self._features(images)
+        for name, score in scores.items():
+            score[~usable] = torch.where(score[~usable].isnan(), torch.nan, 0.0 if name == "correct" else torch.nan)
+        return scores
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> dict[str, Tensor]:
-        """Features alone, [B, D] each, float32 on the CPU, by their names among the scores."""
+        """Features alone, [B, D] each, float32 on the CPU, by their names among the scores; NaN likewise."""
+        usable = _are_finite(images)
+        features = self._features(_without_nan(images, usable))
+        for feature in features.values():
+            feature[~usable] = torch.nan
+        return features
+
+    def _features(self, images: Tensor) -> dict[str, Tensor]:
         return {name: each.image_features(images).detach().float().cpu() for name, each in self.extractors.items()}
 
     def verdicts(self, images: Tensor, metadata: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -111,11 +122,33 @@ def feature_extractor_of(reward: RewardEnsemble) -> FeatureExtractor | None:
     return next((member for member in reward.held_out.values() if hasattr(member, "image_features")), None)
 
 
-def distances_within_prompts(distance: ImageDistance, images: Tensor, prompts: Sequence[str]) -> Tensor:
+def _are_finite(images: Tensor) -> Tensor:
+    """Which of the images [B, 3, H, W] have neither NaN nor infinite values: bool [B] on the CPU."""
+    return images.isfinite().flatten(1).all(dim=1).cpu()
+
+
+def _without_nan(images: Tensor, usable: Tensor) -> Tensor:
+    """The images, black in the place of those that are not usable; networks may fail on NaN."""
+    if usable.all():
+        return images
+    return torch.where(usable.to(images.device)[:, None, None, None], images, 0)
+
+
+def distances_within_prompts(
+    distance: ImageDistance, images: Tensor, prompts: Sequence[str], usable: Tensor | None = None
+) -> Tensor:
     """Mean distance [B] of each image to the others of its prompt, NaN where there is none.
 
-    Images [B, 3, H, W] of one prompt follow each other. A prompt's mean over its images is that over its pairs.
+    Images [B, 3, H, W] of one prompt follow each other. A prompt's mean over its images is that over its pairs. Images
+    that are not `usable`, bool [B], are left out, and are NaN.
     """
+    if usable is not None and not usable.all():
+        places = usable.nonzero().flatten()
+        means = torch.full((len(prompts),), torch.nan)
+        if len(places):
+            kept = images[places.to(images.device)]
+            means[places] = distances_within_prompts(distance, kept, [prompts[place] for place in places])
+        return means
     means = []
     start = 0
     while start < len(prompts):

@@ -94,9 +94,10 @@ class SuitePrompts:
         summary = {}
         for name in dict.fromkeys(self.categories):
             mask = torch.tensor([own == name for own in of_image])
-            means = {
-                key: float(record.column(column)[mask].double().mean()) if record.has(column) else None
-                for key, column in (("reward", "reward"), ("held_out_reward", "held_out"))
-            }
+            means: dict[str, float | None] = {}
+            for key, column in (("reward", "reward"), ("held_out_reward", "held_out")):
+                values = record.column(column)[mask].double() if record.has(column) else torch.empty(0)
+                values = values[values.isfinite()]
+                means[key] = float(values.mean()) if len(values) else None
             summary[name] = {"prompts": self.categories.count(name), "images": int(mask.sum()), **means}
         return summary

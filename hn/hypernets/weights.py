@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from hn.utils.distributed import full_tensor, shard_like
-from hn.utils.text import differences
+from hn.utils.errors import InputError
+from hn.utils.text import differences, some_of
 
 
 def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:
@@ -21,7 +22,8 @@ def load_trainable_state_dict(module: nn.Module, state: Mapping[str, Tensor]) ->
     """Copy `state` into the parameters that take gradients; they must match exactly, in names and shapes.
 
     Raises:
-        ValueError: if a name is missing or unexpected or a shape differs; nothing is changed then.
+        ValueError: if a name is missing or unexpected, a shape differs, or a weight is not finite; nothing is changed
+            then.
     """
     own = _trainable(module)
     problems = differences(
@@ -33,6 +35,12 @@ def load_trainable_state_dict(module: nn.Module, state: Mapping[str, Tensor]) ->
     )
     if problems:
         raise ValueError(f"The weights do not fit this {type(module).__name__}: {problems}.")
+    bad = [name for name, tensor in state.items() if not tensor.is_meta and not tensor.isfinite().all()]
+    if bad:
+        raise InputError(
+            f"The weights of this {type(module).__name__} are not finite: {len(bad)} of {len(state)} have NaN or "
+            f"infinite values ({some_of(bad)}). They make no images; take an earlier checkpoint, or train again."
+        )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(shard_like(state[name], tensor))

@@ -10,6 +10,7 @@ from rich.table import Table
 from hn.evaluation.benchmarks.base import ScoreGroup
 from hn.evaluation.benchmarks.geneval_results import GenevalSummary
 from hn.utils.tables import as_text, new_table
+from hn.utils.text import shortened
 
 _TAGS = {
     "single_object": "single",
@@ -61,7 +62,19 @@ def results_table(results: dict[str, Any], width: int = 120) -> str:
         )
     width += max(0, max(len(name) for name in methods) - len("hypernetwork"))
     intervals = _intervals(methods)
-    return as_text(table, *([] if intervals is None else [intervals]), width=width)
+    return as_text(table, *([] if intervals is None else [intervals]), width=width) + _left_out(methods)
+
+
+def _left_out(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each method with scores that are not finite: how many means leave out, and of which prompts."""
+    lines = []
+    for name, method in methods.items():
+        if found := method.get("not_finite"):
+            counts = (f"{score} {own['left_out']} (n {own['n']})" for score, own in found["scores"].items())
+            more = ", ..." if len(found["prompts"]) > 3 else ""
+            prompts = ", ".join(shortened(prompt) for prompt in found["prompts"][:3])
+            lines.append(f"\n{name}: not finite and left out of means: {', '.join(counts)}; of {prompts}{more}")
+    return "".join(lines)
 
 
 def _intervals(methods: dict[str, dict[str, Any]]) -> Table | None:
@@ -145,15 +158,15 @@ def suite_table(results: dict[str, Any], width: int = 120) -> str:
         table.add_row(category, str(facts["prompts"]), *(_number(row[key], 3) for key in shown for row in rows))
     everything = (_number(method[key], 3) for key in shown for method in methods.values())
     table.add_row("all", str(suite["measured"]), *everything)
-    return as_text(table, width=width)
+    return as_text(table, width=width) + _left_out(methods)
 
 
 def scores_table(summary: Mapping[str, Mapping[str, Mapping[str, float | None]]], title: str, width: int = 120) -> str:
     """Mean and standard deviation: a row for each score, a column for each method.
 
     Args:
-        summary: `mean` and `std` by score by method, and of all images under "all", which are shown where there
-            are not several methods.
+        summary: `mean` and `std` by score by method, with `n` where some scores are left out, and of all images under
+            "all", which are shown where there are not several methods.
         title: of the table.
         width: columns of the terminal.
     """
@@ -168,5 +181,6 @@ def scores_table(summary: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     return as_text(table, width=width)
 
 
-def _cell(mean: float | None = None, std: float | None = None) -> str:
-    return " ± ".join("-" if value is None else f"{value:.4f}" for value in (mean, std))
+def _cell(mean: float | None = None, std: float | None = None, n: float | None = None) -> str:
+    shown = " ± ".join("-" if value is None else f"{value:.4f}" for value in (mean, std))
+    return shown if n is None else f"{shown} (n {n})"

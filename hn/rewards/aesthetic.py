@@ -1,6 +1,5 @@
 """LAION's aesthetic predictor: a linear head on image features of CLIP ViT-L/14, trained on human ratings."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from hn.rewards.base import PreprocessedReward
 from hn.rewards.clip import image_normalisation
 from hn.rewards.preprocess import ClipPreprocess
 from hn.utils.dtype import full_precision, parse_dtype
+from hn.utils.files import expand_home
 from hn.utils.hub import Repository, explain_missing, locate, locate_file
 from hn.utils.layers import checkpoint_layers
 from hn.utils.private.transformers import without_other_weights
@@ -130,7 +130,7 @@ def _locate_head(head: str, revision: str | None) -> Path:
     repository, name = _split_head(head)
     if repository is not None:
         return locate_file(repository, name, revision)
-    file = Path(os.path.expanduser(head))
+    file = expand_home(head)
     if file.is_file():
         return file
     raise FileNotFoundError(
@@ -142,7 +142,5 @@ def _locate_head(head: str, revision: str | None) -> Path:
 def _split_head(head: str) -> tuple[str | None, str]:
     """The Hub repository (None for a local file) and the name of the file."""
     repository, _, name = head.rpartition("/")
-    is_on_hub = (
-        repository.count("/") == 1 and not Path(os.path.expanduser(head)).is_file() and not Path(repository).is_dir()
-    )
+    is_on_hub = repository.count("/") == 1 and not expand_home(head).is_file() and not Path(repository).is_dir()
     return repository if is_on_hub else None, name

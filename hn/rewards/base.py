@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hn.rewards.preprocess import ClipPreprocess
 from hn.utils.dtype import full_precision
+from hn.utils.errors import InputError
 from hn.utils.hub import Repository, repositories_in
 
 
@@ -104,3 +105,39 @@ def check_batch(images: Tensor, prompts: Sequence[str]) -> None:
     if isinstance(prompts, str) or len(prompts) != len(images):
         given = repr(prompts) if isinstance(prompts, str) else len(prompts)
         raise ValueError(f"A reward takes one prompt per image: {len(images)} images, prompts {given}.")
+
+
+def check_scores(
+    scores: Any, reward: Reward, batch_size: int, needs_gradient: bool = False, name: str | None = None
+) -> Tensor:
+    """Check what a reward returned for a batch.
+
+    Args:
+        scores: it.
+        reward: what returned it.
+        batch_size: B, the number of images.
+        needs_gradient: whether it has to be differentiable in the images.
+        name: of the reward in its ensemble, for the error.
+
+    Returns:
+        The scores [B].
+
+    Raises:
+        InputError: if it is no floating-point tensor [B], or has no gradient where one is needed; names the reward.
+    """
+    who = f"The reward {'' if name is None else f'{name} '}({type(reward).__module__}.{type(reward).__qualname__})"
+    if not isinstance(scores, Tensor) or scores.shape != (batch_size,) or not scores.is_floating_point():
+        found = type(scores).__name__
+        if isinstance(scores, Tensor):
+            found = f"a tensor {list(scores.shape)} of {str(scores.dtype).removeprefix('torch.')}"
+        raise InputError(
+            f"{who} returned {found} for {batch_size} images; its `score` has to return a floating-point tensor "
+            f"[{batch_size}], one score for each image."
+        )
+    if needs_gradient and not scores.requires_grad:
+        raise InputError(
+            f"{who} returned scores without a gradient with respect to the images, so nothing can be trained on it: "
+            "look for torch.no_grad, .detach(), .item(), numpy or PIL in its `score`. To only report it, give it the "
+            "weight 0 or hold it out, and set `differentiable = False` in the class if it has no gradient."
+        )
+    return scores

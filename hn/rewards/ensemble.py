@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from hn.data.encodings.files import PromptFiles
-from hn.rewards.base import PreprocessedReward, Reward, check_batch
+from hn.rewards.base import PreprocessedReward, Reward, check_batch, check_scores
 from hn.rewards.contrastive import ContrastiveReward
 from hn.rewards.gradient_balance import balanced_gradient, with_gradient
 from hn.rewards.preprocess import SharedPixels
 from hn.rewards.score_statistics import ScoreStatistics
 from hn.utils.dtype import full_precision
 from hn.utils.layers import compile_layers, require_compile
+from hn.utils.numbers import FiniteFloat
 from hn.utils.quantisation import Quantisation, quantise_linear_layers, require_torchao
 
 _QUANTISATIONS = {*get_args(Quantisation)}
@@ -77,7 +78,7 @@ class RewardEnsemble(nn.Module):
     def __init__(
         self,
         rewards: Mapping[str, Reward],
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, FiniteFloat] | None = None,
         held_out: Mapping[str, Reward] | None = None,
         normalise: Mapping[str, ScoreStatistics] | None = None,
         balance_gradients: bool = False,
@@ -113,6 +114,7 @@ class RewardEnsemble(nn.Module):
 
         Raises:
             ValueError: if the shapes do not fit.
+            InputError: if a reward returns something else than scores, or scores without a gradient that is needed.
             RuntimeError: if the images require gradients and the ensemble is gradient-free.
         """
         check_batch(images, prompts)
@@ -145,7 +147,7 @@ class RewardEnsemble(nn.Module):
         """Scores [B] of every held-out reward by name, without gradients."""
         check_batch(images, prompts)
         pixels = SharedPixels(full_precision(images))
-        return {name: _score(reward, images, pixels, prompts) for name, reward in self.held_out.items()}
+        return {name: _score(name, reward, images, pixels, prompts) for name, reward in self.held_out.items()}
 
     @torch.no_grad()
     def measure_statistics(self, batches: Iterable[tuple[Tensor, Sequence[str]]]) -> dict[str, ScoreStatistics]:
@@ -165,7 +167,7 @@ class RewardEnsemble(nn.Module):
         scores = {}
         for name in self._weighed_first():
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights[name] != 0):
-                scores[name] = _score(self.rewards[name], images, pixels, prompts)
+                scores[name] = _score(name, self.rewards[name], images, pixels, prompts)
         return {name: scores[name] for name in self.rewards}
 
     def _forward_balanced(self, images: Tensor, prompts: Sequence[str]) -> RewardOutput:
@@ -175,7 +177,7 @@ class RewardEnsemble(nn.Module):
         for name in self._weighed_first():
             if self.weights[name] == 0:
                 with torch.no_grad():
-                    scores[name] = _score(self.rewards[name], leaf, pixels, prompts)
+                    scores[name] = _score(name, self.rewards[name], leaf, pixels, prompts)
             else:
                 scores[name], gradients[name] = self._score_and_gradient(name, leaf, pixels, prompts)
         components = {name: scores[name] for name in self.rewards}
@@ -188,7 +190,7 @@ class RewardEnsemble(nn.Module):
         self, name: str, leaf: Tensor, pixels: SharedPixels, prompts: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
         """Scores [B], and the gradient [B, 3, H, W] of each score with respect to its own image."""
-        scores = _score(self.rewards[name], leaf, pixels, prompts)
+        scores = _score(name, self.rewards[name], leaf, pixels, prompts)
         # The graph of the pixels is shared, so it is retained. That of the tower is freed with `scores`.
         (gradient,) = torch.autograd.grad(self._in_total(name, scores).sum(), leaf, retain_graph=True)
         return scores.detach(), gradient
@@ -282,10 +284,13 @@ def _check_options(
         )
 
 
-def _score(reward: Reward, images: Tensor, pixels: SharedPixels, prompts: Sequence[str]) -> Tensor:
+def _score(name: str, reward: Reward, images: Tensor, pixels: SharedPixels, prompts: Sequence[str]) -> Tensor:
     if isinstance(reward, PreprocessedReward):
-        return reward.score_pixels(pixels(reward.preprocess), prompts)
-    return reward(images, prompts)
+        scores = reward.score_pixels(pixels(reward.preprocess), prompts)
+    else:
+        scores = reward(images, prompts)
+    needs_gradient = torch.is_grad_enabled() and images.requires_grad
+    return check_scores(scores, reward, len(prompts), needs_gradient, name)
 
 
 def _published_weights(rewards: Mapping[str, Reward]) -> dict[str, float]:

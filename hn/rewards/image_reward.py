@@ -1,6 +1,5 @@
 """ImageReward-v1.0: human preference for an image and a prompt, trained on 137,000 comparisons."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from hn.rewards.blip_checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_scorer, r
 from hn.rewards.preprocess import ClipPreprocess
 from hn.utils.device import to_device
 from hn.utils.dtype import parse_dtype
+from hn.utils.files import expand_home
 from hn.utils.hub import TOKENIZER_FILES, Repository, explain_missing, is_cached, locate_folder, locate_tokenizer
 from hn.utils.private.torch import ApplyHook
 
@@ -83,7 +83,7 @@ class ImageReward(ApplyHook, PreprocessedReward):
     @classmethod
     def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
         yield from super().repositories(arguments)
-        folder, beside = Path(os.path.expanduser(arguments["pretrained"])), "tokenizer_config.json"
+        folder, beside = expand_home(arguments["pretrained"]), "tokenizer_config.json"
         if folder.is_dir():
             has_own = (folder / beside).is_file()
         else:

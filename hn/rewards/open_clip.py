@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from hn.rewards.contrastive import ContrastiveReward, Scale, number
 from hn.rewards.preprocess import ClipPreprocess
 from hn.utils.class_path import class_path
 from hn.utils.dtype import parse_dtype
+from hn.utils.files import expand_home
 from hn.utils.hub import Repository, locate_file
 from hn.utils.layers import checkpoint_layers
 from hn.utils.weights import assign_state_dict, is_without_weights, read_state_dict
@@ -180,7 +180,7 @@ def read_architecture(architecture: str, pretrained: str = "") -> Architecture:
         ValueError: if the name is unknown, or the model is of a kind that `OpenClipReward` does not score.
     """
     if architecture.endswith(".json"):
-        path = Path(os.path.expanduser(architecture))
+        path = expand_home(architecture)
         if not path.is_file():
             raise FileNotFoundError(
                 f"There is no file {path}; give an open_clip JSON config, or a name like 'ViT-H-14'."
@@ -245,7 +245,7 @@ def _check_supported(architecture: str, config: dict[str, Any], preprocessing: d
 
 
 def _locate_weights(architecture: str, pretrained: str, revision: str | None, names: Sequence[str]) -> Path:
-    if (file := Path(os.path.expanduser(pretrained))).is_file():
+    if (file := expand_home(pretrained)).is_file():
         return file
     if tag := open_clip.get_pretrained_cfg(architecture, pretrained):
         repository, _, name = tag.get("hf_hub", "").rpartition("/")  # "owner/name/" or "owner/name/file"

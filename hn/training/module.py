@@ -32,6 +32,10 @@ from hn.training.scoring import BatchScorer
 from hn.training.strategy import ShardedStrategy, shard
 from hn.utils.class_path import class_path
 from hn.utils.distributed import class_of
+from hn.utils.numbers import NonNegativeFloat, PositiveFloat
+
+_HALF_WEIGHTS = ("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16")
+"""Lightning's precisions that convert all weights, those that are trained too."""
 
 OptimizerFactory = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
 """Trainable parameters -> their optimiser."""
@@ -76,8 +80,8 @@ class NoiseHypernetModule(L.LightningModule):
         optimizer: OptimizerFactory = torch.optim.AdamW,
         estimator: Estimator | None = None,
         regulariser: Regulariser = "mean",
-        reward_weight: float = 1.0,
-        final_reward_weight: float | None = None,
+        reward_weight: NonNegativeFloat = 1.0,
+        final_reward_weight: PositiveFloat | None = None,
         noise_type: NoiseType = "inf",
         warmup_steps: int = 0,
         decay_steps: int | None = None,
@@ -140,6 +144,11 @@ class NoiseHypernetModule(L.LightningModule):
                 "A gradient_free reward ensemble gives no gradients: leave out gradient_free "
                 "(model.reward.init_args.gradient_free), or train by forward passes alone, with --model.estimator "
                 "hn.training.estimators.ScoreFunction."
+            )
+        if str(precision) in _HALF_WEIGHTS:
+            raise ValueError(
+                f"--trainer.precision {precision} makes the trained weights half precision, in which small updates are "
+                "lost: use bf16-mixed, which leaves them float32, with bfloat16 as the dtype of generator and rewards."
             )
         in_parts = self.score_batch_size is not None and not self.estimator.is_forward_only
         if str(precision) in ("16", "16-mixed") and (in_parts or self.reward.balance_gradients):
@@ -424,6 +433,11 @@ def _check_numbers(images_per_prompt: int, warmup_steps: int, decay_steps: int |
         )
     if decay_steps is not None and decay_steps < 1:
         raise ValueError(f"decay_steps must be at least 1, not {decay_steps}; leave it out for a constant rate.")
+    if decay_steps is not None and decay_steps < warmup_steps:
+        raise ValueError(
+            f"The learning rate cannot fall to zero at update {decay_steps} (decay_steps) and rise until update "
+            f"{warmup_steps} (warmup_steps): give a smaller model.warmup_steps, or a larger model.decay_steps."
+        )
 
 
 def _check_parts(

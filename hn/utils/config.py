@@ -20,6 +20,10 @@ REWARD_GROUPS = {"rewards": ("weights", "normalise", "quantise"), "held_out": ("
 GENERATOR = "hn.generators.pipeline.DiffusersGenerator"
 ONNX_GENERATOR = "hn.generators.onnx.OnnxGenerator"
 ENDINGS = (".yaml", ".yml")
+_LARGEST = 100_000  # values in a file
+_LONGEST_PATH = 1000  # characters
+_WRITTEN = ("root", "output", "class_path")
+"""Keys whose values are no paths to read."""
 
 
 def find_config(name: str, kind: str, folder: str) -> str:
@@ -203,15 +207,49 @@ def _collect(file: Path, chain: tuple[Path, ...], contents: dict[Path, dict[str,
         raise FileNotFoundError(_missing(file, chain))
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        size = _size(content, {})
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not valid YAML: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{file} is nested too deeply, or refers to itself.") from None
+    if size > _LARGEST:
+        raise ValueError(f"{file} has {size} values once its aliases are written out, more than {_LARGEST}.")
     if not isinstance(content, dict):
         found = "nothing" if content is None else repr(content)
         raise ValueError(f"{file} must hold a mapping of options, not {found}.")
     names = content.pop(EXTENDS, None) or []
-    for name in [names] if isinstance(names, str) else names:
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`{EXTENDS}` in {file} must be the name of a file, or a list of names, not {names!r}.")
+    for name in names:
         _collect(_extended(file.parent, name), (*chain, file), contents)
-    contents[key] = content
+    contents[key] = _beside(content, file.parent)
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """The number of values below one, each as often as aliases name it; `known` are those that were counted."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        members = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(member, known) for member in members)
+    return known[id(value)]
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """A file's content, with relative paths that are not below the working directory but below the file's folder as
+    paths from there."""
+    if isinstance(value, dict):
+        return {_beside(key, folder): each if key in _WRITTEN else _beside(each, folder) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_beside(each, folder) for each in value]
+    if not isinstance(value, str) or len(value) > _LONGEST_PATH or not ("/" in value or Path(value).suffix):
+        return value
+    try:
+        is_beside = not os.path.exists(value) and (folder / value).exists()
+    except (OSError, ValueError):  # no path
+        return value
+    return str(folder / value) if is_beside else value
 
 
 def _extended(folder: Path, name: str) -> Path:

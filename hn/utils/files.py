@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -123,6 +124,29 @@ def csv_text(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
+def expand_home(path: str | Path) -> Path:
+    """The path with a home folder in the place of `~` or `~name`.
+
+    Raises:
+        ValueError: if there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{path}: there is no home folder of this user to put in the place of ~; set HOME, or give the whole path."
+        ) from None
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of hn in the user's cache folder (XDG_CACHE_HOME or ~/.cache); among temporary files for a user without
+    a home folder."""
+    try:
+        return expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "hn" / name
+    except ValueError:
+        return Path(tempfile.gettempdir(), f"hn-{os.getuid()}", name)
+
+
 @contextmanager
 def claimed_directory(path: Path) -> Iterator[Path]:
     """Create and yield `path`, or `path_2`, `path_3` and so on where it holds something, or another process has claimed
@@ -141,22 +165,6 @@ def claimed_directory(path: Path) -> Iterator[Path]:
                         return
         number += 1
         candidate = path.with_name(f"{path.name}_{number}")
-
-
-def require_home(path: Path, variable: str) -> None:
-    """Refuse to write to a folder that is called `~`, which a path keeps where there is no home folder.
-
-    Args:
-        path: expanded as far as it can be.
-        variable: of the environment, which names another place.
-
-    Raises:
-        FileNotFoundError: if it begins so.
-    """
-    if path.parts[:1] and path.parts[0].startswith("~"):
-        raise FileNotFoundError(
-            f"There is no home folder for {path}: name a folder with {variable} in the environment, or set HOME."
-        )
 
 
 def require_unused(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Finding pretrained weights, locally or on the Hugging Face Hub, with errors that tell how to get missing ones."""
 
 import difflib
-import os
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
 )
 
 from hn.utils.class_path import import_class
+from hn.utils.files import expand_home
 
 # The Hub's errors are OSErrors (no such repository, gated, not cached while offline) apart from the last one.
 _HUB_ERRORS = (OSError, RevisionResolutionError)
@@ -200,7 +201,7 @@ def explain_missing(
     try:
         yield
     except _HUB_ERRORS as error:
-        if Path(os.path.expanduser(pretrained)).is_dir():
+        if expand_home(pretrained).is_dir():
             raise  # the library's own message names the missing file
         repository = Repository(pretrained, revision, variant, files)
         raise FileNotFoundError(missing_message([repository], error)) from error
@@ -265,7 +266,7 @@ def _local_folder(pretrained: str, names: Sequence[str], hint: str | None = None
     """`pretrained` as a folder that has one of these files; None if it may be a Hub id instead."""
     if not pretrained.strip():
         raise FileNotFoundError("An empty name is no place to load from: give a folder, or the id of a repository.")
-    folder = Path(os.path.expanduser(pretrained))
+    folder = expand_home(pretrained)
     if folder.is_dir():
         if not any((folder / name).is_file() for name in names):
             raise FileNotFoundError(_incomplete_folder(folder, names, hint))
@@ -303,7 +304,7 @@ def _own_description(path: Any) -> Callable[[Mapping[str, Any]], Iterable[Reposi
 
 
 def _is_repository(name: Any) -> bool:
-    return isinstance(name, str) and _may_be_hub_id(name) and not Path(os.path.expanduser(name)).exists()
+    return isinstance(name, str) and _may_be_hub_id(name) and not expand_home(name).exists()
 
 
 def _hub_is_reachable() -> bool:
@@ -315,6 +316,10 @@ def _hub_is_reachable() -> bool:
     except HTTPError:
         return True
     except OSError:  # no network, no such host, a timeout
+        return False
+    except ValueError:  # no address
+        message = "HF_ENDPOINT is %r, which is no address; write it like https://huggingface.co."
+        logging.getLogger(__name__).warning(message, constants.ENDPOINT)
         return False
     return True
 
@@ -332,8 +337,10 @@ def _advice_for_folder(folder: Path) -> str:
     nearest = difflib.get_close_matches(folder.name, beside, n=1)
     if nearest:
         return f" Did you mean {folder.parent / nearest[0]}?"
-    if _is_miniature(folder):
+    if folder.parts[:2] == ("data", "miniature"):
         return _MAKE_MINIATURE
+    if not folder.is_absolute():
+        return f" It was looked for in {Path.cwd()}, and beside a YAML file that names it. Check the path."
     return " Check the path, or give the id of a repository on the Hugging Face Hub."
 
 

@@ -13,13 +13,20 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from hn.utils.errors import InputError
 from hn.utils.files import atomic_write
 
 _MARGIN, _LINE, _FONT_SIZE = 6, 15, 13  # pixels
+_NOT_FINITE = (
+    "A generator in float16 may overflow: choose bfloat16 or float32 as its dtype. In float32, look for NaN or "
+    "infinite values in its weights and its noise."
+)
 
 
 def labelled_grid(rows: Mapping[str, Tensor], columns: Sequence[str], upscale: int = 1) -> Image.Image:
     """A grid of images with the name of each row at its left and the caption of each column above it.
+
+    In the place of an image that is not finite stands the word NaN.
 
     Args:
         rows: images [N, 3, H, W] in [0, 1] by the row's name; N is the number of columns, all have the same size.
@@ -50,12 +57,22 @@ def labelled_grid(rows: Mapping[str, Tensor], columns: Sequence[str], upscale: i
         draw.text((_MARGIN, y + height // 2 - _LINE // 2), name, "black", font)
         for column, image in enumerate(images):
             x = left + column * (width + _MARGIN)
-            picture.paste(to_pil(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
+            if image.isfinite().all():
+                picture.paste(to_pil(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
+            else:
+                draw.rectangle((x, y, x + width - 1, y + height - 1), outline="red")
+                draw.text((x + _MARGIN, y + height // 2 - _LINE // 2), "NaN", "red", font)
     return picture
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """Convert an image [3, H, W] in [0, 1] to an 8-bit RGB image."""
+    """Convert an image [3, H, W] in [0, 1] to an 8-bit RGB image.
+
+    Raises:
+        InputError: if the image has NaN or infinite values, which no pixel can show.
+    """
+    if not image.isfinite().all():
+        raise InputError(f"The image is not finite. {_NOT_FINITE}")
     pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
@@ -69,13 +86,10 @@ def save_png(image: Tensor, path: Path, text: Mapping[str, Any]) -> None:
         text: values by name; those that are not strings are written as JSON, None is skipped.
 
     Raises:
-        ValueError: if the image has NaN or infinite values.
+        InputError: if the image has NaN or infinite values.
     """
     if not image.isfinite().all():
-        raise ValueError(
-            f"The image for {path} is not finite: {str(image.dtype).removeprefix('torch.')} overflows in this "
-            "generator; choose another dtype, like bfloat16 or float32."
-        )
+        raise InputError(f"The image for {path} is not finite and not written. {_NOT_FINITE}")
     chunks = PngInfo()
     for name, value in text.items():
         if value is not None:

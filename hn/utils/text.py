@@ -25,6 +25,27 @@ def some_of(names: Collection[str], most: int = 3) -> str:
     return ", ".join(first) + (", ..." if len(names) > len(first) else "")
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """A text in quotes as messages show it: escaped, and the beginning of one that is longer than `most` characters."""
+    return repr(text) if len(text) <= most else f"{text[:most]!r}... ({len(text)} characters)"
+
+
+def require_unicode(text: str, what: str) -> None:
+    """Refuse what no file of results could hold.
+
+    Args:
+        text: as Python has file names and arguments: bytes that are no UTF-8 are lone surrogates in it.
+        what: begins the message, like "The file name".
+
+    Raises:
+        ValueError: if the text is no valid Unicode.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} {shortened(text)} is no valid UTF-8; rename or rewrite it.") from None
+
+
 def count_of(number: int, what: str) -> str:
     """ "1 image", "2 images"."""
     return f"{number} {what}{'' if number == 1 else 's'}"

@@ -471,6 +471,8 @@ def test_what_does_not_fit_the_generator_is_said_before_any_weights_are_loaded(
         ("train", ["--model.warmup_steps", "-1"], "warmup_steps not negative; got 2 and -1"),
         ("train", ["--model.decay_steps", "0"], "decay_steps must be at least 1, not 0"),
         ("fit", ["--model.score_batch_size", "2", "--trainer.precision", "16-mixed"], "use --trainer.precision bf16"),
+        ("fit", ["--trainer.precision", "bf16-true"], "makes the trained weights half precision"),
+        ("train", ["--trainer.precision", "16-true"], "use bf16-mixed, which leaves them float32"),
         (
             "train",
             ["--model.reward.init_args.gradient_free", "true"],

@@ -1,6 +1,7 @@
 """The command `hn` before a command is imported."""
 
 import importlib
+import io
 import os
 import re
 import subprocess
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import hn.__main__
 import hn.cli
-from hn.cli import COMMANDS, SHOWN, main
+from hn.cli import COMMANDS, SHOWN, main, replace_unknown_characters
 from hn.cli.environment import RANKS, SLURM_RANKS, invalid_rank
 
 PLACE = dict.fromkeys((*RANKS, *SLURM_RANKS), "1")
@@ -134,3 +136,34 @@ def test_the_walk_to_the_optimisers_step_names_files_that_are_there() -> None:
     assert len(files) == 12
     for file in files:
         assert (Path(hn.__file__).parents[1] / file).is_file(), file
+
+
+@pytest.mark.parametrize("words", [["prompts", "caf\udce9"], ["generate", "--prompt=a \ud83d"], ["tr\udce9in"]])
+def test_arguments_that_are_no_unicode_are_refused(words: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "is no valid UTF-8; rename or rewrite it." in capsys.readouterr().err
+
+
+def test_a_terminal_without_the_characters_of_tables_gets_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr("sys.stdout", stream)
+    replace_unknown_characters()
+    print("½ \u2500 \u2605")
+    stream.flush()
+    assert stream.buffer.getvalue() == "½ ? ?\n".encode("latin-1")
+
+
+def test_an_unexpected_error_says_where_to_report_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("hn.__main__.run", lambda: {}["nothing"])
+    monkeypatch.setattr("sys.argv", ["hn", "prompts", "a b"])
+    monkeypatch.setattr("hn.__main__.find_modules_of_working_directory", lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        hn.__main__.main()
+    assert caught.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback") and lines[-1] == "  hn prompts 'a b'"
+    assert f"({hn.__version__})" in lines[-2]

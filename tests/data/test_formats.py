@@ -1,9 +1,11 @@
 import json
+import random
 from pathlib import Path
 
 import pytest
 
 from hn.data import read_prompts
+from hn.data.formats import has_known_ending
 
 ROW = {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}
 
@@ -106,3 +108,40 @@ def test_an_empty_folder_is_named(tmp_path):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.txt: there is no such prompt file"):
         read_prompts(tmp_path / "none.txt")
+
+
+def test_a_folder_has_no_hidden_prompts_and_endings_of_any_case(tmp_path):
+    for name, text in {"a.TXT": "a dog", "b.txt": "a cat", "._a.txt": "Mac OS X", ".c.txt": "x", "d.md": "y"}.items():
+        write(tmp_path / name, text)
+    (tmp_path / "e.txt").mkdir()
+    assert read_prompts(tmp_path) == [{"prompt": "a dog", "item": "a"}, {"prompt": "a cat", "item": "b"}]
+
+
+@pytest.mark.parametrize("ending", ["JSONL", "Txt", "CSV", "TSV", "JSON"])
+def test_endings_are_known_in_any_case(tmp_path, ending):
+    text = {"JSONL": '{"prompt": "a dog"}', "JSON": '["a dog"]'}.get(ending, "prompt\na dog")
+    path = write(tmp_path / f"a.{ending}", text)
+    assert has_known_ending(path)
+    assert read_prompts(path)[-1]["prompt"] == "a dog"
+
+
+@pytest.mark.parametrize("row", ['{"prompt": "a \\ud83d dog"}', '{"prompt": "a dog", "tag": "\\udce9"}'])
+def test_half_a_character_is_refused_with_its_line(tmp_path, row):
+    path = write(tmp_path / "a.jsonl", '{"prompt": "\\ud83d\\ude00"}\n' + row)
+    with pytest.raises(ValueError, match=r"a.jsonl, line 2: '\\u(d83d|dce9)' is half a character"):
+        read_prompts(path)
+
+
+def test_files_of_random_bytes_give_prompts_or_one_message(tmp_path):
+    rng = random.Random(0)
+    pieces = [b'{"prompt": ', b'"a dog"', *(bytes([byte]) for byte in b'}[]\n,"\xff\t'), b"\\ud83d", b"null", b"prompt"]
+    for ending in ("jsonl", "txt", "csv", "tsv", "json"):
+        for _ in range(40):
+            path = write(tmp_path / f"a.{ending}", b"".join(rng.choices(pieces, k=rng.randint(0, 12))))
+            rows, message = [], str(path)
+            try:
+                rows = read_prompts(path)
+            except ValueError as error:
+                message = str(error)
+            assert str(path) in message and "\n" not in message
+            assert all(row["prompt"].strip() and row["prompt"].encode() for row in rows)

@@ -156,3 +156,12 @@ def test_an_empty_file_is_named(tmp_path):
     write(tmp_path / "empty.txt", "\n")
     with pytest.raises(ValueError, match=r"empty.txt: holds no prompts"):
         PromptDataset(tmp_path / "empty.txt")
+
+
+@pytest.mark.parametrize("purpose", ["val", "test"])
+def test_a_limit_of_an_evaluation_keeps_some_of_each_category(tmp_path, purpose):
+    path = write(tmp_path / "a.txt", "".join(f"{kind} {k}\n" for kind in "abc" for k in range(4)))
+    assert PromptDataset(path, limit=6, purpose=purpose).prompts == ["a 0", "a 2", "b 0", "b 2", "c 0", "c 2"]
+    for purpose_of_first in ("train", "predict"):
+        assert PromptDataset(path, limit=2, purpose=purpose_of_first).prompts == ["a 0", "a 1"]
+    assert len(PromptDataset(path, limit=99, purpose=purpose)) == 12

@@ -381,3 +381,16 @@ def test_words_of_the_command_line():
         "--compare=true",
     ]
     assert [has_config([word]) for word in ("-c", "--config=x", "--configs")] == [True, True, False]
+
+
+def test_prompts_of_a_file_have_noise_of_their_own(generator):
+    prompts = ["a red ball", "two cube"]
+    shared, own = (ImageRequest(prompts, count=2, own_noise=each).batches(generator) for each in (False, True))
+    shared, own = (torch.cat([samples.noise for samples in batches]) for batches in (shared, own))
+    assert torch.equal(shared[:2], shared[2:]) and torch.equal(own[:2], shared[:2])
+    assert len({noise.sum().item() for noise in own}) == 4
+
+
+def test_prompts_that_are_no_unicode_are_refused():
+    with pytest.raises(ValueError, match="The prompt .* is no valid UTF-8"):
+        ImageRequest(["caf\udce9"])

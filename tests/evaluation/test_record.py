@@ -8,7 +8,7 @@ import torch
 from hn.evaluation.methods import MethodOutput
 from hn.evaluation.metrics.bootstrap import paired_bootstrap
 from hn.evaluation.metrics.cmmd import cmmd
-from hn.evaluation.record import MethodRecord
+from hn.evaluation.record import MethodRecord, joined
 from hn.evaluation.samples import Samples
 
 NAN = float("nan")
@@ -114,13 +114,14 @@ def test_missing_measurements_are_none_beside_the_base(record):
     assert summary["reward_delta_ci95"] == [0.0, 0.0]
 
 
-def test_a_method_that_diverged_has_no_interval():
+def test_a_method_with_one_finite_score_has_no_interval():
     diverged, base = MethodRecord("finetune", 1), MethodRecord("base", 1)
     add(diverged, [0, 2], {"reward": [1.0, NAN], "correct": [0.0, 1.0]})
     add(base, [0, 2], {"reward": [1.0, 2.0], "correct": [0.0, 1.0]})
     summary = diverged.summary(base)
-    assert math.isnan(summary["reward"])
+    assert summary["reward"] == 1.0
     assert summary["reward_delta_ci95"] is None
+    assert summary["not_finite"]["scores"] == {"reward": {"left_out": 1, "n": 1}}
     assert summary["geneval_delta_ci95"] == [0.0, 0.0]
 
 
@@ -179,9 +180,8 @@ def test_the_largest_peak_of_memory_counts():
     assert searched([points]).peak_memory_bytes is None
 
 
-def test_features_that_are_not_finite_have_no_distance():
+def test_one_image_with_finite_features_has_no_distance():
     record = MethodRecord("base", 1)
-    add(record, [0, 1], {"reward": [1.0, 2.0], "features": [[1.0, 2.0], [3.0, 4.0]]})
     add(record, [2, 3], {"reward": [1.0, 2.0], "features": [[math.nan, 2.0], [3.0, 4.0]]})
     reference = {"features": torch.randn(3, 2)}
     assert record.summary(reference=reference)["cmmd"] is None
@@ -200,3 +200,36 @@ def test_one_prompt_has_no_interval():
     record = MethodRecord("base", 1)
     add(record, [0, 0], {"reward": [1.0, 2.0]})
     assert record.interval("reward") is None
+
+
+@pytest.mark.parametrize("value", [NAN, math.inf])
+def test_a_score_that_is_not_finite_is_counted_named_and_left_out(value):
+    record, base = MethodRecord("hypernetwork", nfe=2), MethodRecord("base", nfe=1)
+    for each, scores in ((record, [1.0, value, 3.0, value, 5.0]), (base, [0.0] * 5)):
+        names = {"reward": scores, "reward/clip": scores, "held_out": [2.0] * 5, "correct": [1.0, 1.0, NAN, 1.0, NAN]}
+        add(each, [0, 0, 1, 2, 3], names, kl=[1.0] * 5)
+    tensors, facts = record.state()
+    record = MethodRecord.of_state(tensors, json.loads(json.dumps(facts)))
+    summary = record.summary(base)
+    assert summary["reward"] == summary["rewards"]["clip"] == 3.0
+    assert summary["held_out_reward"] == 2.0
+    left_out = {"left_out": 2, "n": 3}
+    assert summary["not_finite"] == {"scores": {"reward": left_out, "reward/clip": left_out}, "prompts": ["x", "x"]}
+    assert "not_finite" not in base.summary()
+    assert np.isnan(record.per_prompt("reward")[0][2])
+    found = paired_bootstrap(np.zeros(3), np.array([1.0, 3.0, 5.0]), None)
+    assert summary["reward_delta_ci95"] == [found.low, found.high]
+    parts = [MethodRecord("hypernetwork", nfe=2) for _ in range(2)]
+    add(parts[0], [0, 1], {"reward": [1.0, value]}, kl=[1.0] * 2)
+    add(parts[1], [2], {"reward": [3.0]}, kl=[1.0])
+    assert joined(parts).summary()["not_finite"]["scores"] == {"reward": {"left_out": 1, "n": 2}}
+
+
+def test_features_that_are_not_finite_are_left_out_of_distances():
+    features = torch.rand(6, 4)
+    record, clean = MethodRecord("a", 1), MethodRecord("a", 1)
+    add(clean, [0, 0, 1, 1], {"features": features[:4].tolist()})
+    add(record, [0, 0, 1, 1, 2], {"features": [*features[:4].tolist(), [NAN] * 4]})
+    reference = {"features": torch.rand(5, 4)}
+    for key in ("cmmd", "diversity"):
+        assert record.summary(None, reference)[key] == pytest.approx(clean.summary(None, reference)[key])

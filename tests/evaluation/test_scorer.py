@@ -76,3 +76,21 @@ def test_features_come_from_the_first_held_out_reward_that_has_them(clip):
     assert feature_extractor_of(RewardEnsemble(*rewards, {"bright": Brightness(), "clip": clip})) is clip
     assert feature_extractor_of(RewardEnsemble(*rewards, {"bright": Brightness()})) is None
     assert feature_extractor_of(RewardEnsemble({"clip": clip}, {"clip": 1.0})) is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_image_that_is_not_finite_is_never_correct_and_has_no_scores(images, clip, value):
+    reward = RewardEnsemble({"brightness": Brightness()}, {"brightness": 1.0}, {"clip": clip})
+    scorer = Scorer(reward, RedBallDetector(), clip)
+    expected = scorer(images, PROMPTS, ROWS)
+    for place in (0, 2):
+        broken = images.clone()
+        broken[place, 1, 3, 4] = value
+        scores = scorer(broken, PROMPTS, ROWS)
+        others = [i for i in range(3) if i != place]
+        for name, score in scores.items():
+            torch.testing.assert_close(score[others], expected[name][others], equal_nan=True)
+            if name != "correct":
+                assert score[place].isnan().all(), name
+        assert scores["correct"].tolist()[:2] == [0.0 if place == 0 else 1.0, 0.0]
+        assert scorer.image_features(broken)["features"][place].isnan().all()

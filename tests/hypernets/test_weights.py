@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -29,6 +31,8 @@ def test_only_what_is_trained_is_kept_and_comes_back_exactly(module: nn.Sequenti
         (lambda state: state.pop("1.weight"), r"Sequential: 1 missing \(1.weight\)\."),
         (lambda state: state.update(extra=torch.zeros(1)), r"1 unexpected \(extra\)\."),
         (lambda state: state.update({"1.weight": torch.zeros(3, 1)}), r"1 of another shape \(1.weight\)\."),
+        (lambda state: state["1.weight"][0].fill_(math.nan), r"this Sequential are not finite.*\(1.weight\)"),
+        (lambda state: state["0.weight"][0].fill_(math.inf), r"1 of 2 have NaN or infinite values \(0.weight\)"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_changes_nothing(module: nn.Sequential, change, message: str) -> None:

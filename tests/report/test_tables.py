@@ -73,3 +73,11 @@ def test_a_long_name_cuts_no_number(results):
     assert "…" not in table
     row = next(line for line in table.splitlines() if line.split()[:1] == ["hypernetwork_reno_50"])
     assert row.split()[-1] == "123.45"
+
+
+def test_scores_that_are_not_finite_are_counted_below_the_table(results):
+    assert "not finite" not in results_table(results)
+    found = {"scores": {"held_out_reward": {"left_out": 1, "n": 93}}, "prompts": ["a red ball"]}
+    results["methods"]["hypernetwork"]["not_finite"] = found
+    line = results_table(results).splitlines()[-1]
+    assert line == "hypernetwork: not finite and left out of means: held_out_reward 1 (n 93); of 'a red ball'"

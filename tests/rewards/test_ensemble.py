@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from hn.rewards import (
 )
 from hn.rewards.score_statistics import ScoreStatistics
 from hn.search import BestOfN
+from hn.utils.errors import InputError
 from tests import tiny_rewards
 
 
@@ -329,3 +331,50 @@ def test_every_option_can_be_written_in_a_config(folder: Path) -> None:
     assert ensemble.weights == {"hpsv2": 5, "pickscore": 0.05, "aesthetic": 0}
     assert ensemble.normalise == {"hpsv2": statistics} and ensemble.balance_gradients
     assert ensemble(torch.rand(2, 3, 32, 32), PROMPTS).total.shape == (2,)
+
+
+class Returns(Brightness):
+    """Returns what a function makes of the scores."""
+
+    def __init__(self, change: Callable) -> None:
+        super().__init__()
+        self.change = change
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.change(super().score(images, prompts))
+
+
+WRONG = {
+    "a tensor [] of float32": lambda scores: scores.mean(),
+    "a tensor [2, 1] of float32": lambda scores: scores[:, None],
+    "a tensor [1] of float32": lambda scores: scores[1:],
+    "a tensor [2] of int64": lambda scores: scores.long(),
+    "int": lambda scores: 1,
+    "float": lambda scores: 0.5,
+    "NoneType": lambda scores: None,
+    "list": lambda scores: scores.tolist(),
+}
+
+
+@pytest.mark.parametrize("found", WRONG)
+@pytest.mark.parametrize("options", [{}, {"balance_gradients": True}])
+def test_what_is_no_score_is_refused_with_the_name_of_the_reward(images: Tensor, found: str, options: dict) -> None:
+    reward = Returns(WRONG[found])
+    ensemble = RewardEnsemble({"red": RednessReward(), "mine": reward}, {"red": 1.0, "mine": 1.0}, **options)
+    message = rf"The reward mine \(\S*Returns\) returned {re.escape(found)} for 2 images; .* tensor \[2\]"
+    with pytest.raises(InputError, match=message):
+        ensemble(images, ["", ""])
+    with pytest.raises(InputError, match=message):
+        RewardEnsemble({"red": RednessReward()}, {"red": 1.0}, {"mine": reward}).score_held_out(images, ["", ""])
+
+
+@pytest.mark.parametrize("options", [{}, {"balance_gradients": True}])
+def test_scores_without_the_gradient_that_training_needs_are_refused(images: Tensor, options: dict) -> None:
+    rewards = {"red": RednessReward(), "mine": Returns(lambda scores: scores.detach())}
+    ensemble = RewardEnsemble(rewards, {"red": 1.0, "mine": 1.0}, **options)
+    with pytest.raises(InputError, match=r"The reward mine \(\S*Returns\) returned scores without a gradient"):
+        ensemble(images, ["", ""])
+    with torch.no_grad():
+        ensemble(images, ["", ""])
+    ensemble(images.detach(), ["", ""])
+    RewardEnsemble(rewards, {"red": 1.0, "mine": 0.0}, **options)(images, ["", ""])

@@ -202,3 +202,46 @@ def test_a_key_is_found_in_the_last_file_that_has_it(write, tmp_path, monkeypatc
     assert find_key(child, ("f", "g")) == f"{folder}/child.yaml"
     monkeypatch.chdir(tmp_path)
     assert find_key(child, ("a",)) == "child.yaml, line 3"
+
+
+def test_what_yaml_expands_to_is_bounded(write):
+    laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
+    )
+    folder = write(
+        laughs=laughs, nested="a: " + "[" * 2000 + "]" * 2000, circle="a: &a [*a]", aliases="a: &a {b: 1}\nc: *a"
+    )
+    with pytest.raises(ValueError, match="laughs.yaml has .* values once its aliases are written out"):
+        read_config(folder / "laughs.yaml")
+    for name in ("nested", "circle"):
+        with pytest.raises(ValueError, match=f"{name}.yaml is nested too deeply"):
+            read_config(folder / f"{name}.yaml")
+    assert read_config(folder / "aliases.yaml") == {"a": {"b": 1}, "c": {"b": 1}}
+
+
+@pytest.mark.parametrize("extends", [5, True, {"a": 1}, [5]])
+def test_extends_names_files(write, extends):
+    with pytest.raises(ValueError, match="`extends` in .*a.yaml must be the name of a file, or a list of names"):
+        read_config(write(a={"extends": extends}) / "a.yaml")
+
+
+def test_paths_are_found_beside_the_file_that_names_them(write, monkeypatch, tmp_path):
+    folder = write(
+        own__a={"train": "prompts/x.jsonl", "val": {"y.txt": 2.0}, "run": {"root": "prompts/x.jsonl"}, "z": "x"}
+    )
+    (folder / "own" / "prompts").mkdir()
+    for name in ("prompts/x.jsonl", "y.txt", "x"):
+        (folder / "own" / name).write_text("a ball")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    found = read_config(folder / "own" / "a.yaml")
+    own = folder / "own"
+    assert found == {
+        "train": str(own / "prompts/x.jsonl"),
+        "val": {str(own / "y.txt"): 2.0},
+        "run": {"root": "prompts/x.jsonl"},
+        "z": "x",
+    }
+    (elsewhere / "y.txt").write_text("the working directory's")
+    assert read_config(folder / "own" / "a.yaml")["val"] == {"y.txt": 2.0}

@@ -11,10 +11,11 @@ import pytest
 from hn.utils.files import (
     atomic_folder,
     atomic_write,
+    cache_folder,
     claimed_directory,
     csv_text,
+    expand_home,
     remove_temporary_files,
-    require_home,
     require_unused,
     write_csv,
     write_json,
@@ -162,8 +163,14 @@ def test_a_directory_that_holds_something_is_left_alone(tmp_path: Path) -> None:
             require_unused(tmp_path / "runs" / taken)
 
 
-def test_no_folder_is_called_like_a_home_folder_that_is_not_there() -> None:
-    require_home(Path("a/~/b"), "HN_PROMPTS")
-    for path in ("~/.cache/hn", "~nobody/hn"):
-        with pytest.raises(FileNotFoundError, match=f"no home folder for {path}.*HN_PROMPTS in the environment"):
-            require_home(Path(path), "HN_PROMPTS")
+def test_a_user_without_a_home_folder_has_a_cache_among_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert (expand_home("~/a"), cache_folder("prompts")) == (Path("/home/me/a"), Path("/home/me/.cache/hn/prompts"))
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 54321)  # without an entry in /etc/passwd
+    assert cache_folder("prompts").name == "prompts"
+    assert "~" not in str(cache_folder("prompts"))
+    for path in ("~/a", "~nobody_of_that_name/a"):
+        with pytest.raises(ValueError, match=f"{path}: there is no home folder"):
+            expand_home(path)

@@ -11,6 +11,7 @@ from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, Rev
 from hn.utils.dtype import parse_dtype
 from hn.utils.hub import (
     Repository,
+    _hub_is_reachable,
     explain_missing,
     is_cached,
     locate,
@@ -55,15 +56,26 @@ def test_a_folder_around_the_right_one_is_recognised(tmp_path: Path) -> None:
 
 
 def test_a_missing_path_is_not_taken_for_a_repository(offline: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"There is no folder checkpoints/mine/step-10\. Check the path"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no folder checkpoints/mine/step-10\. It was looked for in .* Check the path"
+    ):
         locate("checkpoints/mine/step-10", "model_index.json")
 
 
-@pytest.mark.parametrize("name", ["data/miniature/pipeline", "data/miniature", "miniature"])
+@pytest.mark.parametrize("name", ["data/miniature/pipeline", "data/miniature"])
 def test_the_missing_miniature_is_built_by_make(name: str, offline: Path, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"There is no folder {name}.*run `make miniature`"):
         locate(name, "model_index.json")
+
+
+def test_another_path_with_miniature_in_it_is_not_to_be_built(offline: Path, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("miniature", "my/miniature/pipeline", str(tmp_path / "data" / "miniature")):
+        with pytest.raises(FileNotFoundError) as caught:
+            locate(name, "model_index.json")
+        assert f"There is no folder {name}." in str(caught.value) and "make miniature" not in str(caught.value)
+        assert Path(name).is_absolute() or f"looked for in {tmp_path}" in str(caught.value)
 
 
 def test_a_misspelt_folder_is_named(tmp_path: Path) -> None:
@@ -199,7 +211,9 @@ def test_a_missing_file_of_a_repository_names_the_command(offline: Path) -> None
         locate_file("owner/name", ["a.pt", "b.safetensors"], revision="v2")
     assert "it is not in the local cache and the Hub cannot be reached" in str(caught.value)
     assert "run:  hf download owner/name a.pt --revision v2\n" in str(caught.value)
-    with pytest.raises(FileNotFoundError, match=r"There is no folder checkpoints/mine/step-10\. Check the path"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no folder checkpoints/mine/step-10\. It was looked for in .* Check the path"
+    ):
         locate_file("checkpoints/mine/step-10", "a.pt")
 
 
@@ -327,3 +341,10 @@ def test_a_class_may_say_itself_what_its_arguments_ask_for() -> None:
     other = {"class_path": "no.such.Class", "init_args": {"pretrained": "o/x"}}
     found = list(repositories_in({"rewards": {"hps": reward}, "other": other}))
     assert found == [Repository("o/h", files="HPS_v2_compressed.pt"), Repository("o/x")]
+
+
+def test_an_endpoint_that_is_no_address_is_named_and_counts_as_no_network(monkeypatch, caplog):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "hf-mirror.com")
+    monkeypatch.setattr("hn.utils.hub.is_offline_mode", lambda: False)
+    assert not _hub_is_reachable()
+    assert "HF_ENDPOINT is 'hf-mirror.com'" in caplog.text

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hn.utils.errors import InputError
 from hn.utils.images import labelled_grid, save_png, to_pil
 
 
@@ -54,9 +55,21 @@ def test_a_png_says_how_it_was_made(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_an_image_that_overflowed_is_not_written(tmp_path):
-    image = torch.zeros(3, 4, 4, dtype=torch.float16)
-    image[0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match="a.png is not finite: float16 overflows .* choose another dtype"):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_is_never_written(tmp_path, dtype, value):
+    image = torch.zeros(3, 4, 4, dtype=dtype)
+    image[0, 0, 0] = value
+    with pytest.raises(InputError, match="a.png is not finite and not written.*float16 may overflow"):
         save_png(image, tmp_path / "a.png", {})
     assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="not finite"):
+        to_pil(image)
+
+
+def test_a_grid_says_where_an_image_is_not_finite():
+    images = torch.rand(2, 3, 24, 32)
+    images[1, 0, 0, 0] = float("nan")
+    picture = np.array(labelled_grid({"base": images}, ["one", "two"], upscale=2)).astype(int)
+    red = (picture == (255, 0, 0)).all(axis=2)
+    assert red.any() and not (picture[red.any(axis=1)][:, red.any(axis=0)] == 0).all(axis=2).any()

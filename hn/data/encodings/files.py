@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hn.utils.files import atomic_write, remove_temporary_files, require_home, write_json
+from hn.utils.files import atomic_write, cache_folder, expand_home, remove_temporary_files, write_json
 
 Tensors = dict[str, Tensor]
 """Tensors [1, ...] of one prompt by name: the conditioning of a generator, or the text features of a reward."""
@@ -37,8 +37,7 @@ _ELSEWHERE = f"choose another folder (the option `cache`, or {ENVIRONMENT} in th
 
 def default_folder() -> Path:
     """The environment variable HN_CONDITIONING, or else hn/conditioning in the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expanduser(os.environ.get(ENVIRONMENT) or Path(cache, "hn", "conditioning")))
+    return expand_home(os.environ.get(ENVIRONMENT) or cache_folder("conditioning"))
 
 
 class PromptFiles:
@@ -59,7 +58,7 @@ class PromptFiles:
     def __init__(
         self, root: str | Path | Literal[True], fingerprint: Mapping[str, Any], contents: str = "conditioning"
     ):
-        self.root = default_folder() if root is True else Path(os.path.expanduser(root))
+        self.root = default_folder() if root is True else expand_home(root)
         self.contents = contents
         self.fingerprint = dict(fingerprint)
         canonical = json.dumps({"format": FORMAT, **self.fingerprint}, sort_keys=True)
@@ -154,7 +153,6 @@ class PromptFiles:
         Raises:
             OSError: if the folder cannot be created.
         """
-        require_home(self.root, ENVIRONMENT)
         self.root.mkdir(parents=True, exist_ok=True)
         return FileLock(self.root / f".{self.key}.lock")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
+from hn.utils.files import expand_home
 from hn.utils.hub import cached_commit, repositories_in
 
 WHOLE = 1 << 26  # bytes: files up to this size are hashed completely
@@ -46,7 +47,7 @@ def version(pretrained: str, found: str, revision: str | None, marker: str, name
         marker: a file of the repository that is cached; its path in the cache contains the commit.
         names: of the files in a local folder, as for `fingerprint`.
     """
-    if not Path(os.path.expanduser(pretrained)).is_dir():
+    if not expand_home(pretrained).is_dir():
         cached = try_to_load_from_cache(pretrained, marker, revision=revision)
         if isinstance(cached, str):
             return f"{pretrained}@{Path(cached).parents[len(Path(marker).parts) - 1].name}"

@@ -58,8 +58,7 @@ def categories_of(record: MethodRecord, categories: Mapping[int, str]) -> dict[s
         entry: dict[str, Any] = {"images": int(mine.sum()), "prompts": len(np.unique(index[mine]))}
         for key, name in (("reward", "reward"), ("held_out_reward", "held_out"), ("geneval", "correct")):
             values = record.column(name).double().numpy()[mine] if record.has(name) else np.array([])
-            if name == "correct":
-                values = values[~np.isnan(values)]
+            values = values[np.isfinite(values)]
             entry[key] = float(values.mean()) if len(values) else None
             entry[f"{key}_ci95"] = record.interval(name, prompts=index[mine])
         result[category] = entry

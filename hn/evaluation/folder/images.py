@@ -26,7 +26,7 @@ from hn.evaluation.benchmarks.base import SET
 from hn.utils.json_files import read_json
 from hn.utils.json_types import require_types
 from hn.utils.progress import with_progress
-from hn.utils.text import some_of
+from hn.utils.text import require_unicode, some_of
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -214,11 +214,14 @@ def _require_folder(folder: Path) -> None:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(
+    paths = sorted(
         path
         for path in folder.iterdir()
         if path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith(".")
     )
+    for path in paths:
+        require_unicode(str(path), "The file name")
+    return paths
 
 
 def _geneval_folders(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from hn.evaluation.folder.score import (
     files_by_name,
     line_of,
 )
-from hn.rewards.base import Reward
+from hn.rewards.base import Reward, check_scores
 from hn.utils.environment import environment
 from hn.utils.files import write_csv, write_json
 
@@ -50,8 +50,8 @@ class RewardScores(FolderMetric[MethodStatistics]):
 
         @torch.inference_mode()
         def score_batch(names: Sequence[str], images: Tensor, rows: Sequence[Mapping[str, Any]]) -> list[Line]:
-            scores = reward(images, [row["prompt"] or "" for row in rows]).tolist()
-            finite = ({self.name: score if math.isfinite(score) else None} for score in scores)
+            scores = check_scores(reward(images, [row["prompt"] or "" for row in rows]), reward, len(rows))
+            finite = ({self.name: score if math.isfinite(score) else None} for score in scores.tolist())
             return [line_of(name, row, score, {}) for name, row, score in zip(names, rows, finite, strict=True)]
 
         return score_batch

@@ -23,7 +23,7 @@ from hn.evaluation.folder.shard import WorkShard, shard_files
 from hn.utils.environment import environment
 from hn.utils.files import write_json
 from hn.utils.progress import with_progress
-from hn.utils.text import some_of
+from hn.utils.text import say, some_of
 
 Line = Mapping[str, Any]
 """The scores of one image: `filename`, the prompt's row as JSON under `metadata`, and more."""
@@ -38,7 +38,8 @@ BatchScorer = Callable[[Sequence[str], Tensor, Sequence[Mapping[str, Any]]], lis
 """(B file names, images [B, 3, H, W] in [0, 1] on the device, rows of their prompts) -> B lines."""
 
 Statistics = dict[str, float | None]
-"""`mean` and `std` (divided by N - 1); None where there is none, of one image or of a score that is not finite."""
+"""`mean` and `std` (divided by N - 1) of the finite scores; None where there are too few. Where some scores are not
+finite: `n`, how many are."""
 
 Summary = TypeVar("Summary")
 
@@ -348,6 +349,9 @@ def by_method(lines: Iterable[Line], files: Mapping[str, ImageFile]) -> dict[str
 
 def _statistics(values: Sequence[float | None]) -> Statistics:
     """In float64; None stands for what is not finite."""
-    if None in values:
-        return {"mean": None, "std": None}
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+    finite = [value for value in values if value is not None]
+    statistics: Statistics = {
+        "mean": float(np.mean(finite)) if finite else None,
+        "std": float(np.std(finite, ddof=1)) if len(finite) > 1 else None,
+    }
+    return statistics if len(finite) == len(values) else {**statistics, "n": len(finite)}

@@ -5,7 +5,6 @@ They are never trained, and compute in float32 whatever the trainer's precision.
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from torchmetrics.image.fid import NoTrainInceptionV3
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from hn.rewards.preprocess import ClipPreprocess
+from hn.utils.files import expand_home
 from hn.utils.hub import Repository, locate_folder
 
 _TIMM_FILES = ("config.json", "model.safetensors")
@@ -67,7 +67,7 @@ class TimmFeatures(nn.Module):
     def repositories(cls, arguments: Mapping[str, Any]) -> Iterator[Repository]:
         """What is taken from the Hugging Face Hub."""
         name = arguments.get("pretrained", "timm/vit_small_patch14_dinov2.lvd142m")
-        if not Path(os.path.expanduser(name)).is_dir():
+        if not expand_home(name).is_dir():
             yield Repository(name, arguments.get("revision"), files=_TIMM_FILES)
 
     def image_features(self, images: Tensor) -> Tensor:
@@ -94,9 +94,9 @@ class InceptionFeatures(nn.Module):
     def __init__(self, weights: str | None = None) -> None:
         super().__init__()
         require_torch_fidelity()
-        if weights is not None and not Path(os.path.expanduser(weights)).is_file():
+        if weights is not None and not expand_home(weights).is_file():
             raise FileNotFoundError(f"{weights}: there is no such file of Inception's weights.")
-        path = None if weights is None else str(Path(os.path.expanduser(weights)))
+        path = None if weights is None else str(expand_home(weights))
         try:
             self.model = NoTrainInceptionV3("inception-v3-compat", ["2048"], path)
         except OSError as error:

@@ -12,6 +12,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
@@ -154,6 +156,8 @@ class SkipNonFinite(L.Callback):
     one. (The first update of an optimiser without state is waited for.) With any other optimiser the host has to know,
     and waits at each update until its gradients are there.
 
+    It also warns of a validation whose score is not finite where a `ModelCheckpoint` or `EarlyStopping` monitors it.
+
     Under `precision: 16-mixed` the scaler skips updates itself, and an infinite gradient of a finite loss is its
     ordinary way to find a scale; such updates are counted, but not towards the limit.
 
@@ -248,6 +252,17 @@ class SkipNonFinite(L.Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._read()
         self._stop_if_found()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warn of scores that are not finite, where another callback waits for them."""
+        for callback in trainer.callbacks:
+            monitor = callback.monitor if isinstance(callback, ModelCheckpoint | EarlyStopping) else None
+            value = trainer.callback_metrics.get(monitor or "")
+            if value is not None and not math.isfinite(value):
+                rank_zero_warn(
+                    f"{monitor}, which {type(callback).__name__} monitors, is {float(value)} after update "
+                    f"{trainer.global_step}: this validation cannot be the best one."
+                )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._read()

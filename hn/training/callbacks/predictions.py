@@ -11,19 +11,25 @@ import lightning as L
 from hn.data.prompts import PromptBatch
 from hn.evaluation.methods import MethodOutput
 from hn.evaluation.samples import Samples
+from hn.utils.errors import InputError
 from hn.utils.files import write_text
 from hn.utils.images import to_pil, write_png
-from hn.utils.text import say
+from hn.utils.text import say, shortened, some_of
 
 
 class PredictionWriter(L.Callback):
     """Writes `images/<prompt's number, 5 digits>/metadata.jsonl` and `samples/0000.png, ...` in the run's directory.
 
     `metadata.jsonl` holds the prompt's row as it is in the prompt file. Images are written beside and take their place
-    when all are made; those of an earlier prediction stay until then, and are removed first.
+    when all are made; those of an earlier prediction stay until then, and are removed first. An image that is not
+    finite is not written.
     """
 
+    def __init__(self) -> None:
+        self.not_finite: list[str] = []
+
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.not_finite = []
         self._remove_unfinished(trainer)
         trainer.strategy.barrier()
 
@@ -41,12 +47,28 @@ class PredictionWriter(L.Callback):
             folder = self._unfinished(trainer) / f"{index:05d}"
             (folder / "samples").mkdir(parents=True, exist_ok=True)
             write_text(folder / "metadata.jsonl", json.dumps(row) + "\n")
-            write_png(to_pil(image), folder / "samples" / f"{copy:04d}.png")
+            if image.isfinite().all():
+                write_png(to_pil(image), folder / "samples" / f"{copy:04d}.png")
+            else:
+                self.not_finite.append(f"image {copy} of {shortened(row['prompt'])}")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the images into their place, and say where they are.
+
+        Raises:
+            InputError: if some were not finite; names them.
+        """
         trainer.strategy.barrier()  # until all processes have written theirs
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            self._replace_earlier(trainer)
+            say(f"images       {self.folder(trainer)}")
+        if self.not_finite:
+            raise InputError(
+                f"{len(self.not_finite)} images are not finite and were not written to {self.folder(trainer)}: "
+                f"{some_of(self.not_finite)}. Look for NaN in the weights, or choose a wider dtype than float16."
+            )
+
+    def _replace_earlier(self, trainer: L.Trainer) -> None:
         folder = self.folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         for earlier in folder.iterdir():
@@ -55,7 +77,6 @@ class PredictionWriter(L.Callback):
         for made in sorted(self._unfinished(trainer).glob("*")):
             made.rename(folder / made.name)
         self._remove_unfinished(trainer)
-        say(f"images       {folder}")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if trainer.predicting:

@@ -13,14 +13,19 @@ import torch
 
 from hn.training.callbacks.stopping import StoppedBySignal
 
-_STOP = (signal.SIGINT, signal.SIGTERM)
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)
+# A closed terminal, and what schedulers send before they end a job. Who starts a process may have it ignore these.
+_UNLESS_IGNORED = (signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR2)
+_STOP = (*_ALWAYS, *_UNLESS_IGNORED)
 _FIRST = b"\nCtrl-C: finishing the batch, then stopping with a checkpoint; press Ctrl-C again to stop at once.\n"
 
 
 class StopOnSignal(L.Callback):
-    """SIGINT (Ctrl-C) and SIGTERM stop a training after the batch under way, in validations too.
+    """SIGINT (Ctrl-C), SIGTERM, SIGHUP (a closed terminal), SIGXCPU and SIGUSR2 stop a training after the batch under
+    way, in validations too.
 
-    `LastCheckpoint` then writes a checkpoint, and the process ends with status 130 or 143. Lightning by itself breaks
+    `LastCheckpoint` then writes a checkpoint, and the process ends with status 128 and the signal's number, like 130 or
+    143. SIGHUP under `nohup`, and others that the process ignores, stay ignored. Lightning by itself breaks
     off at SIGINT wherever the batch is, possibly with half the weights updated, and ends with status 1 or, at SIGTERM,
     0. A second Ctrl-C stops at once, with the checkpoint that is there.
 
@@ -37,7 +42,8 @@ class StopOnSignal(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._training, self._received = True, 0
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            ours = {*_STOP} | _handled_by_lightning()
+            heeded = {signum for signum in _UNLESS_IGNORED if signal.getsignal(signum) != signal.SIG_IGN}
+            ours = {*_ALWAYS} | heeded | _handled_by_lightning()
             self._handlers = {signum: signal.signal(signum, self._note) for signum in ours}
 
     def on_train_batch_start(
@@ -63,7 +69,7 @@ class StopOnSignal(L.Callback):
         if signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.write(2, _FIRST)  # a handler must not use a buffer that may be in use
-        if self._received not in _STOP:  # which outweighs the queue
+        if self._received not in _STOP:  # these outweighs the queue
             self._received = int(signum)
 
     def _act(self, trainer: L.Trainer) -> None:

@@ -9,7 +9,7 @@ class StoppedBySignal(SystemExit):
     """A signal asked the run to stop. Uncaught, it ends the process with 128 + the signal's number, as shells expect.
 
     Args:
-        signum: SIGINT or SIGTERM.
+        signum: like SIGINT or SIGTERM.
     """
 
     def __init__(self, signum: int) -> None:

@@ -1,10 +1,13 @@
 import copy
 import math
+import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 
 from hn.training.callbacks.last_checkpoint import LastCheckpoint
@@ -304,3 +307,18 @@ class PerProcess(Callback):
         history, skip = (next(c for c in trainer.callbacks if isinstance(c, kind)) for kind in (History, SkipNonFinite))
         found = {"weights": [weights for weights, _ in history.states], "skipped": skip.skipped}
         torch.save(found, self.folder / f"rank{trainer.global_rank}.pt")
+
+
+@pytest.mark.parametrize("kind", [ModelCheckpoint, EarlyStopping])
+def test_a_monitored_score_that_is_not_finite_is_said(kind):
+    callbacks = [ModelCheckpoint(), kind(monitor="val/held_out_reward"), SkipNonFinite()]
+    trainer = SimpleNamespace(callbacks=callbacks, global_step=4)
+    for value in (torch.tensor(NAN), torch.tensor(INF)):
+        trainer.callback_metrics = {"val/held_out_reward": value, "val/reward": torch.tensor(0.0)}
+        with pytest.warns(UserWarning, match=f"val/held_out_reward, which {kind.__name__} .* after update 4"):
+            callbacks[-1].on_validation_end(trainer, None)
+    for metrics in ({"val/held_out_reward": torch.tensor(0.5)}, {}):
+        trainer.callback_metrics = metrics
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            callbacks[-1].on_validation_end(trainer, None)

@@ -6,7 +6,9 @@ import torch
 from lightning.pytorch import Callback
 from PIL import Image
 
+from hn.evaluation.methods import MethodOutput
 from hn.training.callbacks.predictions import PredictionWriter
+from hn.utils.errors import InputError
 
 
 def test_images_lie_where_geneval_looks(make_module, make_data, make_trainer, tiny_prompts, tmp_path, capsys):
@@ -52,3 +54,22 @@ def test_an_earlier_prediction_is_replaced_in_whole(make_module, make_data, make
     names = ["00000/metadata.jsonl", "00000/samples/0000.png", "00001/metadata.jsonl", "00001/samples/0000.png"]
     assert sorted(written()) == [*names, "step_000002.png"]
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_an_image_that_is_not_finite_is_not_written_and_named_at_the_end(
+    make_module, make_data, make_trainer, tmp_path, monkeypatch
+):
+    module, trainer = make_module(images_per_prompt=2), make_trainer(callbacks=[PredictionWriter()])
+    step = module.evaluation_step
+
+    def break_one(batch):
+        samples, output = step(batch)
+        if 0 in samples.index:
+            output.images[1, 0, 0, 0] = float("nan")
+        return samples, MethodOutput(output.images, None, 0.0)
+
+    monkeypatch.setattr(module, "evaluation_step", break_one)
+    with pytest.raises(InputError, match="1 images are not finite .*image 1 of 'a photo of the red ball'"):
+        trainer.predict(module, datamodule=make_data(eval_batch_size=2), return_predictions=False)
+    assert len([*tmp_path.glob("images/*/samples/*.png")]) == 9
+    assert not (tmp_path / "images" / "00000" / "samples" / "0001.png").exists()
