@@ -352,7 +352,7 @@ class NoiseHypernetModule(L.LightningModule):
         """Keep the trainable weights alone, and what they are weights of."""
         checkpoint["state_dict"] = trainable_state_dict(self.hypernet)
         checkpoint["hn_model"] = self._description()
-        checkpoint[RECORD] = {"class": class_path(class_of(self._probe_optimizer())), **self._schedule}
+        checkpoint[RECORD] = {"class": class_path(type(self._probe_optimizer())), **self._schedule}
         kept = gather_scores(self.estimator.kept_scores(), self._batch_slice(0), self.all_gather)
         if kept:
             checkpoint["hn_scores"] = kept
