@@ -154,8 +154,7 @@ class ExperimentTrainer(L.Trainer):
             model.generator.check_steps(steps)
         model.to(self.strategy.root_device)
         assert hypernet is not None  # found, or trained, by the command
-        if finetune is not None:
-            comparison = replace(comparison, finetune=finetune)
+        comparison = replace(comparison, finetune=finetune or comparison.finetune)
         weights = {HYPERNETWORK: hypernet, **comparison.networks}
         networks = load_networks(weights, model.generator, [*trust_remote_code, class_path(class_of(model.hypernet))])
         model.hypernet = networks[HYPERNETWORK]
