@@ -121,8 +121,8 @@ class Hypernet(Trainable):
             ) from error
         path = folder / CONFIG_FILE
         config = read_network_config(path, cls.kind)
-        own = {class_path(cls): cls}
-        found = own.get(config[cls.kind]) or import_named_in_file(config[cls.kind], Hypernet, path, trust_remote_code)
+        is_own = config[cls.kind] == class_path(cls)
+        found = cls if is_own else import_named_in_file(config[cls.kind], Hypernet, path, trust_remote_code)
         if not issubclass(found, cls):
             raise ValueError(f"{pretrained} holds a {found.__name__}, not a {cls.__name__}.")
         hypernet = make_network(found, config["arguments"], path)
@@ -135,7 +135,7 @@ class Hypernet(Trainable):
 
     def load_same_kind(self, pretrained: str | Path, trust_remote_code: Sequence[str] = ()) -> "Hypernet":
         trusted = [*trust_remote_code, class_path(class_of(self))]
-        return Hypernet.from_pretrained(pretrained, self.generator, trust_remote_code=trusted)
+        return Hypernet.from_pretrained(pretrained, self.generator, None, trusted)
 
     def _check_config(self, config: Mapping[str, Any], generator: Generator) -> None:
         saved, backbone = config["generator"], generator.backbone_class

@@ -71,13 +71,15 @@ def load_networks(
         FileNotFoundError: if weights are missing.
         ValueError: if they do not fit the generator, or are of the other kind; names the network.
     """
-    load_hypernet = partial(Hypernet.from_pretrained, trust_remote_code=trust_remote_code)
-    loaders = {HYPERNETWORK: load_hypernet, FINETUNE: LoraFinetune.from_pretrained}
-    load_any = partial(load_trained, trust_remote_code=trust_remote_code)
     networks: dict[str, Trainable] = {}
     for name, folder in weights.items():
         try:
-            networks[name] = loaders.get(name, load_any)(folder, generator)
+            if name == HYPERNETWORK:
+                networks[name] = Hypernet.from_pretrained(folder, generator, None, trust_remote_code)
+            elif name == FINETUNE:
+                networks[name] = LoraFinetune.from_pretrained(folder, generator)
+            else:
+                networks[name] = load_trained(folder, generator, None, None, None, trust_remote_code)
         except ValueError as error:
             raise ValueError(f"The comparison's {name} cannot be loaded: {error}") from error
     return networks
