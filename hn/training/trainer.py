@@ -42,11 +42,11 @@ C = TypeVar("C", bound=Callback)
 class ExperimentTrainer(L.Trainer):
     """A `lightning.Trainer` with three more methods. `default_root_dir` is the run's directory."""
 
-    def __init__(self, *args: Any, max_time: Any = None, callbacks: Any = None, **kwargs: Any) -> None:
-        if max_time is not None and isinstance(callbacks, list):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("max_time") is not None and isinstance(kwargs.get("callbacks"), list):
             # Lightning ignores max_time beside a `Timer`, also one that only measures, as experiments have it.
-            callbacks = [callback for callback in callbacks if not _only_measures(callback)]
-        super().__init__(*args, max_time=max_time, callbacks=callbacks, **kwargs)
+            kwargs["callbacks"] = [callback for callback in kwargs["callbacks"] if not _only_measures(callback)]
+        super().__init__(*args, **kwargs)
         self._measuring = False
         self.callbacks.insert(0, LoggedSteps())
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # the default, not one that was asked for

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from safetensors.torch import save_file
 
 from hn.hypernets import LoraFinetune
@@ -145,3 +145,11 @@ def test_a_single_validation_image_has_no_cmmd(make_module, make_data, make_trai
     trainer.validate(make_module(images_per_prompt=1), datamodule=make_data(eval_batch_size=1), verbose=False)
     assert "val/reward" in trainer.callback_metrics
     assert "val/cmmd" not in trainer.callback_metrics
+
+
+def test_max_time_counts_beside_a_timer_that_only_measures(make_trainer):
+    trainer = make_trainer(max_time="00:00:00:04", callbacks=[Timer(interval="step")])
+    (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    assert timer.time_remaining() == 4.0
+    (timer,) = (each for each in make_trainer(callbacks=[Timer()]).callbacks if isinstance(each, Timer))
+    assert timer.time_remaining() is None

@@ -149,7 +149,9 @@ def test_a_wrong_name_is_answered_with_the_nearest_and_all_others(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no experiment 'minature'\. Did you mean miniature\? .* sana_redness"):
         find_config("minature", "experiment", "experiments")
-    with pytest.raises(FileNotFoundError, match=r"no study 'x'\. There are: diversity, .*rank, .*; or give a YAML file"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no study 'x'\. There are: diversity, .*rank, .*; or give a YAML file"
+    ):
         find_config("x", "study", "experiments/studies")
 
 
