@@ -219,7 +219,8 @@ def test_a_comparison_is_of_the_run_that_is_named(tmp_path):
 
     def found(name):
         comparison = Namespace(finetune=str(tmp_path / "tuned.yaml"), trained={})
-        config = Namespace(hypernet=None, finetune=None, comparison=comparison, trainer=Namespace(max_steps=2))
+        config = Namespace(hypernet=None, finetune=None, comparison=comparison, trust_remote_code=[])
+        config.trainer = Namespace(max_steps=2)
         assert not find_compared(config, RunDirectory(str(tmp_path), "tiny", name), "tiny.yaml").untrained
         assert config.comparison.finetune == str(tmp_path / "tuned" / "first" / "hypernet")
         return Path(config.hypernet).parent.name

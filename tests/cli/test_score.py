@@ -510,7 +510,11 @@ def test_a_folder_that_cannot_be_written_to(images, refused, monkeypatch) -> Non
 def test_a_score_that_is_not_finite_is_said(images, tmp_path, monkeypatch, score, capsys) -> None:
     monkeypatch.setattr(RednessReward, "score", lambda self, images, prompts: images.mean((1, 2, 3)) / 0)
     found = score("--metrics", "redness,brightness", images)
-    assert column(found, "redness") == [None] * 4 and found["summary"]["all"]["redness"] == {"mean": None, "std": None}
+    assert column(found, "redness") == [None] * 4 and found["summary"]["all"]["redness"] == {
+        "mean": None,
+        "std": None,
+        "n": 0,
+    }
     assert all(math.isfinite(value) for value in column(found, "brightness"))
     assert "4 of redness's scores are not finite" in capsys.readouterr().out
     assert (tmp_path / "out" / "scores.csv").read_text().splitlines()[1].startswith("a.png,,,0.")

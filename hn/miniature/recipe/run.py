@@ -165,6 +165,8 @@ class Recipe:
             export_image_reward(stage, folder)
 
     def _report(self) -> None:
+        if not (pipeline := self.products["student"].path).is_dir():
+            raise FileNotFoundError(f"There is no {pipeline}: run the stages before the report; run `make miniature`")
         write_report(self.out)
 
     def _fit(self, stage: Stage, name: str) -> None:
