@@ -55,7 +55,7 @@ def check_options(command: str, sections: Mapping[str, Any]) -> None:
     for name, value in _not_finite(sections, ""):
         raise ValueError(f"{name} must be a finite number, not {value}.")
     _check_callbacks(sections)
-    _check_trainer(command, sections["trainer"])
+    _check_trainer(command, sections["trainer"], sections["model"])
 
 
 def check_seed(seed: int) -> None:
@@ -94,7 +94,7 @@ def _check_callbacks(sections: Mapping[str, Any]) -> None:
         raise ValueError(f"Two prompt suites are called {twice[0]}; give one of them another name.")
 
 
-def _check_trainer(command: str, options: Mapping[str, Any]) -> None:
+def _check_trainer(command: str, options: Mapping[str, Any], model: Mapping[str, Any]) -> None:
     for name, least in _LEAST.items():
         if options.get(name) is not None and options[name] < least:
             raise ValueError(f"trainer.{name} must be at least {least}, not {options[name]}.")
@@ -108,6 +108,7 @@ def _check_trainer(command: str, options: Mapping[str, Any]) -> None:
         )
     if command in ("train", "fit"):
         _check_length(options)
+        check_schedule(options.get("max_steps"), model.get("warmup_steps") or 0, model.get("decay_steps"))
     with silently():
         _make_trainer(options)
 
@@ -124,6 +125,20 @@ def _check_length(options: Mapping[str, Any]) -> None:
         )
     if isinstance(interval, float) and interval % 1 and options.get("check_val_every_n_epoch") is None:
         raise ValueError(f"trainer.val_check_interval must be a whole number of batches, not {interval}.")
+
+
+def check_schedule(max_steps: int | None, warmup_steps: int, decay_steps: int | None) -> None:
+    """Refuse a learning rate that is to be zero before it has risen, unless the training ends before that.
+
+    Raises:
+        ValueError: names both options.
+    """
+    if decay_steps is None or decay_steps >= warmup_steps or 0 < (max_steps or -1) <= decay_steps:
+        return
+    raise ValueError(
+        f"The learning rate cannot fall to zero at update {decay_steps} (decay_steps) and rise until update "
+        f"{warmup_steps} (warmup_steps): give a smaller model.warmup_steps, or a larger model.decay_steps."
+    )
 
 
 def _make_trainer(options: Mapping[str, Any]) -> None:

@@ -433,11 +433,6 @@ def _check_numbers(images_per_prompt: int, warmup_steps: int, decay_steps: int |
         )
     if decay_steps is not None and decay_steps < 1:
         raise ValueError(f"decay_steps must be at least 1, not {decay_steps}; leave it out for a constant rate.")
-    if decay_steps is not None and decay_steps < warmup_steps:
-        raise ValueError(
-            f"The learning rate cannot fall to zero at update {decay_steps} (decay_steps) and rise until update "
-            f"{warmup_steps} (warmup_steps): give a smaller model.warmup_steps, or a larger model.decay_steps."
-        )
 
 
 def _check_parts(

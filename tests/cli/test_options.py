@@ -4,12 +4,12 @@ import random
 import pytest
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from hn.cli.options import check_options, check_seed
+from hn.cli.options import check_options, check_schedule, check_seed
 
 
 def check(command="train", callbacks=None, trainer=None, **sections):
     trainer = {"accelerator": "cpu", "max_steps": 3, "val_check_interval": 2, **(trainer or {})}
-    check_options(command, {"callbacks": callbacks or {}, "trainer": trainer, **sections})
+    check_options(command, {"callbacks": callbacks or {}, "trainer": trainer, "model": {}, **sections})
 
 
 def test_options_that_mean_something_are_fine():
@@ -94,3 +94,14 @@ def test_seeds_that_not_all_libraries_take_are_refused(seed):
     with pytest.raises(ValueError, match=rf"seed_everything must be from 0 to 4294967295 .* not {seed}"):
         check_seed(seed)
     check_seed(2**32 - 1)
+
+
+@pytest.mark.parametrize(("max_steps", "warmup", "decay"), [(2, 20, 2), (300, 20, None), (300, 20, 20), (None, 0, 1)])
+def test_a_training_may_end_while_the_learning_rate_rises(max_steps, warmup, decay):
+    check_schedule(max_steps, warmup, decay)
+
+
+@pytest.mark.parametrize("max_steps", [None, -1, 3])
+def test_a_learning_rate_that_is_zero_before_it_has_risen_is_refused(max_steps):
+    with pytest.raises(ValueError, match=r"zero at update 2 \(decay_steps\) and rise until update 20 \(warmup_steps\)"):
+        check_schedule(max_steps, 20, 2)

@@ -1,6 +1,5 @@
 """Intervals, categories and rows of images."""
 
-
 import numpy as np
 import pytest
 import torch
