@@ -133,7 +133,7 @@ def check_schedule(max_steps: int | None, warmup_steps: int, decay_steps: int | 
     Raises:
         ValueError: names both options.
     """
-    if decay_steps is None or decay_steps >= warmup_steps or 0 < (max_steps or -1) <= decay_steps:
+    if decay_steps is None or not 1 <= decay_steps < warmup_steps or 0 < (max_steps or -1) <= decay_steps:
         return
     raise ValueError(
         f"The learning rate cannot fall to zero at update {decay_steps} (decay_steps) and rise until update "
