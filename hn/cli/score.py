@@ -25,10 +25,8 @@ from hn.cli.processes import launcher
 from hn.evaluation.benchmarks.base import BenchmarkMetric
 from hn.evaluation.detectors import Detector, GenEvalDetector
 from hn.evaluation.folder.benchmarks import BenchmarkScores, GenevalVerdicts
-from hn.evaluation.folder.images import (
-    ImageFile,
-    check_images,
-    image_sizes,
+from hn.evaluation.folder.images import ImageFile, check_images, image_sizes
+from hn.evaluation.folder.layouts import (
     read_benchmark_images,
     read_geneval_folder,
     read_image_folder,

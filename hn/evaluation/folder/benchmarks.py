@@ -14,7 +14,8 @@ from hn.evaluation.benchmarks.base import BenchmarkMetric, ScoreGroup
 from hn.evaluation.benchmarks.geneval_results import FIELDS as GENEVAL_FIELDS
 from hn.evaluation.benchmarks.geneval_results import GenevalSummary, result_row, summarize
 from hn.evaluation.detectors.base import Detector, geneval_verdicts
-from hn.evaluation.folder.images import GENEVAL_METADATA, ImageFile
+from hn.evaluation.folder.images import ImageFile
+from hn.evaluation.folder.layouts import GENEVAL_METADATA
 from hn.evaluation.folder.score import BatchScorer, FolderMetric, Line, Statistics, by_method, line_of
 from hn.evaluation.geneval import COLORS, RELATIONS, VerdictOptions
 

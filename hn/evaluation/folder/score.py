@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -159,9 +159,11 @@ def score_files(
     groups = size_batches([sizes[by_name[name].path] for name in readable], batch_size)
     share = shard.of([[readable[place] for place in group] for group in groups])
     own, found = shard.file(output), read_lines(result_files(output), metric.fields)
-    kept = kept_lines(found, by_name)
+    content_of = cache(sha256)  # each file is read once
+    kept = kept_lines(found, by_name, content_of)
     to_do = [batch for batch in share if any(name not in kept for name in batch)]
-    mine = {name for batch in share for name in batch} | kept_lines(read_lines([own], metric.fields), by_name).keys()
+    own_lines = kept_lines(read_lines([own], metric.fields), by_name, content_of)
+    mine = {name for batch in share for name in batch} | own_lines.keys()
     mine -= {name for batch in to_do for name in batch}
     score_batch = metric.load(files, device) if to_do else None  # before anything is written
     if replaced := len({line["filename"] for line in found} - kept.keys()):
@@ -274,7 +276,7 @@ def require_no_loss(output: Path, metric: FolderMetric, files: Mapping[str, Imag
     """
     others = [line for line in read_lines(result_files(output), metric.fields) if line["filename"] not in files]
     paths = [(folder / line["filename"], line.get(DIGEST)) for line in others]
-    lost = {str(path) for path, of_image in paths if path.is_file() and digest(path, "sha256") == of_image}
+    lost = {str(path) for path, of_image in paths if path.is_file() and sha256(path) == of_image}
     if lost:
         raise ValueError(
             f"{output} has scores of {len(lost)} images that are not among those to score now ({some_of(lost)}), and "
@@ -301,18 +303,26 @@ def read_lines(results: Sequence[Path], fields: Sequence[str]) -> list[Line]:
     return found
 
 
-def kept_lines(lines: Iterable[Line], files: Mapping[str, ImageFile]) -> dict[str, Line]:
+def sha256(path: Path) -> str:
+    """Of the content of a file."""
+    return digest(path, "sha256")
+
+
+def kept_lines(
+    lines: Iterable[Line], files: Mapping[str, ImageFile], content_of: Callable[[Path], str] = sha256
+) -> dict[str, Line]:
     """Lines that still hold, by name: the row of the prompt is the same, and the image's file has the same content.
 
     Args:
         lines: as they were read.
         files: by name, with the rows of their prompts.
+        content_of: the SHA-256 of a file, where some are known.
     """
 
     def holds(line: Line) -> bool:
         file = files.get(line["filename"])
         same_row = file is not None and line["metadata"] == json.dumps(file.row)
-        return same_row and line.get(DIGEST) == digest(file.path, "sha256")
+        return same_row and line.get(DIGEST) == content_of(file.path)
 
     lines = list(lines)
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock

@@ -6,7 +6,8 @@ from PIL import Image
 
 from hn.data.manifest import load_manifest
 from hn.data.store import PromptStore
-from hn.evaluation.folder.images import ImageFile, read_benchmark_images, require_even, with_rows
+from hn.evaluation.folder.images import ImageFile
+from hn.evaluation.folder.layouts import read_benchmark_images, read_image_folder, require_even, with_rows
 
 
 @pytest.fixture
@@ -120,3 +121,49 @@ def test_prompts_weigh_the_same():
     require_even(files[:4])
     with pytest.raises(ValueError, match="Most prompts have 2 images, 1 have another number: 'c' in .* .1.. Make"):
         require_even(files)
+
+
+ENTRY = {"file": "0.png", "prompt": "a dog", "method": "base"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"file": "../secret/s.png"}, "names the image '../secret/s.png', which is not a path within"),
+        ({"file": "a/../../s.png"}, "names the image 'a/../../s.png', which is not a path within"),
+        ({"file": ""}, "names the image '', which is not a path within"),
+        ({"file": "0.png\0"}, r"names the image '0.png\\x00', which is not a path within"),
+        ({"file": 3}, r"images\[1\]: 'file' has to be a string, but is 3"),
+        ({"prompt": None}, r"images\[1\]: 'prompt' has to be a string, but is None"),
+        ({"prompt": " "}, "the prompt of 0.png is empty"),
+        ({"method": {}}, r"images\[1\]: 'method' has to be a string or null, but is \{\}"),
+        ({"method": ["a"]}, r"images\[1\]: 'method' has to be a string or null"),
+    ],
+)
+def test_each_wrong_entry_of_metadata_is_named(tmp_path: Path, entry: dict, message: str) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "0.png")
+    (tmp_path / "metadata.json").write_text(json.dumps({"images": [ENTRY, {**ENTRY, **entry}]}))
+    with pytest.raises(ValueError, match=f"metadata.json.*{message}"):
+        read_image_folder(tmp_path)
+
+
+def test_metadata_do_not_name_images_by_absolute_paths(tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "0.png")
+    for file in (tmp_path / "0.png", Path("/etc/passwd")):
+        (tmp_path / "metadata.json").write_text(json.dumps({"images": [{**ENTRY, "file": str(file)}]}))
+        with pytest.raises(ValueError, match=f"names the image '{file}', which is not a path within"):
+            read_image_folder(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": 3}', '{"images": [3]}', '{"images": {}}'])
+def test_damaged_metadata_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metadata.json").write_text(text)
+    with pytest.raises(ValueError, match=r"metadata.json.* Without the file, the folder's images are read"):
+        read_image_folder(tmp_path)
+
+
+def test_metadata_name_images_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    Image.new("RGB", (2, 2)).save(tmp_path / "deep" / "1.png")
+    (tmp_path / "metadata.json").write_text(json.dumps({"images": [{"file": "deep/1.png", "prompt": "a dog"}]}))
+    assert read_image_folder(tmp_path) == [ImageFile(tmp_path / "deep" / "1.png", "a dog")]
