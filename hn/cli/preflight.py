@@ -9,11 +9,9 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import Strategy
-from torch import nn
 
 from hn.cli.fetching import prompt_options
 from hn.cli.instances import generator_on_meta, instantiate, module_on_meta
@@ -70,7 +68,7 @@ def check_training(sections: Mapping[str, Any], module: NoiseHypernetModule | No
     module.check_training(trainer.get("precision"))
     # Fused optimisers refuse tensors on the meta device, so not of the module's own parameters.
     try:
-        optimizer = module.optimizer_factory([nn.Parameter(torch.zeros(1))])
+        optimizer = module.probe_optimizer()
     except TypeError as error:  # of `lr: null`, which optimisers compare with numbers
         raise ValueError(f"model.optimizer cannot be made with these arguments: {error}.") from error
     strategy = trainer.get("strategy")

@@ -352,7 +352,7 @@ class NoiseHypernetModule(L.LightningModule):
         """Keep the trainable weights alone, and what they are weights of."""
         checkpoint["state_dict"] = trainable_state_dict(self.hypernet)
         checkpoint["hn_model"] = self._description()
-        checkpoint[RECORD] = {"class": class_path(type(self._probe_optimizer())), **self._schedule}
+        checkpoint[RECORD] = {"class": class_path(type(self.probe_optimizer())), **self._schedule}
         kept = gather_scores(self.estimator.kept_scores(), self._batch_slice(0), self.all_gather)
         if kept:
             checkpoint["hn_scores"] = kept
@@ -366,7 +366,7 @@ class NoiseHypernetModule(L.LightningModule):
         """
         self.take_weights(checkpoint)
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            optimizer = self._probe_optimizer()
+            optimizer = self.probe_optimizer()
             changed = continue_optimizer(checkpoint, optimizer, self._schedule, self._learning_rate_factor)
             if changed:
                 rank_zero_info(f"The optimiser's options change for the rest of the run: {', '.join(changed)}.")
@@ -393,7 +393,7 @@ class NoiseHypernetModule(L.LightningModule):
             ValueError: as `on_load_checkpoint`.
         """
         self._check_model(checkpoint)
-        continue_optimizer(checkpoint, self._probe_optimizer(), self._schedule, self._learning_rate_factor)
+        continue_optimizer(checkpoint, self.probe_optimizer(), self._schedule, self._learning_rate_factor)
 
     def _check_model(self, checkpoint: Mapping[str, Any]) -> None:
         """Raises:
@@ -413,7 +413,7 @@ class NoiseHypernetModule(L.LightningModule):
                 "Use the configuration that it was trained with, or start anew without it."
             )
 
-    def _probe_optimizer(self) -> torch.optim.Optimizer:
+    def probe_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser with this run's options, of one parameter."""
         return self.optimizer_factory([nn.Parameter(torch.zeros(1))])
 

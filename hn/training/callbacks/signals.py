@@ -69,7 +69,7 @@ class StopOnSignal(L.Callback):
         if signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.write(2, _FIRST)  # a handler must not use a buffer that may be in use
-        if self._received not in _STOP:  # these outweighs the queue
+        if self._received not in _STOP:  # which outweigh the queue
             self._received = int(signum)
 
     def _act(self, trainer: L.Trainer) -> None:
