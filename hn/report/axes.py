@@ -64,7 +64,8 @@ def linear_axis(values: Sequence[float], count: int = 5, margin: float = 0.05, i
 
 
 def log_axis(values: Sequence[float], margin: float = 0.08) -> Axis:
-    """A logarithmic axis that contains all values (positive), with ticks at 1, 2 and 5 times powers of ten."""
+    """A logarithmic axis that contains all values (positive), with ticks at 1, 2 and 5 times powers of ten; where
+    these are too few, at round numbers."""
     low, high = math.log10(min(values)), math.log10(max(values))
     span = max(high - low, 0.5)
     low, high = low - margin * span, high + margin * span
@@ -72,7 +73,9 @@ def log_axis(values: Sequence[float], margin: float = 0.08) -> Axis:
     powers = range(math.floor(low), math.ceil(high) + 1)
     ticks = [factor * 10.0**power for power, factor in product(powers, factors)]
     inside = tuple(tick for tick in ticks if 10**low <= tick <= 10**high)
-    return Axis(10**low, 10**high, inside or (10 ** ((low + high) / 2),), is_log=True)
+    if len(inside) < 2:  # a narrow range, between two of these
+        inside = linear_axis([10**low, 10**high], margin=0.0).ticks
+    return Axis(10**low, 10**high, inside, is_log=True)
 
 
 def place_labels(

@@ -46,6 +46,12 @@ def test_a_logarithmic_axis_has_decades():
     assert 0 < log_axis([0.3])(0.3) < 1
 
 
+def test_a_narrow_logarithmic_axis_has_round_ticks():
+    axis = log_axis([0.0056, 0.0088])
+    assert axis.tick_labels == ["0.006", "0.007", "0.008", "0.009"]
+    assert all(0 <= axis(tick) <= 1 for tick in axis.ticks)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_labels_of_a_crowd_do_not_overlap(seed):
     rng = random.Random(seed)
